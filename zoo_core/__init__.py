@@ -1,0 +1,29 @@
+"""zoo-eval: what quantization does to a model, on real data, with a record of the number.
+
+The functions below are the whole tool from Python; each loads what it needs when it is called, so importing this
+package loads neither torch nor AIMET.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "evaluate", "fetch", "hookimpl", "list_models", "quantize", "show"]
+
+if TYPE_CHECKING:
+    from zoo_core.api import evaluate, fetch, list_models, quantize, show
+    from zoo_core.hookspecs import hookimpl
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name == "hookimpl":
+        from zoo_core.hookspecs import hookimpl
+
+        return hookimpl
+    if name in __all__:
+        from zoo_core import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'zoo_core' has no attribute {name!r}")

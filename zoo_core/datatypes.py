@@ -1,0 +1,482 @@
+"""Values that cross the border between the core and a plugin.
+
+Importing this module loads neither numpy nor torch: a plugin's ``hooks.py`` imports it, and ``zoo-eval list``
+imports every ``hooks.py``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
+
+from zoo_core.errors import PluginError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from pydantic import BaseModel
+    from typing_extensions import Self
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+
+class ImageSize(NamedTuple):
+    """Size of an image before preprocessing, in pixels."""
+
+    width_px: int
+    height_px: int
+
+
+# --------------------------------------------------------------------------- predictions and targets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prediction:
+    """What a network says about one image: named arrays whose first axis is the same N.
+
+    A subclass declares its arrays as fields; the prediction store writes and reads them by field name, so a new
+    task needs no change there.
+    """
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The fields by name, not copied."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Detections(Prediction):
+    """Detections in one image, highest score first.
+
+    Attributes:
+        boxes: ``(N, 4)`` float32, ``xyxy`` in absolute pixels of the original image, 0-based; not clipped.
+        scores: ``(N,)`` float32 in ``[0, 1]``.
+        labels: ``(N,)`` int64, 0-based class index; background is not a class.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        shapes = (self.boxes.shape, self.scores.shape, self.labels.shape)
+        num_detections = len(self.scores)
+        if shapes != ((num_detections, 4), (num_detections,), (num_detections,)):
+            raise PluginError(
+                f"Detections have boxes, scores and labels of shapes {shapes}.",
+                fix="return boxes (N, 4), scores (N,), labels (N,) of one N; N is 0 when empty.",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Target:
+    """What is true of one image; a task's targets derive from it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DetectionTarget(Target):
+    """The objects in one image.
+
+    Attributes:
+        boxes: ``(M, 4)`` float32, ``xyxy`` in absolute pixels, 0-based (VOC's 1-based corners minus one).
+        labels: ``(M,)`` int64, 0-based class index.
+        difficult: ``(M,)`` bool; such an object counts neither as found nor as missed.
+    """
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    difficult: NDArray[np.bool_]
+
+
+# --------------------------------------------------------------------------- the model
+
+
+class Preprocess(Protocol):
+    """Turns an image into the network's input; called in worker threads, so it keeps no state."""
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return ``(C, H, W)`` float32 for one ``(H, W, 3)`` uint8 RGB image."""
+        ...
+
+
+class Decode(Protocol):
+    """Turns the network's raw outputs into predictions, on the CPU, outside the quantized graph."""
+
+    def __call__(self, outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> Sequence[Prediction]:
+        """Return one prediction per image of the batch.
+
+        Args:
+            outputs: The network's outputs on the CPU, batch axis first. Owned by the core; do not modify.
+            sizes: The size of each original image, in the order of the batch.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ModelBundle:
+    """A network, and how an image gets in and a prediction gets out.
+
+    Attributes:
+        network: In eval mode, on the device asked for; holds only what a device would run.
+        example_input: ``(1, C, H, W)`` float32, accepted by ``network``.
+        preprocess: One image to one input.
+        decode: A batch of outputs to predictions.
+        notes: What a reader of the report must know, e.g. that ReLU6 was replaced.
+    """
+
+    network: torch.nn.Module
+    example_input: torch.Tensor
+    preprocess: Preprocess
+    decode: Decode
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A weights file whose content has been hashed, and checked where a hash was declared.
+
+    Attributes:
+        path: Where it lies; read it through ``zoo_core.artifacts.load_state_dict`` alone.
+        sha256: Of the file's bytes, hexadecimal.
+        optimized: The weights are already equalized and rounded by a published recipe: batch norms are folded.
+    """
+
+    path: Path
+    sha256: str
+    optimized: bool = False
+
+
+# --------------------------------------------------------------------------- the dataset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetRequest:
+    """Which part of which data a run asks for.
+
+    Attributes:
+        root: What the user gave as ``--data``, or where the archives were unpacked; None where neither is, and the
+            plugin then uses a place of its own or says what to give.
+        split: For example ``test`` or ``trainval``.
+        label_file: One class name a line; None for the dataset's own classes.
+    """
+
+    root: Path | None
+    split: str
+    label_file: Path | None = None
+
+
+class EvalDataset(Protocol):
+    """One split of a dataset.
+
+    ``image`` is called from several threads at once; read with functions that allow it. ``numpy.load`` does not: it
+    parses the header with ``ast``, which fails in threads now and then on Python 3.11 (python/cpython issue 106905).
+
+    Attributes:
+        name: For people, e.g. ``VOC2007``.
+        split: As requested.
+        root: Where it was found.
+        class_names: Index is the label; background is not a class.
+        ids: Every image id of the split, in the split's own order.
+        submission_format: Folder name for ``write_submission``, e.g. ``comp4``.
+    """
+
+    name: str
+    split: str
+    root: Path
+    class_names: tuple[str, ...]
+    ids: tuple[str, ...]
+    submission_format: str
+
+    def image(self, image_id: str) -> NDArray[np.uint8]:
+        """Return ``(H, W, 3)`` uint8 RGB. Raises DataError naming the file when it is missing or damaged."""
+        ...
+
+    def target(self, image_id: str) -> Target:
+        """Return what is true of the image. Raises DataError naming file and element."""
+        ...
+
+    def content_hash(self, image_id: str) -> str:
+        """Return the SHA-256 of the image's and its annotation's bytes. Raises DataError."""
+        ...
+
+    def write_submission(self, directory: Path, predictions: Iterator[tuple[str, Prediction]]) -> None:
+        """Write predictions in the dataset's published exchange format into an existing empty directory."""
+        ...
+
+
+# --------------------------------------------------------------------------- the metric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtocolScore:
+    """What one protocol says about one stage.
+
+    Attributes:
+        values: Named results in ``[0, 1]``, the headline first, e.g. ``{"map": 0.86}``; None when undefined.
+        per_class: Headline value per class name; None when undefined, the reason then stands in ``notes``.
+        num_images: Images scored.
+        num_objects: Objects that count, per class name (difficult ones do not).
+        definition: The protocol's exact rule in a few sentences.
+        notes: What limits the number: classes without objects, classes not submitted.
+    """
+
+    values: Mapping[str, float | None]
+    per_class: Mapping[str, float | None]
+    num_images: int
+    num_objects: Mapping[str, int]
+    definition: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def headline(self) -> float | None:
+        """The first of ``values``."""
+        return next(iter(self.values.values()))
+
+
+class Metric(Protocol):
+    """Every protocol of a task from one pass over the predictions.
+
+    Attributes:
+        prediction_type: The class that ``update`` takes and the prediction store rebuilds.
+        protocol_ids: Keys of what ``compute`` returns, the default headline first.
+    """
+
+    prediction_type: type[Prediction]
+    protocol_ids: tuple[str, ...]
+
+    def update(self, image_ids: Sequence[str], preds: Sequence[Prediction], targets: Sequence[Target]) -> None:
+        """Add a chunk of images; the order of chunks and of images does not change the result."""
+        ...
+
+    def merge(self, other: Self) -> None:
+        """Add what another accumulator of the same kind has seen."""
+        ...
+
+    def compute(self) -> Mapping[str, ProtocolScore]:
+        """Return the score under each protocol id."""
+        ...
+
+    def suspects(self) -> Sequence[str]:
+        """Say what the data shows about a score near zero: label order, colour order, box units. May be empty."""
+        ...
+
+
+# --------------------------------------------------------------------------- the registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A file from elsewhere.
+
+    Attributes:
+        url: ``https://...``, or ``package:<import name>/<path>`` for a file inside an installed package.
+        sha256: Hexadecimal; None where none is published, then the first download records it.
+        md5: A published MD5, checked on download in addition; not trusted alone.
+        size_bytes: None where unknown.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    url: str
+    sha256: str | None = None
+    md5: str | None = None
+    size_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetEntry:
+    """Where a model's dataset comes from and which splits serve what.
+
+    Attributes:
+        name: The dataset's id in the plugin, e.g. ``voc2007``.
+        split: Evaluated by default.
+        calibration_split: Calibration images are drawn from it, never from the evaluated split.
+        archives: Unpacked into the cache by ``zoo-eval fetch``; empty for data the user brings or the plugin draws.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    name: str
+    split: str
+    calibration_split: str
+    archives: tuple[Artifact, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reference:
+    """A published or recorded value, with the conditions under which it was obtained.
+
+    Attributes:
+        stage: The stage it belongs to, e.g. ``fp32``.
+        protocol: Protocol id; ``key`` names the value inside it.
+        value: In ``[0, 1]``.
+        tolerance: How far below ``value`` a result may lie and still count as reproduced.
+        source: Where it was published.
+        note: What is known about its conditions.
+        per_class: Values per class name, where published.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    stage: str
+    protocol: str
+    value: float
+    tolerance: float
+    source: str
+    key: str = "map"
+    note: str = ""
+    per_class: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEntry:
+    """One model of the catalogue.
+
+    Attributes:
+        model_id: Its key in the registry file.
+        plugin: The plugin that owns it.
+        checkpoint: The original weights; None when the user must bring them.
+        optimized_checkpoint: Weights published as already optimized, if any.
+        recipe: Name of the default recipe among the plugin's.
+        headline: Protocol id that tables show first.
+        options: What only the plugin understands, e.g. a width multiplier.
+        source: Registry file that holds the entry.
+    """
+
+    model_id: str
+    plugin: str
+    task: str
+    description: str
+    dataset: DatasetEntry
+    recipe: str
+    headline: str
+    checkpoint: Artifact | None = None
+    optimized_checkpoint: Artifact | None = None
+    references: tuple[Reference, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: Path = Path()
+
+
+# --------------------------------------------------------------------------- the recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSpec:
+    """One entry of a recipe: a step's name and the parameters written for it, not yet checked by the step."""
+
+    step: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """An ordered list of quantization steps, as data.
+
+    Attributes:
+        name: Stated in the file.
+        steps: In order; the last one is ``quantsim`` and holds bit widths, scheme and config file.
+        source: The file it was read from; paths inside the recipe are relative to it.
+        sha256: Of the recipe's content as used: file bytes and overrides.
+    """
+
+    name: str
+    description: str
+    steps: tuple[StepSpec, ...]
+    source: Path
+    sha256: str
+
+
+class CalibrationBatches(Protocol):
+    """Preprocessed calibration images; may be iterated any number of times, always in the same order."""
+
+    num_images: int
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Yield ``(B, C, H, W)`` float32 batches on the run's device."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantSettings:
+    """How values are represented: the recipe's ``quantsim`` parameters, which earlier steps must agree with.
+
+    Attributes:
+        param_bw: Bits of a weight.
+        output_bw: Bits of an activation.
+        quant_scheme: ``tf_enhanced`` (SQNR range search) or ``tf`` (min-max).
+        config_file: AIMET configuration: symmetry, per-channel, what is not quantized.
+    """
+
+    param_bw: int
+    output_bw: int
+    quant_scheme: Literal["tf", "tf_enhanced"]
+    config_file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QuantNetwork:
+    """A float network on its way through a recipe.
+
+    Attributes:
+        network: In eval mode. Never modified: a step returns a new one.
+        param_encodings: Encodings that a step has fixed, by parameter name, in AIMET's exchange form; quantsim
+            freezes them before it calibrates activations. Empty until a rounding step ran.
+    """
+
+    network: torch.nn.Module
+    param_encodings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepContext:
+    """What a step may use.
+
+    Attributes:
+        example_input: On the run's device.
+        calibration: Preprocessed calibration images.
+        quant: Bit widths and scheme that the network will be simulated with.
+        seed: Seeds every random choice of the step.
+        work_dir: An existing directory for temporary files, removed with the run's temporary data.
+        progress: Call with (done, total, what) to move the step's progress bar.
+    """
+
+    example_input: torch.Tensor
+    calibration: CalibrationBatches
+    quant: QuantSettings
+    seed: int
+    work_dir: Path
+    progress: Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StepResult:
+    """What a step did.
+
+    Attributes:
+        result: The new network.
+        effect: Facts for the record, e.g. ``{"num_layer_sets": 33}``.
+        summary: The effect in one line for people.
+    """
+
+    result: QuantNetwork
+    effect: Mapping[str, Json]
+    summary: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeStep:
+    """A quantization step that recipes can name.
+
+    Attributes:
+        name: Unique among all plugins.
+        params: Pydantic model of its parameters; forbids unknown keys and documents each.
+        apply: A function from one network to a new one; must not modify its input.
+    """
+
+    name: str
+    params: type[BaseModel]
+    apply: Callable[[QuantNetwork, Any, StepContext], StepResult]

@@ -1,0 +1,80 @@
+"""Errors a user can act on: the command line prints them without a traceback.
+
+``ZooError``
+├── ``PluginError``      a plugin is missing, cannot be loaded, or breaks a hook's contract
+│   └── ``PluginCrashError``  a hook raised something unexpected
+├── ``RegistryError``    registry.yaml or a name in it
+├── ``RecipeError``      a recipe file, a step's parameter, a step's stated expectation
+├── ``DataError``        a dataset, an image, an annotation, a label file
+├── ``CheckpointError``  weights that cannot be read or do not fit the network
+├── ``ArtifactError``    a download, a checksum, the cache
+└── ``RunError``         a run directory
+    └── ``RunCrashError``  a run stopped on something unexpected
+"""
+
+
+class ZooError(Exception):
+    """States a fact, then the fix.
+
+    Args:
+        fact: What is wrong, naming the value seen and where it came from.
+        fix: What to do next, in the imperative.
+
+    Attributes:
+        exit_code: What the command line exits with: 2 where the user can mend it, 3 where the run itself failed.
+    """
+
+    exit_code = 2
+
+    def __init__(self, fact: str, *, fix: str) -> None:
+        super().__init__(f"{fact}\n  fix: {fix}")
+        self.fact = fact
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions pickle by their positional arguments alone; a worker's error must survive the way back.
+        return _rebuild, (type(self), self.fact, self.fix)
+
+
+def _rebuild(kind: type[ZooError], fact: str, fix: str) -> ZooError:
+    return kind(fact, fix=fix)
+
+
+class PluginError(ZooError):
+    """A plugin is missing, cannot be loaded, or breaks the contract of a hook."""
+
+
+class PluginCrashError(PluginError):
+    """A plugin's hook raised an exception that is no ZooError: a fault of the plugin, not of the user."""
+
+    exit_code = 3
+
+
+class RegistryError(ZooError):
+    """A registry file, or a name looked up in it, is wrong."""
+
+
+class RecipeError(ZooError):
+    """A recipe file, a step's parameter, or what a step found, is not what was declared."""
+
+
+class DataError(ZooError):
+    """A dataset, an image, an annotation or a label file cannot be used."""
+
+
+class CheckpointError(ZooError):
+    """Weights cannot be read safely, or do not fit the network."""
+
+
+class ArtifactError(ZooError):
+    """A file from elsewhere is missing, incomplete, or not the one that was declared."""
+
+
+class RunError(ZooError):
+    """A run directory cannot be written or read."""
+
+
+class RunCrashError(RunError):
+    """A run that had started stopped on something that is no fault of the user; its log holds the traceback."""
+
+    exit_code = 3

@@ -1,0 +1,367 @@
+"""Files that people write: YAML with line numbers, and every problem of a file in one error.
+
+What a file may hold is what JSON holds: mappings with text keys, lists, text, numbers, true, false and null, spelled
+as YAML 1.2's core schema has it. So ``1e-4`` is a number, ``no`` is text and ``2007-11-06`` is no date. Anchors may be
+used; what they expand to is counted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+import yaml
+
+from zoo_core.errors import ZooError
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+KeyPath: TypeAlias = "tuple[str | int, ...]"
+
+MAX_BYTES = 4 * 2**20
+MAX_VALUES = 200_000
+MAX_DEPTH = 40
+"""Bounds on a file, on the values in it once anchors are expanded, and on nesting: far above what a person writes."""
+
+_CORE_SCHEMA = (
+    ("tag:yaml.org,2002:null", re.compile(r"^(?:null|Null|NULL|~|)$"), [*"nN~", ""]),
+    ("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), [*"tTfF"]),
+    ("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$|^0o[0-7]+$|^0x[0-9a-fA-F]+$"), [*"-+0123456789"]),
+    (
+        "tag:yaml.org,2002:float",
+        re.compile(
+            r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"
+            r"|^[-+]?\.(?:inf|Inf|INF)$|^\.(?:nan|NaN|NAN)$"
+        ),
+        [*"-+.0123456789"],
+    ),
+)
+
+if TYPE_CHECKING:
+    _SafeLoader = yaml.SafeLoader
+else:
+    _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # not every build of PyYAML has libyaml
+
+
+class _Loader(_SafeLoader):
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  # PyYAML declares it so; resolvers are added below
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1, 1.2 or both would read as something else."""
+
+
+for _tag, _pattern, _first in _CORE_SCHEMA:
+    _Loader.add_implicit_resolver(_tag, _pattern, _first)
+    _Dumper.add_implicit_resolver(_tag, _pattern, _first)
+
+
+def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    # Only double quotes keep what YAML 1.1 takes for line breaks; the dumper would fold them into spaces.
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text_node)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing to correct: where it stands, what is wrong, what to write instead."""
+
+    place: str
+    fact: str
+    fix: str
+
+
+@dataclass(slots=True, kw_only=True)
+class YamlFile:
+    """A parsed file and the problems found in it so far.
+
+    Attributes:
+        path: As given by the caller.
+        error: The kind of error to raise.
+        value: The file's content.
+        lines: 1-based line of each key and list item, by key path.
+        problems: Line and problem, in the order found.
+    """
+
+    path: Path
+    error: type[ZooError]
+    value: Json = None
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    problems: list[tuple[int, Problem]] = field(default_factory=list)
+
+    def report(self, key: KeyPath, fact: str, fix: str, *, line: int | None = None) -> None:
+        """Remember a problem with the value at ``key``; an absent key is placed at its nearest parent's line."""
+        parent = key
+        while parent and parent not in self.lines:
+            parent = parent[:-1]
+        line = line or self.lines.get(parent, 1)
+        name = format_key(key)
+        place = f"{self.path}:{line}: {name}" if name else f"{self.path}:{line}"
+        self.problems.append((line, Problem(place=place, fact=fact, fix=fix)))
+
+    def finish(self) -> None:
+        """Raise one error that holds every problem in the order of lines; do nothing when there is none."""
+        ordered = [problem for _, problem in sorted(self.problems, key=lambda item: item[0])]
+        raise_together(ordered, self.error, what=str(self.path))
+
+    def mapping(self, known: Iterable[str], required: Iterable[str]) -> dict[str, Json]:
+        """Return the content as a mapping, unknown and missing keys reported; empty where it is something else."""
+        if not isinstance(self.value, dict):
+            self.report((), f"the file holds {describe(self.value)}", f"write a mapping with {_words(known)}")
+            return {}
+        check_keys(self, (), self.value, known, required)
+        return self.value
+
+    def check_schema(self, newest: int) -> None:
+        """Report a schema version that is not a number; refuse a file of a newer program at once.
+
+        Raises:
+            ZooError: The version is newer than ``newest``; other problems of such a file would only mislead.
+        """
+        version = self.value.get("schema") if isinstance(self.value, dict) else None
+        if version is None:
+            return  # a missing key is reported with the other keys
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            self.report(("schema",), f"the value {show(version)} is no schema version", f"write schema: {newest}")
+        elif version > newest:
+            self.problems.clear()
+            self.report(
+                ("schema",),
+                f"the file has schema {version}; this zoo-eval reads up to schema {newest}",
+                "upgrade zoo-eval, or use the file's older form",
+            )
+            self.finish()
+
+
+def read_yaml(path: Path, *, error: type[ZooError]) -> YamlFile:
+    """Parse a file; duplicate keys and values that JSON cannot hold are reported in ``problems``.
+
+    Args:
+        path: The file.
+        error: What to raise, here and in ``finish``.
+
+    Raises:
+        ZooError: The file cannot be read, is no UTF-8 or no YAML, or passes a bound.
+    """
+    try:
+        size = path.stat().st_size
+        content = path.read_bytes() if size <= MAX_BYTES else b""
+    except (OSError, ValueError) as cause:
+        reason = getattr(cause, "strerror", None) or str(cause)
+        raise error(f"{path}: the file cannot be read: {reason}.", fix="give the path of a readable file.") from cause
+    if size > MAX_BYTES:
+        raise error(f"{path}: the file has {size} bytes; the most is {MAX_BYTES}.", fix="split it into several files.")
+    file = YamlFile(path=path, error=error)
+    try:
+        parse_into(file, content.decode("utf-8-sig"))
+    except UnicodeDecodeError as cause:
+        fact = f"{path}: byte {cause.start} is not UTF-8."
+        raise error(fact, fix="save the file as UTF-8.") from cause
+    return file
+
+
+def parse_into(file: YamlFile, text: str) -> None:
+    """Fill ``file`` from text, see ``read_yaml``."""
+    try:
+        _check_depth(file, text)
+        node = yaml.compose(text, _Loader)
+    except yaml.YAMLError as cause:
+        mark = getattr(cause, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        what = getattr(cause, "problem", None) or getattr(cause, "reason", None) or "not YAML"
+        raise file.error(
+            f"{file.path}{line}: YAML syntax: {what}.",
+            fix="correct the line: indent by spaces, quote text.",
+        ) from cause
+    file.lines[()] = 1
+    file.value = None if node is None else _Builder(file).build(node, ())
+
+
+def _check_depth(file: YamlFile, text: str) -> None:
+    # Before composing: the composer recurses, and in libyaml's binding that ends in a crash, not an exception.
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                _refuse(file, _line(event), f"values are nested deeper than {MAX_DEPTH}")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _line(item: Any) -> int:
+    """1-based line of an event or a node; both are always marked when they come from text."""
+    return int(item.start_mark.line) + 1
+
+
+def _refuse(file: YamlFile, line: int, fact: str) -> NoReturn:
+    raise file.error(f"{file.path}:{line}: {fact}.", fix="flatten the file, or write it without anchors.")
+
+
+class _Builder:
+    """Turns nodes into values, counting what anchors expand to."""
+
+    def __init__(self, file: YamlFile) -> None:
+        self.file = file
+        self.num_values = 0
+
+    def build(self, node: yaml.Node, key: KeyPath) -> Json:
+        self.num_values += 1
+        line = _line(node)
+        if self.num_values > MAX_VALUES:
+            _refuse(self.file, line, f"the file expands to more than {MAX_VALUES} values")
+        if len(key) > MAX_DEPTH:
+            _refuse(self.file, line, f"values are nested deeper than {MAX_DEPTH}")
+        if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
+            return self._mapping(node, key)
+        if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
+            return self._sequence(node, key)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, key)
+        self.file.report(key, f"the tag {node.tag} is not read", "write a plain mapping or list")
+        return None
+
+    def _mapping(self, node: yaml.MappingNode, key: KeyPath) -> Json:
+        result: dict[str, Json] = {}
+        for key_node, value_node in node.value:
+            line = _line(key_node)
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
+                seen = key_node.value if isinstance(key_node, yaml.ScalarNode) else "made of several values"
+                self.file.report(key, f"the key {seen} is not text", "put the key in quotes", line=line)
+                continue
+            name = str(key_node.value)
+            inner = (*key, name)
+            if name in result:
+                fact = f"the key stands here a second time, after line {self.file.lines[inner]}"
+                self.file.report(inner, fact, "remove one of the two", line=line)
+                continue
+            self.file.lines[inner] = line
+            result[name] = self.build(value_node, inner)
+        return result
+
+    def _sequence(self, node: yaml.SequenceNode, key: KeyPath) -> Json:
+        result: list[Json] = []
+        for index, item in enumerate(node.value):
+            inner = (*key, index)
+            self.file.lines[inner] = _line(item)
+            result.append(self.build(item, inner))
+        return result
+
+    def _scalar(self, node: yaml.ScalarNode, key: KeyPath) -> Json:
+        try:
+            return _scalar(node.tag, node.value)
+        except ValueError as cause:
+            self.file.report(key, f"the value {show(node.value)} {cause}", "write text in quotes, or a plain number")
+            return None
+
+
+def _scalar(tag: str, text: str) -> Json:
+    kind = tag.removeprefix("tag:yaml.org,2002:")
+    if kind == "str":
+        return text
+    if kind == "null":
+        return None
+    if kind == "bool" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind == "int" and len(text) < 400:
+        return int(text, 0 if text[:2] in ("0o", "0x") else 10)
+    if kind == "float":
+        number = float(text)
+        if math.isfinite(number):
+            return number
+        raise ValueError("is not a finite number")
+    raise ValueError(f"with the tag {tag} is not read")
+
+
+def parse_value(text: str) -> Json:
+    """Read one value as a YAML file would: number, true, null, text, ``[list]`` or ``{mapping}``.
+
+    Raises:
+        ValueError: The text is no such value; the message says why.
+    """
+    file = YamlFile(path=Path("value"), error=ZooError)
+    try:
+        parse_into(file, text)
+        file.finish()
+    except ZooError as cause:
+        raise ValueError(cause.fact) from cause
+    return file.value
+
+
+def to_yaml(value: Json) -> str:
+    """Write a value so that ``read_yaml`` gives it back, keys in the order given."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return text
+
+
+# --------------------------------------------------------------------------- words for people
+
+
+def raise_together(problems: list[Problem], error: type[ZooError], *, what: str) -> None:
+    """Raise one error for all problems; do nothing when there is none."""
+    if not problems:
+        return
+    if len(problems) == 1:
+        problem = problems[0]
+        raise error(f"{problem.place}: {problem.fact}.", fix=f"{problem.fix}.")
+    lines = [f"  {p.place}: {p.fact}; {p.fix}." for p in problems]
+    raise error("\n".join([f"{what} has {len(problems)} problems:", *lines]), fix="correct each of the places above.")
+
+
+def check_keys(
+    file: YamlFile, key: KeyPath, value: Mapping[str, Any], known: Iterable[str], required: Iterable[str]
+) -> None:
+    """Report the keys of the mapping at ``key`` that are unknown, with the closest known one, or missing."""
+    names = list(known)
+    for name in value:
+        if name not in names:
+            near = closest(name, names)
+            fix = f"write {near!r}" if near else f"remove it; known here are {_words(names)}"
+            file.report((*key, name), "no such key", fix)
+    for name in required:
+        if name not in value:
+            file.report((*key, name), "the key is missing", "add it")
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name most like ``name``, or None where nothing is like it."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def format_key(key: KeyPath) -> str:
+    """Return ``models.a.references[0].value`` for a key path."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key)
+    return text.removeprefix(".")
+
+
+def show(value: object) -> str:
+    """Return a value as it may stand in a message: JSON, cut at 60 characters."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def describe(value: Json) -> str:
+    """Return the kind of a value, with the value where it is short."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, bool):
+        return f"{show(value)}"
+    kind = "the text" if isinstance(value, str) else "the number"
+    return f"{kind} {show(value)}"
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(names)
