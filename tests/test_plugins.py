@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from toy_detector import data
+from toy_detector import hooks as toy_detector
+from zoo_core.datatypes import DatasetRequest, RecipeStep
+from zoo_core.errors import PluginCrashError, PluginError, RecipeError, RegistryError
+from zoo_core.hookspecs import hookimpl
+from zoo_core.plugins import PluginHost
+
+REGISTRY = """schema: 1
+models:
+  {name}:
+    plugin: {plugin}
+    task: detection
+    description: Another model.
+    dataset: {{name: grid, split: test, calibration_split: trainval}}
+    recipe: w8a8_toy
+    headline: coco
+"""
+
+
+@pytest.fixture
+def plugins() -> PluginHost:
+    host = PluginHost(installed=False)
+    host.register(toy_detector, "toy_detector")
+    return host
+
+
+def registry_file(folder: Path, *, name: str, plugin: str) -> Path:
+    path = folder / f"{plugin}.yaml"
+    path.write_text(REGISTRY.format(name=name, plugin=plugin))
+    return path
+
+
+def test_a_plugins_registry_file_adds_its_models(plugins: PluginHost) -> None:
+    assert plugins.model("toy_squares").plugin == "toy_detector"
+    assert "ssd_mobilenetv2_lite" in plugins.catalog()
+
+
+def test_a_plugins_name_serves_where_it_owns_one_model(plugins: PluginHost) -> None:
+    assert plugins.model("toy_detector").model_id == "toy_squares"
+
+
+def test_an_unknown_model_suggests_the_closest_name(plugins: PluginHost) -> None:
+    with pytest.raises(RegistryError, match="'toy_squarez'; the closest is 'toy_squares'"):
+        plugins.model("toy_squarez")
+
+
+def test_load_model_recipe_dataset_and_metric_are_asked_of_the_owner_alone(plugins: PluginHost, tmp_path: Path) -> None:
+    class Greedy:
+        @hookimpl(tryfirst=True)
+        def zoo_load_model(self) -> object:
+            raise AssertionError("asked although it owns nothing")
+
+        zoo_recipe = zoo_dataset = zoo_metric = zoo_load_model
+
+    plugins.register(Greedy(), "greedy")
+    entry = plugins.model("toy_squares")
+    root = data.write(tmp_path)
+
+    dataset = plugins.dataset(entry, DatasetRequest(root=root, split="test"))
+    bundle = plugins.load_model(entry, None, dataset.class_names, "cpu")
+
+    assert dataset.class_names == ("red", "green")
+    assert bundle.network(bundle.example_input).shape == (1, 2, 4, 4)
+    assert plugins.recipe(entry, entry.recipe).name == "w8a8_toy"
+    assert plugins.metric(entry, dataset.class_names).protocol_ids[0] == "voc07_11pt/pytorch-ssd"
+
+
+def test_an_unknown_recipe_passes_the_plugins_own_error_on(plugins: PluginHost) -> None:
+    with pytest.raises(RecipeError, match="toy_detector ships no recipe 'w2a2'"):
+        plugins.recipe(plugins.model("toy_squares"), "w2a2")
+
+
+def test_recipe_steps_are_gathered_from_everybody(plugins: PluginHost) -> None:
+    class Second:
+        @hookimpl
+        def zoo_recipe_steps(self) -> Sequence[RecipeStep]:
+            return []
+
+    plugins.register(Second(), "second")
+
+    assert [step.name for step in plugins.recipe_steps()] == ["round_weights"]
+
+
+def test_everybody_is_told_of_a_finished_evaluation_and_a_failure_is_named(plugins: PluginHost, tmp_path: Path) -> None:
+    class Tracker:
+        @hookimpl
+        def zoo_evaluation_finished(self, run_dir: Path, record: Mapping[str, Any]) -> None:
+            raise ConnectionError("no server")
+
+    plugins.register(Tracker(), "a_tracker")
+
+    failed = plugins.evaluation_finished(tmp_path, {"status": "complete", "model": "toy_squares"})
+
+    assert (tmp_path / "toy_was_told.json").exists()
+    assert [(plugin.plugin_id, plugin.cause) for plugin in failed] == [
+        ("a_tracker", "Plugin 'a_tracker' failed in zoo_evaluation_finished: ConnectionError: no server")
+    ]
+
+
+def test_a_plugin_that_fails_to_import_stops_nobody_else(plugins: PluginHost) -> None:
+    def explode() -> object:
+        raise ImportError("no module named 'tensorflow'")
+
+    plugins._add("explodes_on_import", explode)
+
+    assert plugins.model("toy_squares").plugin == "toy_detector"
+    assert [broken.plugin_id for broken in plugins.broken] == ["explodes_on_import"]
+    assert "no module named 'tensorflow'" in plugins.broken[0].cause
+
+
+def test_a_misspelt_hook_is_named_and_stops_nobody_else(plugins: PluginHost) -> None:
+    class Misspelt:
+        @hookimpl
+        def zoo_model(self) -> None: ...
+
+    plugins.register(Misspelt(), "misspelt")
+
+    assert plugins.model("toy_squares").plugin == "toy_detector"
+    assert "unknown hook 'zoo_model'" in plugins.broken[0].cause
+
+
+def test_an_unknown_hook_argument_is_named(plugins: PluginHost) -> None:
+    class Wrong:
+        @hookimpl
+        def zoo_metric(self, entry: object, threshold: float) -> None: ...
+
+    plugins.register(Wrong(), "wrong")
+
+    assert [broken.plugin_id for broken in plugins.broken] == ["wrong"]
+    assert "threshold" in plugins.broken[0].cause
+
+
+def test_a_model_claimed_twice_is_an_error_that_names_both(plugins: PluginHost, tmp_path: Path) -> None:
+    class Rival:
+        @hookimpl
+        def zoo_registry(self) -> Path:
+            return registry_file(tmp_path, name="toy_squares", plugin="x_rival")
+
+    plugins.register(Rival(), "x_rival")
+
+    with pytest.raises(PluginError, match=r"'toy_squares' is claimed twice: by .*registry\.yaml and .*x_rival\.yaml"):
+        plugins.model("toy_squares")
+    assert "ssd_mobilenetv2_lite" in plugins.catalog()
+
+
+def test_a_registry_file_that_is_wrong_breaks_its_plugin_alone(plugins: PluginHost, tmp_path: Path) -> None:
+    class Careless:
+        @hookimpl
+        def zoo_registry(self) -> Path:
+            path = tmp_path / "careless.yaml"
+            path.write_text("schema: 1\nmodels: {a: {plugn: careless}}\n")
+            return path
+
+    plugins.register(Careless(), "careless")
+
+    assert plugins.model("toy_squares").plugin == "toy_detector"
+    assert [broken.plugin_id for broken in plugins.broken] == ["careless"]
+
+
+def test_a_model_whose_plugin_is_not_installed_names_the_plugin(tmp_path: Path) -> None:
+    class Stranger:
+        @hookimpl
+        def zoo_registry(self) -> Path:
+            return registry_file(tmp_path, name="lonely", plugin="stranger")
+
+    host = PluginHost(installed=False)
+    host.register(Stranger(), "stranger")
+    entry = host.model("lonely")
+
+    with pytest.raises(PluginError, match="'stranger' does not implement zoo_recipe"):
+        host.recipe(entry, "any")
+    with pytest.raises(PluginError, match="belongs to plugin 'stranger', which is not installed"):
+        PluginHost(installed=False).recipe(entry, "any")
+
+
+def test_an_exception_inside_a_hook_names_plugin_and_hook(plugins: PluginHost, tmp_path: Path) -> None:
+    class Buggy:
+        @hookimpl
+        def zoo_registry(self) -> Path:
+            return registry_file(tmp_path, name="buggy_model", plugin="buggy")
+
+        @hookimpl
+        def zoo_recipe(self) -> object:
+            raise KeyError("recipes")
+
+    plugins.register(Buggy(), "buggy")
+
+    with pytest.raises(PluginCrashError, match="'buggy' failed in zoo_recipe: KeyError: 'recipes'"):
+        plugins.recipe(plugins.model("buggy_model"), "any")
+    assert PluginCrashError.exit_code == 3  # a fault of the plugin, not of the user
+
+
+def test_a_hook_that_returns_nothing_is_an_error(plugins: PluginHost, tmp_path: Path) -> None:
+    class Silent:
+        @hookimpl
+        def zoo_registry(self) -> Path:
+            return registry_file(tmp_path, name="silent_model", plugin="silent")
+
+        @hookimpl
+        def zoo_metric(self) -> None: ...
+
+    plugins.register(Silent(), "silent")
+
+    with pytest.raises(PluginError, match="'silent' returned nothing from zoo_metric"):
+        plugins.metric(plugins.model("silent_model"), ())
+
+
+def test_a_plugin_name_declared_twice_is_reported(plugins: PluginHost) -> None:
+    plugins.register(object(), "toy_detector")
+
+    assert "declared twice" in plugins.broken[0].cause
+    assert plugins.model("toy_squares").plugin == "toy_detector"
+
+
+def test_bundled_plugins_are_found_through_the_entry_points_that_outsiders_use() -> None:
+    host = PluginHost()
+
+    assert "ssd_mobilenetv2_lite" in host.plugin_ids
+    assert host.broken == ()

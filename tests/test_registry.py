@@ -1,0 +1,205 @@
+"""The catalogue: good files, every kind of bad one, and names looked up in it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zoo_core.datatypes import ModelEntry
+from zoo_core.errors import RegistryError
+from zoo_core.registry import builtin_registry, find_model, load_registry
+
+MINIMAL = """\
+schema: 1
+models:
+  toy:
+    plugin: toy_detector
+    task: detection
+    description: A toy.
+    dataset: {name: toys, split: test, calibration_split: trainval}
+    recipe: w8a8
+    headline: voc07_11pt/devkit
+"""
+
+
+def write(tmp_path: Path, text: str, name: str = "registry.yaml") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def edited(tmp_path: Path, *edits: tuple[str, str]) -> Path:
+    text = MINIMAL
+    for old, new in edits:
+        assert old in text
+        text = text.replace(old, new)
+    return write(tmp_path, text)
+
+
+def with_lines(tmp_path: Path, *lines: str) -> Path:
+    return write(tmp_path, MINIMAL + "".join(f"    {line}\n" for line in lines))
+
+
+def test_the_builtin_registry_holds_the_published_model() -> None:
+    entry = load_registry(builtin_registry())["ssd_mobilenetv2_lite"]
+    assert entry.plugin == "ssd_mobilenetv2_lite"
+    assert entry.source == builtin_registry()
+    assert entry.checkpoint is not None
+    assert entry.checkpoint.url == "https://storage.googleapis.com/models-hao/mb2-ssd-lite-mp-0_686.pth"
+    assert entry.checkpoint.sha256 is None
+    assert entry.optimized_checkpoint is not None
+    assert entry.optimized_checkpoint.url.endswith("/phase_2_january_artifacts/ssd_mobilenetv2_w8a8_state_dict.pth")
+    assert (entry.dataset.name, entry.dataset.split, entry.dataset.calibration_split) == ("voc2007", "test", "trainval")
+
+
+def test_the_archives_are_torchvisions_with_its_checksums() -> None:
+    voc = pytest.importorskip("torchvision.datasets.voc")
+    table = [voc.DATASET_YEAR_DICT[key] for key in ("2007-test", "2007")]
+    entry = load_registry(builtin_registry())["ssd_mobilenetv2_lite"]
+    # Its host changed between the supported versions; files and checksums did not.
+    ours = [(archive.url.rpartition("/")[2], archive.md5) for archive in entry.dataset.archives]
+    assert ours == [(row["url"].rpartition("/")[2], row["md5"]) for row in table]
+
+
+def test_the_per_class_reference_averages_to_the_published_mean() -> None:
+    entry = load_registry(builtin_registry())["ssd_mobilenetv2_lite"]
+    reference = entry.references[0]
+    assert (reference.stage, reference.protocol) == ("fp32", entry.headline)
+    assert len(reference.per_class) == 20
+    assert sum(reference.per_class.values()) / 20 == pytest.approx(reference.value, abs=5e-5)
+
+
+def test_a_minimal_entry_gets_the_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    entry = load_registry(path, plugin_id="toy_detector")["toy"]
+    assert isinstance(entry, ModelEntry)
+    assert (entry.checkpoint, entry.references, entry.options, entry.source) == (None, (), {}, path)
+
+
+def test_options_are_passed_on_untouched(tmp_path: Path) -> None:
+    entry = load_registry(with_lines(tmp_path, "options: {width_mult: 0.5, sizes: [1, 2]}"))["toy"]
+    assert entry.options == {"width_mult": 0.5, "sizes": [1, 2]}
+
+
+def test_every_problem_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
+    path = edited(
+        tmp_path,
+        ("    description: A toy.\n", "    desciption: A toy.\n"),
+        ("plugin: toy_detector", "plugin: 7"),
+        ("split: test, ", ""),
+        ("headline: voc07_11pt/devkit", "headline: ''"),
+    )
+    with pytest.raises(RegistryError) as caught:
+        load_registry(path)
+    fact = caught.value.fact
+    assert f"{path} has 5 problems" in fact
+    assert f"{path}:4: models.toy.plugin: the number 7 stands where text (in quotes) is due" in fact
+    assert f"{path}:6: models.toy.desciption: no such key; write 'description'" in fact
+    assert f"{path}:3: models.toy.description: the key is missing; add it" in fact
+    assert f"{path}:7: models.toy.dataset.split: the key is missing; add it" in fact
+    assert f"{path}:9: models.toy.headline: the text is empty" in fact
+
+
+REFERENCE = "stage: fp32, protocol: p, source: s"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("checkpoint: {url: 'http://a.org/b'}", 'models.toy.checkpoint.url: "http://a.org/b" is neither https://'),
+        ("checkpoint: {url: 'package:zoo/../../x'}", "checkpoint.url: .* is neither"),
+        ("checkpoint: {url: 'https://a.org/b', sha256: abc}", 'sha256: "abc" is not 64 hexadecimal'),
+        ("checkpoint: {url: 'https://a.org/b', sha256: 123}", "the number 123 stands where text"),
+        ("checkpoint: {url: 'https://a.org/b', md5: abc}", 'md5: "abc" is not 32 hexadecimal'),
+        ("checkpoint: {url: 'https://a.org/b', size_bytes: 0}", "size_bytes: 0 is no size"),
+        ("checkpoint: {url: 'https://a.org/b', size_bytes: true}", "size_bytes: true stands where a whole number"),
+        ("checkpoint: https://a.org/b", "checkpoint: the text .* stands where a mapping is due"),
+        ("checkpoint: {}", "checkpoint.url: the key is missing"),
+        (
+            f"references: [{{{REFERENCE}, tolerance: -0.1, value: 0.5}}]",
+            r"references\[0\].tolerance: .* -0.1 is negative",
+        ),
+        (f"references: [{{{REFERENCE}, tolerance: 0.1, value: 68.7}}]", r"68\.7 lies outside (?s:.*)68\.7 % is 0\.687"),
+        (f"references: [{{{REFERENCE}, tolerance: 0.1, value: high}}]", 'the text "high" stands where a number'),
+        (
+            f"references: [{{{REFERENCE}, tolerance: 0.1, value: 0.5, per_class: {{cat: 1.5, dog: 1}}}}]",
+            "per_class: outside .* lie cat 1.5",
+        ),
+        ("references: [{protocol: '', stage: a, source: b, tolerance: 0, value: 0}]", "protocol: the text is empty"),
+        ("references: {stage: fp32}", "references: a mapping stands where a list"),
+        ("options: [1]", "options: a list stands where a mapping"),
+        ("source: /etc/passwd", "models.toy.source: no such key"),
+        ("model_id: other", "models.toy.model_id: no such key"),
+        ("task: detection", r"registry\.yaml:10: models\.toy\.task: the key stands here a second time, after line 5"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        load_registry(with_lines(tmp_path, line))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file holds nothing"),
+        ("[1, 2]", "the file holds a list"),
+        ("schema: 1", "models: the key is missing"),
+        ("models: {}", "schema: the key is missing"),
+        ("schema: one\nmodels: {}", 'schema: the value "one" is no schema version'),
+        ("schema: 1\nmodels: [a]", "models: a list stands where models are due"),
+        ("schema: 1\nmodels: {a: 3}", "models.a: the number 3 stands where a mapping is due"),
+        ("schema: 1\nmodels: {}\nmodules: {}", "modules: no such key\\.\n  fix: write 'models'"),
+    ],
+)
+def test_a_file_of_another_form_is_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        load_registry(write(tmp_path, text))
+
+
+def test_a_newer_schema_is_the_only_problem_reported(tmp_path: Path) -> None:
+    path = write(tmp_path, "schema: 2\nmodels: {Toy: 3}\nmore: 1\n")
+    with pytest.raises(RegistryError, match=re.escape(f"{path}:1: schema: the file has schema 2;")) as caught:
+        load_registry(path)
+    assert "upgrade zoo-eval" in caught.value.fix
+    assert "Toy" not in str(caught.value)
+
+
+def test_a_model_id_has_lower_case_letters_digits_and_underscores(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match=r'"My-Toy" is no model id.\n  fix: use only a-z, 0-9 and _'):
+        load_registry(edited(tmp_path, ("  toy:", "  My-Toy:")))
+
+
+def test_a_plugins_file_may_only_name_that_plugin(tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match=r"registry\.yaml:4: .*'other' ships this file, .* names \"toy_detector\""):
+        load_registry(write(tmp_path, MINIMAL), plugin_id="other")
+
+
+def catalog(tmp_path: Path, name: str, **owners: Any) -> dict[str, ModelEntry]:
+    body = MINIMAL.split("  toy:\n")[1]
+    text = "schema: 1\nmodels:\n" + "".join(
+        f"  {model_id}:\n{body.replace('toy_detector', plugin)}" for model_id, plugin in owners.items()
+    )
+    return load_registry(write(tmp_path, text, name))
+
+
+def test_a_model_is_found_by_id_and_by_a_plugin_that_owns_only_it(tmp_path: Path) -> None:
+    models = catalog(tmp_path, "r.yaml", car="cars", oak="trees", elm="trees")
+    assert find_model(models, "oak").model_id == "oak"
+    assert find_model(models, "cars").model_id == "car"
+
+
+def test_a_plugin_that_owns_several_models_lists_them(tmp_path: Path) -> None:
+    models = catalog(tmp_path, "r.yaml", oak="trees", elm="trees")
+    with pytest.raises(RegistryError, match=r"'trees' owns 2 models.\n  fix: name one of them: oak, elm"):
+        find_model(models, "trees")
+
+
+def test_an_unknown_model_suggests_the_closest_name(tmp_path: Path) -> None:
+    models = catalog(tmp_path, "r.yaml", toy_small="toys", oak="trees")
+    with pytest.raises(RegistryError, match=r"no model 'toy_smal'; the closest is 'toy_small'.\n.*: toy_small, oak"):
+        find_model(models, "toy_smal")
+    with pytest.raises(RegistryError, match=r"no model 'x'.\n  fix: name one of the known models: none"):
+        find_model({}, "x")

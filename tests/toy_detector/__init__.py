@@ -1,0 +1,1 @@
+"""The plugin with which the core tests itself: coloured squares on a grid."""

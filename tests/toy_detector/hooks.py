@@ -1,0 +1,75 @@
+"""Every hook, implemented by the smallest model that can be quantized and scored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import RecipeError
+from zoo_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import (
+        Checkpoint,
+        DatasetRequest,
+        EvalDataset,
+        Metric,
+        ModelBundle,
+        ModelEntry,
+        Recipe,
+        RecipeStep,
+    )
+
+HERE = Path(__file__).parent
+
+
+@hookimpl
+def zoo_registry() -> Path:
+    return HERE / "registry.yaml"
+
+
+@hookimpl
+def zoo_load_model(
+    entry: ModelEntry, checkpoint: Checkpoint | None, class_names: Sequence[str], device: str
+) -> ModelBundle:
+    from toy_detector.model import load
+
+    return load(checkpoint, class_names, device)
+
+
+@hookimpl
+def zoo_recipe(entry: ModelEntry, name: str) -> Recipe:
+    from zoo_core.recipes import load_recipe
+
+    path = HERE / "recipes" / f"{name}.yaml"
+    if not path.exists():
+        raise RecipeError(f"toy_detector ships no recipe {name!r}.", fix="choose w8a8_toy.")
+    return load_recipe(path)
+
+
+@hookimpl
+def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
+    from toy_detector.data import GridDataset
+
+    return GridDataset(request.root, request.split)
+
+
+@hookimpl
+def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
+    from zoo_core.metrics.detection import DetectionMetric
+
+    return DetectionMetric(class_names, headline=entry.headline)
+
+
+@hookimpl
+def zoo_recipe_steps() -> Sequence[RecipeStep]:
+    from toy_detector.steps import ROUND_WEIGHTS
+
+    return [ROUND_WEIGHTS]
+
+
+@hookimpl
+def zoo_evaluation_finished(run_dir: Path, record: Mapping[str, Any]) -> None:
+    (run_dir / "toy_was_told.json").write_text(json.dumps({"status": record["status"], "model": record["model"]}))

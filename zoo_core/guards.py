@@ -1,0 +1,174 @@
+"""What a plugin gave, wrapped so that whatever unexpected escapes from it names the plugin and the hook."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.errors import PluginCrashError, ZooError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from zoo_core.datatypes import (
+        Decode,
+        EvalDataset,
+        ImageSize,
+        Metric,
+        ModelBundle,
+        Prediction,
+        Preprocess,
+        ProtocolScore,
+        QuantNetwork,
+        RecipeStep,
+        StepContext,
+        StepResult,
+        Target,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Turns whatever escapes a hook, or what a hook gave, into an error that names both; a ZooError passes as it is.
+
+    Attributes:
+        plugin_id: The plugin that is called.
+        place: The hook, e.g. ``zoo_metric``, or a part of what it gave, e.g. ``update of zoo_metric``.
+    """
+
+    plugin_id: str
+    place: str
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, ZooError):
+            raise PluginCrashError(
+                f"Plugin {self.plugin_id!r} failed in {self.place}: {type(error).__name__}: {error}",
+                fix="report it to the plugin's authors with the traceback (`--verbose` shows it).",
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Preprocess:
+    """An object rather than a closure, so that it pickles where what it holds does; so is ``_Decode``."""
+
+    function: Preprocess
+    naming: Naming
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with self.naming:
+            return self.function(image)
+
+
+@dataclass(frozen=True, slots=True)
+class _Decode:
+    function: Decode
+    naming: Naming
+
+    def __call__(self, outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> Sequence[Prediction]:
+        with self.naming:
+            return self.function(outputs, sizes)
+
+
+def guarded_bundle(bundle: ModelBundle, plugin_id: str) -> ModelBundle:
+    """The bundle with ``preprocess`` and ``decode`` wrapped; the network itself is the same object."""
+    return dataclasses.replace(
+        bundle,
+        preprocess=_Preprocess(bundle.preprocess, Naming(plugin_id, "preprocess of zoo_load_model")),
+        decode=_Decode(bundle.decode, Naming(plugin_id, "decode of zoo_load_model")),
+    )
+
+
+def guarded_step(step: RecipeStep, plugin_id: str) -> RecipeStep:
+    """The step with ``apply`` wrapped, which keeps its own name and module."""
+    naming = Naming(plugin_id, f"step {step.name!r} of zoo_recipe_steps")
+
+    @functools.wraps(step.apply)
+    def apply(network: QuantNetwork, params: Any, context: StepContext) -> StepResult:
+        with naming:
+            return step.apply(network, params, context)
+
+    return dataclasses.replace(step, apply=apply)
+
+
+class GuardedDataset:
+    """An ``EvalDataset`` that passes everything on to a plugin's."""
+
+    def __init__(self, dataset: EvalDataset, plugin_id: str) -> None:
+        self._dataset = dataset
+        self._plugin_id = plugin_id
+        with self._naming("attributes"):
+            self.name = dataset.name
+            self.split = dataset.split
+            self.root = dataset.root
+            self.class_names = dataset.class_names
+            self.ids = dataset.ids
+            self.submission_format = dataset.submission_format
+
+    def _naming(self, part: str) -> Naming:
+        return Naming(self._plugin_id, f"{part} of zoo_dataset")
+
+    def image(self, image_id: str) -> NDArray[np.uint8]:
+        """See ``EvalDataset``; a crash names the image."""
+        with self._naming(f"image({image_id!r})"):
+            return self._dataset.image(image_id)
+
+    def target(self, image_id: str) -> Target:
+        """See ``EvalDataset``; a crash names the image."""
+        with self._naming(f"target({image_id!r})"):
+            return self._dataset.target(image_id)
+
+    def content_hash(self, image_id: str) -> str:
+        """See ``EvalDataset``; a crash names the image."""
+        with self._naming(f"content_hash({image_id!r})"):
+            return self._dataset.content_hash(image_id)
+
+    def write_submission(self, directory: Path, predictions: Iterator[tuple[str, Prediction]]) -> None:
+        """See ``EvalDataset``."""
+        with self._naming("write_submission"):
+            self._dataset.write_submission(directory, predictions)
+
+
+class GuardedMetric:
+    """A ``Metric`` that passes everything on to a plugin's."""
+
+    def __init__(self, metric: Metric, plugin_id: str) -> None:
+        self._metric: Any = metric
+        self._plugin_id = plugin_id
+        with self._naming("attributes"):
+            self.prediction_type = metric.prediction_type
+            self.protocol_ids = metric.protocol_ids
+
+    def _naming(self, part: str) -> Naming:
+        return Naming(self._plugin_id, f"{part} of zoo_metric")
+
+    def update(self, image_ids: Sequence[str], preds: Sequence[Prediction], targets: Sequence[Target]) -> None:
+        """See ``Metric``."""
+        with self._naming("update"):
+            self._metric.update(image_ids, preds, targets)
+
+    def merge(self, other: Self) -> None:
+        """See ``Metric``; ``other`` is guarded too."""
+        with self._naming("merge"):
+            self._metric.merge(other._metric)
+
+    def compute(self) -> Mapping[str, ProtocolScore]:
+        """See ``Metric``."""
+        with self._naming("compute"):
+            scores: Mapping[str, ProtocolScore] = self._metric.compute()
+            return scores
+
+    def suspects(self) -> Sequence[str]:
+        """See ``Metric``."""
+        with self._naming("suspects"):
+            suspects: Sequence[str] = self._metric.suspects()
+            return suspects

@@ -1,0 +1,119 @@
+"""Every hook the core calls; a hook that is not declared here does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import (
+        Checkpoint,
+        DatasetRequest,
+        EvalDataset,
+        Metric,
+        ModelBundle,
+        ModelEntry,
+        Recipe,
+        RecipeStep,
+    )
+
+PROJECT = "zoo_eval"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+"""Marks a plugin's implementation of a hook; import it from ``zoo_core``."""
+
+
+@hookspec(firstresult=True)
+def zoo_load_model(
+    entry: ModelEntry, checkpoint: Checkpoint | None, class_names: Sequence[str], device: str
+) -> ModelBundle:
+    """Build the network and say how an image gets in and a prediction gets out.
+
+    Asked of the plugin that owns ``entry`` alone, once per checkpoint of a run. The network must be in eval mode,
+    hold only what a device would run (no softmax, no box decoding, no NMS), and accept ``bundle.example_input``.
+
+    Args:
+        entry: The model's entry in the registry.
+        checkpoint: Verified weights, or None for the deterministic untrained network that tests use.
+        class_names: The dataset's classes without background; the network's output must have as many.
+        device: A torch device string.
+
+    Raises:
+        CheckpointError: The checkpoint's keys or shapes are not this network's.
+    """
+
+
+@hookspec(firstresult=True)
+def zoo_recipe(entry: ModelEntry, name: str) -> Recipe:
+    """Return the recipe that the plugin ships under ``name``.
+
+    Asked of the owning plugin alone; a recipe given as a file never gets here.
+
+    Args:
+        entry: The model's entry in the registry.
+        name: Recipe name, e.g. the entry's default.
+
+    Raises:
+        RecipeError: The plugin ships no such recipe; the fix lists those it ships.
+    """
+
+
+@hookspec(firstresult=True)
+def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
+    """Open one split of the model's dataset.
+
+    Asked of the owning plugin alone, once for the evaluated split and once for the calibration split. Stay cheap:
+    list ids, do not read images.
+
+    Args:
+        entry: The model's entry in the registry; ``entry.dataset`` says which data.
+        request: Root, split and label file.
+
+    Raises:
+        DataError: The root is not such a dataset, or the split or the label file cannot be read.
+    """
+
+
+@hookspec(firstresult=True)
+def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
+    """Return an empty accumulator that computes every protocol of the task at once.
+
+    Asked of the owning plugin alone, once per evaluated stage.
+
+    Args:
+        entry: The model's entry in the registry.
+        class_names: Index is the label.
+    """
+
+
+@hookspec
+def zoo_registry() -> Path:
+    """Return the registry file that this plugin ships.
+
+    Asked of every plugin, also for ``zoo-eval list``: import nothing heavy. Each ``model_id`` belongs to one plugin,
+    and every entry must name the plugin that ships the file.
+    """
+
+
+@hookspec
+def zoo_recipe_steps() -> Sequence[RecipeStep]:
+    """Return further quantization steps that recipes can name.
+
+    Asked of every plugin before a recipe is checked. Import AIMET inside ``apply``, not here.
+    """
+
+
+@hookspec
+def zoo_evaluation_finished(run_dir: Path, record: Mapping[str, Any]) -> None:
+    """Be told of a finished run, for trackers and uploads.
+
+    Asked of every plugin after ``metrics.json`` is written. An exception is logged and named in the record; it does
+    not fail the run, whose number stands.
+
+    Args:
+        run_dir: The complete run directory.
+        record: Content of ``run.json`` with ``metrics`` added; do not modify.
+    """

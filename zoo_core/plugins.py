@@ -1,0 +1,263 @@
+"""Finds plugins, isolates their failures, and calls the owning plugin's hooks with static types."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import pluggy
+
+from zoo_core import hookspecs
+from zoo_core.errors import PluginError, ZooError
+from zoo_core.guards import GuardedDataset, GuardedMetric, Naming, guarded_bundle, guarded_step
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import (
+        Checkpoint,
+        DatasetRequest,
+        EvalDataset,
+        Metric,
+        ModelBundle,
+        ModelEntry,
+        Recipe,
+        RecipeStep,
+    )
+
+ENTRY_POINT_GROUP = "zoo_eval"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenPlugin:
+    """A plugin that could not be used, and why.
+
+    Attributes:
+        plugin_id: Its entry point's name.
+        cause: One line.
+        details: The traceback, for ``zoo-eval doctor --verbose``.
+    """
+
+    plugin_id: str
+    cause: str
+    details: str
+
+
+class PluginHost:
+    """The plugins of one run. Create one per run and per test; there is no global instance.
+
+    Args:
+        installed: Find plugins through the entry-point group ``zoo_eval``. Each is imported when first needed.
+    """
+
+    def __init__(self, *, installed: bool = True) -> None:
+        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
+        self._manager.add_hookspecs(hookspecs)
+        self._pending: dict[str, Callable[[], object]] = {}
+        self._broken: dict[str, BrokenPlugin] = {}
+        self._catalog: dict[str, ModelEntry] | None = None
+        self._claims: dict[str, list[str]] = {}
+        if installed:
+            for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+                self._add(point.name, point.load)
+
+    def register(self, plugin: object, plugin_id: str) -> None:
+        """Add a plugin that is not installed, such as a test's own.
+
+        Args:
+            plugin: A module or object whose functions are marked with ``hookimpl``.
+            plugin_id: The name that registry entries use for it.
+        """
+        self._add(plugin_id, lambda: plugin)
+        self._catalog = None
+
+    def _add(self, plugin_id: str, load: Callable[[], object]) -> None:
+        if plugin_id in self._pending or self._manager.has_plugin(plugin_id):
+            self._break(
+                plugin_id,
+                PluginError(
+                    f"The plugin name {plugin_id!r} is declared twice.",
+                    fix="uninstall one of the packages that declare it, or rename its entry point.",
+                ),
+            )
+            return
+        self._pending[plugin_id] = load
+
+    # ------------------------------------------------------------------ what there is
+
+    @property
+    def plugin_ids(self) -> tuple[str, ...]:
+        """Every declared plugin, broken ones included."""
+        return tuple(sorted({*self._pending, *self._broken, *(name for name, _ in self._manager.list_name_plugin())}))
+
+    @property
+    def broken(self) -> tuple[BrokenPlugin, ...]:
+        """Every plugin that cannot be used, after trying to load all of them."""
+        self.catalog()
+        return tuple(self._broken[name] for name in sorted(self._broken))
+
+    def catalog(self) -> dict[str, ModelEntry]:
+        """Every model by name: the built-in registry and the registry file of each plugin.
+
+        A plugin whose registry file is wrong is reported among ``broken`` and adds nothing. A name claimed twice
+        stays in the catalogue; asking for it is an error that names both.
+
+        Raises:
+            RegistryError: The built-in registry file is wrong.
+        """
+        if self._catalog is None:
+            from zoo_core import registry
+
+            catalog = registry.load_registry(registry.builtin_registry())
+            self._claims = {name: [str(entry.source)] for name, entry in catalog.items()}
+            self._load_all()
+            for plugin_id, path in self._ask_everyone("zoo_registry"):
+                try:
+                    entries = registry.load_registry(Path(path), plugin_id=plugin_id)
+                except ZooError as error:
+                    self._break(plugin_id, error)
+                    continue
+                for name, entry in entries.items():
+                    self._claims.setdefault(name, []).append(str(entry.source))
+                    if len(self._claims[name]) > 1:
+                        self._break(plugin_id, self._claimed_twice(name))
+                    catalog.setdefault(name, entry)
+            self._catalog = catalog
+        return self._catalog
+
+    def model(self, name: str) -> ModelEntry:
+        """Return the entry of a model, by its registry name or by the name of a plugin that owns one model.
+
+        Raises:
+            RegistryError: No such model; the closest name is suggested.
+            PluginError: The name is claimed twice.
+        """
+        from zoo_core import registry
+
+        entry = registry.find_model(self.catalog(), name)
+        if len(self._claims.get(entry.model_id, ())) > 1:
+            raise self._claimed_twice(entry.model_id)
+        return entry
+
+    def _claimed_twice(self, name: str) -> PluginError:
+        files = " and ".join(self._claims[name])
+        return PluginError(
+            f"Model {name!r} is claimed twice: by {files}.",
+            fix="uninstall one of the plugins, or give one model another name in its registry file.",
+        )
+
+    # ------------------------------------------------------------------ hooks of the owning plugin
+
+    def load_model(
+        self, entry: ModelEntry, checkpoint: Checkpoint | None, class_names: Sequence[str], device: str
+    ) -> ModelBundle:
+        """Call ``zoo_load_model`` of the plugin that owns ``entry``."""
+        result = self._ask_owner(
+            entry, "zoo_load_model", entry=entry, checkpoint=checkpoint, class_names=class_names, device=device
+        )
+        return guarded_bundle(cast("ModelBundle", result), entry.plugin)
+
+    def recipe(self, entry: ModelEntry, name: str) -> Recipe:
+        """Call ``zoo_recipe`` of the plugin that owns ``entry``."""
+        return cast("Recipe", self._ask_owner(entry, "zoo_recipe", entry=entry, name=name))
+
+    def dataset(self, entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
+        """Call ``zoo_dataset`` of the plugin that owns ``entry``."""
+        dataset = cast("EvalDataset", self._ask_owner(entry, "zoo_dataset", entry=entry, request=request))
+        return GuardedDataset(dataset, entry.plugin)
+
+    def metric(self, entry: ModelEntry, class_names: Sequence[str]) -> Metric:
+        """Call ``zoo_metric`` of the plugin that owns ``entry``."""
+        metric = cast("Metric", self._ask_owner(entry, "zoo_metric", entry=entry, class_names=class_names))
+        return GuardedMetric(metric, entry.plugin)
+
+    def _ask_owner(self, entry: ModelEntry, hook: str, /, **arguments: object) -> object:
+        owner = self._owner(entry)
+        others = [plugin for plugin in self._manager.get_plugins() if plugin is not owner]
+        caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
+        if not caller.get_hookimpls():
+            raise PluginError(
+                f"Plugin {entry.plugin!r} does not implement {hook}, which model {entry.model_id!r} needs.",
+                fix=f"implement {hook} in the plugin's hooks module; docs/hooks.md gives its contract.",
+            )
+        with Naming(entry.plugin, hook):
+            result: object = caller(**arguments)
+        if result is None:
+            raise PluginError(
+                f"Plugin {entry.plugin!r} returned nothing from {hook} for model {entry.model_id!r}.",
+                fix=f"return a value from {hook}, or raise a ZooError that says what is missing.",
+            )
+        return result
+
+    def _owner(self, entry: ModelEntry) -> object:
+        self._load(entry.plugin)
+        if entry.plugin in self._broken and not self._manager.has_plugin(entry.plugin):
+            broken = self._broken[entry.plugin]
+            raise PluginError(
+                f"Plugin {entry.plugin!r}, which owns model {entry.model_id!r}, cannot be used: {broken.cause}",
+                fix="run `zoo-eval doctor --verbose` for the traceback, and mend or reinstall the plugin.",
+            )
+        if not self._manager.has_plugin(entry.plugin):
+            raise PluginError(
+                f"Model {entry.model_id!r} ({entry.source}) belongs to plugin {entry.plugin!r}, "
+                f"which is not installed; installed are {', '.join(self.plugin_ids) or 'none'}.",
+                fix="install the package that declares this plugin in its entry points.",
+            )
+        return self._manager.get_plugin(entry.plugin)
+
+    # ------------------------------------------------------------------ hooks of everybody
+
+    def recipe_steps(self) -> tuple[RecipeStep, ...]:
+        """Every step that plugins bring, in the order of plugin names."""
+        self._load_all()
+        steps: list[RecipeStep] = []
+        for plugin_id, contributed in self._ask_everyone("zoo_recipe_steps"):
+            steps.extend(guarded_step(step, plugin_id) for step in cast("Sequence[RecipeStep]", contributed))
+        return tuple(steps)
+
+    def evaluation_finished(self, run_dir: Path, record: Mapping[str, Any]) -> tuple[BrokenPlugin, ...]:
+        """Tell every plugin of a finished run; a plugin that fails is returned, not raised."""
+        self._load_all()
+        before = set(self._broken)
+        for _ in self._ask_everyone("zoo_evaluation_finished", run_dir=run_dir, record=record):
+            pass
+        return tuple(self._broken[name] for name in sorted(set(self._broken) - before))
+
+    def _ask_everyone(self, hook: str, **arguments: object) -> list[tuple[str, Any]]:
+        answers: list[tuple[str, Any]] = []
+        for name, plugin in sorted(self._manager.list_name_plugin()):
+            others = [other for other in self._manager.get_plugins() if other is not plugin]
+            caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
+            if not caller.get_hookimpls():
+                continue
+            try:
+                with Naming(name, hook):
+                    answers.extend((name, answer) for answer in caller(**arguments))
+            except ZooError as error:
+                self._break(name, error)
+        return answers
+
+    # ------------------------------------------------------------------ loading
+
+    def _load_all(self) -> None:
+        for plugin_id in sorted(self._pending):
+            self._load(plugin_id)
+
+    def _load(self, plugin_id: str) -> None:
+        load = self._pending.pop(plugin_id, None)
+        if load is None:
+            return
+        try:
+            self._manager.register(load(), name=plugin_id)
+            self._manager.check_pending()
+        except Exception as error:
+            if self._manager.has_plugin(plugin_id):  # pluggy before 1.7 keeps a plugin that failed its check
+                self._manager.unregister(name=plugin_id)
+            self._break(plugin_id, error)
+
+    def _break(self, plugin_id: str, error: Exception) -> None:
+        cause = error.fact if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
+        details = "".join(traceback.format_exception(error))
+        self._broken[plugin_id] = BrokenPlugin(plugin_id=plugin_id, cause=" ".join(cause.split()), details=details)

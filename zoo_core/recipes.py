@@ -1,0 +1,133 @@
+"""Recipes: a YAML file to an ordered list of quantization steps, and settings from the command line on top.
+
+What a step's parameters may be is known to the step; they are checked when the recipe is put to work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from zoo_core.datatypes import Json, Recipe, StepSpec
+from zoo_core.errors import RecipeError
+from zoo_core.yaml_files import (
+    KeyPath,
+    Problem,
+    YamlFile,
+    closest,
+    describe,
+    parse_value,
+    raise_together,
+    read_yaml,
+    show,
+    to_yaml,
+)
+
+SCHEMA = 1
+LAST_STEP = "quantsim"
+"""Every recipe ends with it: it holds bit widths, scheme and config file."""
+
+_KEYS = ("schema", "name", "description", "steps")
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe file.
+
+    Args:
+        path: The file; paths inside the recipe are relative to it.
+
+    Raises:
+        RecipeError: The file cannot be read or has problems; all of them are listed, each with line, key and fix.
+    """
+    file = read_yaml(Path(path), error=RecipeError)
+    file.check_schema(SCHEMA)
+    content = file.mapping(known=_KEYS, required=_KEYS)
+    for key in ("name", "description"):
+        value = content.get(key)
+        if key in content and not (isinstance(value, str) and value.strip()):
+            file.report((key,), f"{describe(value)} stands where text is due", f"say the recipe's {key} in words")
+    steps = _steps(file, content["steps"]) if "steps" in content else ()
+    file.finish()
+    name, description = str(content["name"]), str(content["description"])
+    return Recipe(name=name, description=description, steps=steps, source=file.path, sha256=recipe_sha256(name, steps))
+
+
+def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """Return the recipe with ``STEP.PARAM=VALUE`` settings put in, later ones winning.
+
+    Args:
+        recipe: Left as it is.
+        settings: VALUE is read as in a recipe file: ``8``, ``1e-2``, ``true``, ``null``, ``replace``, ``[20, 2]``.
+
+    Raises:
+        RecipeError: A setting has another form, or names a step that the recipe does not have. Whether the step knows
+            the parameter is checked when the recipe is put to work.
+    """
+    params = {spec.step: dict(spec.params) for spec in recipe.steps}
+    problems: list[Problem] = []
+    for setting in settings:
+        parts = re.fullmatch(r"\s*([^.=\s]+)\.([^.=\s]+)\s*=(.*)", setting, flags=re.DOTALL)
+        if parts is None:
+            problems.append(_bad_setting(setting, "the form is not STEP.PARAM=VALUE", "write e.g. quantsim.param_bw=8"))
+            continue
+        step, param, text = parts.groups()
+        if step not in params:
+            near = closest(step, params)
+            hint = f"; the closest is {near!r}" if near else ""
+            fact = f"the recipe {recipe.name!r} has no step {step!r}{hint}"
+            problems.append(_bad_setting(setting, fact, f"name one of its steps: {', '.join(params)}"))
+            continue
+        try:
+            params[step][param] = parse_value(text)
+        except ValueError as cause:
+            problems.append(
+                _bad_setting(setting, f"the value cannot be read ({cause})", "write it as in a recipe file")
+            )
+    raise_together(problems, RecipeError, what="The command line")
+    steps = tuple(StepSpec(step=spec.step, params=params[spec.step]) for spec in recipe.steps)
+    return dataclasses.replace(recipe, steps=steps, sha256=recipe_sha256(recipe.name, steps))
+
+
+def _bad_setting(setting: str, fact: str, fix: str) -> Problem:
+    return Problem(place=f"--set {show(setting)}", fact=fact, fix=fix)
+
+
+def recipe_text(recipe: Recipe) -> str:
+    """Write the effective recipe as a file that ``load_recipe`` reads back with the same SHA-256."""
+    steps: list[Json] = [{"step": spec.step, **spec.params} for spec in recipe.steps]
+    return to_yaml({"schema": SCHEMA, "name": recipe.name, "description": recipe.description, "steps": steps})
+
+
+def recipe_sha256(name: str, steps: Sequence[StepSpec]) -> str:
+    """Return the SHA-256 of a recipe's content as used: canonical JSON of its name and steps, in their order."""
+    content = {"name": name, "steps": [{"step": spec.step, "params": dict(spec.params)} for spec in steps]}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _steps(file: YamlFile, value: Json) -> tuple[StepSpec, ...]:
+    key: KeyPath = ("steps",)
+    if not isinstance(value, list) or not value:
+        file.report(key, f"{describe(value)} stands where steps are due", "write a list of '- step: NAME'")
+        return ()
+    names: list[str] = []
+    specs: list[StepSpec] = []
+    for index, item in enumerate(value):
+        where = (*key, index)
+        name = item.get("step") if isinstance(item, dict) else None
+        if not isinstance(item, dict) or not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]+", name):
+            file.report(where, f"{show(item)} names no step", "write '- step: NAME', parameters below it")
+            continue
+        if name in names:
+            file.report(where, f"the step {name!r} stands here a second time", "keep one of the two")
+        names.append(name)
+        specs.append(StepSpec(step=name, params={param: item[param] for param in item if param != "step"}))
+    if names and LAST_STEP in names[:-1]:
+        file.report((*key, names.index(LAST_STEP)), f"{LAST_STEP} stands before other steps", "make it the last step")
+    elif names and names[-1] != LAST_STEP:
+        file.report((*key, len(value) - 1), f"the last step is {names[-1]!r}", f"end the recipe with {LAST_STEP}")
+    return tuple(specs)

@@ -1,0 +1,236 @@
+"""The catalogue: registry files to ``ModelEntry``, and names to models.
+
+Pydantic would check these files as well, but its import and the building of its schema take about as long as
+``zoo-eval list`` may as a whole. The dataclasses of ``datatypes`` are the schema; this module reads their fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import types
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from zoo_core.datatypes import Artifact, DatasetEntry, Json, ModelEntry, Reference
+from zoo_core.errors import RegistryError
+from zoo_core.yaml_files import (
+    KeyPath,
+    YamlFile,
+    check_keys,
+    closest,
+    describe,
+    read_yaml,
+    show,
+)
+
+Catalog: TypeAlias = "dict[str, ModelEntry]"
+Rule: TypeAlias = "Callable[[Any], tuple[str, str] | None]"
+"""Takes a value of the declared type; returns None, or what is wrong with it and the fix."""
+
+SCHEMA = 1
+
+
+def builtin_registry() -> Path:
+    """Return the registry file of the bundled models, in an installed wheel as well as in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "registry.yaml"
+    return installed if installed.is_file() else package.parent / "registry.yaml"
+
+
+def load_registry(path: Path, *, plugin_id: str | None = None) -> Catalog:
+    """Read a registry file.
+
+    Args:
+        path: The file; each entry's ``source`` becomes this path.
+        plugin_id: The plugin that ships the file: then every entry must name it as its owner.
+
+    Returns:
+        Entries by model id, in the order of the file.
+
+    Raises:
+        RegistryError: The file cannot be read or has problems; all of them are listed, each with line, key and fix.
+    """
+    file = read_yaml(Path(path), error=RegistryError)
+    file.check_schema(SCHEMA)
+    content = file.mapping(known=("schema", "models"), required=("schema", "models"))
+    models = content.get("models", {})
+    if not isinstance(models, dict):
+        file.report(("models",), f"{describe(models)} stands where models are due", "write model_id: {...} below it")
+        models = {}
+    catalog = {model_id: _entry(file, model_id, value, plugin_id) for model_id, value in models.items()}
+    file.finish()
+    return catalog
+
+
+def find_model(catalog: Mapping[str, ModelEntry], name: str) -> ModelEntry:
+    """Return the model called ``name``: a model id, or the name of a plugin that owns one model.
+
+    Raises:
+        RegistryError: No model has the name (the closest is named), or the plugin owns several.
+    """
+    if name in catalog:
+        return catalog[name]
+    owned = [entry for entry in catalog.values() if entry.plugin == name]
+    if len(owned) == 1:
+        return owned[0]
+    if owned:
+        listed = ", ".join(entry.model_id for entry in owned)
+        raise RegistryError(f"The plugin {name!r} owns {len(owned)} models.", fix=f"name one of them: {listed}.")
+    known = sorted({*catalog, *(entry.plugin for entry in catalog.values())})
+    near = closest(name, known)
+    hint = f"; the closest is {near!r}" if near else ""
+    listed = ", ".join(catalog) or "none"
+    raise RegistryError(f"There is no model {name!r}{hint}.", fix=f"name one of the known models: {listed}.")
+
+
+# --------------------------------------------------------------------------- one entry
+
+
+def _entry(file: YamlFile, model_id: str, value: Json, plugin_id: str | None) -> ModelEntry:
+    key: KeyPath = ("models", model_id)
+    if not re.fullmatch(r"[a-z0-9_]+", model_id):
+        file.report(key, f"{show(model_id)} is no model id", "use only a-z, 0-9 and _")
+    entry: ModelEntry = _read(file, key, value, ModelEntry, given={"model_id": model_id, "source": file.path})
+    if plugin_id is not None and isinstance(value, dict) and isinstance(value.get("plugin"), str):
+        plugin = value["plugin"]
+        if plugin != plugin_id:
+            fact = f"the plugin {plugin_id!r} ships this file, but the entry names {show(plugin)} as its owner"
+            file.report((*key, "plugin"), fact, f"write plugin: {plugin_id}")
+    return entry
+
+
+_WRONG: Any = object()
+"""Stands for a value that was reported; ``finish`` raises before anybody sees it."""
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
+    """Type and whether it is required, for each field of a dataclass."""
+    hints = typing.get_type_hints(kind)
+    missing = dataclasses.MISSING
+    return {
+        f.name: (hints[f.name], f.default is missing and f.default_factory is missing) for f in dataclasses.fields(kind)
+    }
+
+
+def _read(file: YamlFile, key: KeyPath, value: Json, kind: Any, *, given: Mapping[str, Any] | None = None) -> Any:
+    """Build the dataclass ``kind`` from a mapping; ``given`` are fields that do not stand in the file."""
+    if not isinstance(value, dict):
+        file.report(key, f"{describe(value)} stands where a mapping is due", f"write {', '.join(_fields(kind))} below")
+        return _WRONG
+    given = given or {}
+    fields = {name: field for name, field in _fields(kind).items() if name not in given}
+    check_keys(file, key, value, known=fields, required=[name for name, (_, required) in fields.items() if required])
+    values: dict[str, Any] = dict(given)
+    for name, (hint, required) in fields.items():
+        if name not in value:
+            continue
+        read = _convert(file, (*key, name), value[name], hint)
+        values[name] = read
+        if read is _WRONG or read is None:
+            continue
+        rule = _RULES.get((kind, name)) or (_not_blank if required else None)
+        wrong = rule(read) if rule else None
+        if wrong:
+            file.report((*key, name), *wrong)
+    return _WRONG if file.problems else kind(**values)
+
+
+def _convert(file: YamlFile, key: KeyPath, value: Json, hint: Any) -> Any:
+    """Return ``value`` as the type ``hint``; report it and return ``_WRONG`` where it is not of that type."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (types.UnionType, typing.Union):  # X | None is the only union in a registry
+        return None if value is None else _convert(file, key, value, arguments[0])
+    if dataclasses.is_dataclass(hint):
+        return _read(file, key, value, hint)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(file, (*key, i), item, arguments[0]) for i, item in enumerate(value))
+    if origin is Mapping and isinstance(value, dict):
+        return {name: _convert(file, (*key, name), item, arguments[1]) for name, item in value.items()}
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and type(value) is hint:
+        return value
+    due = _DUE.get(origin or hint, "another kind of value")
+    file.report(key, f"{describe(value)} stands where {due} is due", f"write {due}")
+    return _WRONG
+
+
+_DUE: dict[Any, str] = {
+    str: "text (in quotes)",
+    int: "a whole number",
+    float: "a number",
+    tuple: "a list",
+    Mapping: "a mapping",
+}
+
+
+# --------------------------------------------------------------------------- rules that a type cannot say
+
+
+def _not_blank(value: Any) -> tuple[str, str] | None:
+    return ("the text is empty", "say what is meant") if isinstance(value, str) and not value.strip() else None
+
+
+def _is_url(value: str) -> tuple[str, str] | None:
+    if re.fullmatch(r"https://[^\s/]+/\S+", value):
+        return None
+    inside = re.fullmatch(r"package:[A-Za-z_][A-Za-z0-9_.]*/(\S+)", value)
+    if inside and ".." not in inside[1].split("/"):
+        return None
+    return f"{show(value)} is neither https://... nor package:<import name>/<path>", "give such an address"
+
+
+def _is_hex(num_digits: int) -> Rule:
+    def rule(value: str) -> tuple[str, str] | None:
+        if re.fullmatch(rf"[0-9a-f]{{{num_digits}}}", value):
+            return None
+        fact = f"{show(value)} is not {num_digits} hexadecimal digits in lower case"
+        return fact, f"write the {num_digits} digits, or null where they are unknown"
+
+    return rule
+
+
+def _is_size(value: int) -> tuple[str, str] | None:
+    return None if value > 0 else (f"{value} is no size of a file", "write the bytes, or null where unknown")
+
+
+def _is_fraction(value: float) -> tuple[str, str] | None:
+    if 0 <= value <= 1:
+        return None
+    percent = f"{value:g} % is {value / 100:.6g}" if 1 < value <= 100 else "percent is divided by 100"
+    return f"{value:g} lies outside [0, 1]", f"write a fraction: {percent}"
+
+
+def _is_tolerance(value: float) -> tuple[str, str] | None:
+    if value < 0:
+        return f"the tolerance {value:g} is negative", "write how far below the value still counts, 0 or more"
+    return _is_fraction(value)
+
+
+def _are_fractions(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    wrong = [f"{name} {value:g}" for name, value in values.items() if value is not _WRONG and not 0 <= value <= 1]
+    return (f"outside [0, 1] lie {', '.join(wrong)}", "write fractions, not percent") if wrong else None
+
+
+def _is_name(value: str) -> tuple[str, str] | None:
+    return None if re.fullmatch(r"[a-z0-9_]+", value) else (f"{show(value)} is no plugin id", "use only a-z, 0-9 and _")
+
+
+_RULES: dict[tuple[type, str], Rule] = {
+    (Artifact, "url"): _is_url,
+    (Artifact, "sha256"): _is_hex(64),
+    (Artifact, "md5"): _is_hex(32),
+    (Artifact, "size_bytes"): _is_size,
+    (DatasetEntry, "name"): _not_blank,
+    (Reference, "value"): _is_fraction,
+    (Reference, "tolerance"): _is_tolerance,
+    (Reference, "per_class"): _are_fractions,
+    (ModelEntry, "plugin"): _is_name,
+}
