@@ -1,0 +1,124 @@
+"""The cache folder, content hashes, and the record of hashes seen at a first download."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock
+
+from zoo_core.errors import ArtifactError
+
+LOCK_FILE = "artifacts.lock.json"
+"""Name of the file in the cache that holds, for each URL without a published SHA-256, the one first seen."""
+
+_CHUNK_BYTES = 1 << 20
+
+
+def cache_dir() -> Path:
+    """Return the cache's folder, which need not exist: ``ZOO_EVAL_CACHE``, or else the user's cache for zoo-eval."""
+    override = os.environ.get("ZOO_EVAL_CACHE")
+    if override:
+        return Path(override).expanduser().absolute()
+    return platformdirs.user_cache_path("zoo-eval", appauthor=False)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, 64 lower-case hexadecimal digits.
+
+    Raises:
+        ArtifactError: The file is missing, a directory, or cannot be read.
+    """
+    return file_hash(path, "sha256")
+
+
+def file_hash(path: Path, algorithm: str) -> str:
+    """Return a hash of a file's bytes; ``algorithm`` is ``sha256`` or ``md5``. Raises as ``sha256_of``."""
+    digest = hashlib.new(algorithm, usedforsecurity=algorithm == "sha256")
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {error}.", fix="check the path and the right to read it."
+        ) from error
+    return digest.hexdigest()
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a reader finds the old content or the new one, also after a crash."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp gives 0600; a cache or a run directory is often shared in a group.
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    # POSIX has no call that only reads the mask; /proc has, and setting it for a moment would race with other threads.
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0o022
+    line = next((line for line in status.splitlines() if line.startswith("Umask:")), "Umask: 0022")
+    return int(line.split()[1], 8)
+
+
+def recorded_sha256(folder: Path, url: str) -> str | None:
+    """Return the SHA-256 that the first download of ``url`` had, or None.
+
+    Raises:
+        ArtifactError: The lock file is damaged.
+    """
+    entry = _read_records(folder / LOCK_FILE).get(url)
+    return None if entry is None else str(entry["sha256"])
+
+
+def record_sha256(folder: Path, url: str, sha256: str, size_bytes: int) -> None:
+    """Remember the hash of a first download; several processes may do so at once."""
+    path = folder / LOCK_FILE
+    with FileLock(f"{path}.lock"):
+        records = _read_records(path)
+        first_seen = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        records[url] = {"sha256": sha256, "size_bytes": size_bytes, "first_seen": first_seen}
+        text = json.dumps({"version": 1, "artifacts": dict(sorted(records.items()))}, indent=2)
+        replace_file(path, text.encode() + b"\n")
+
+
+def _read_records(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        records = content["artifacts"]
+        valid = all(_is_sha256(entry["sha256"]) for entry in records.values())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise _damaged(path, repr(error)[:200]) from error
+    if not valid:
+        raise _damaged(path, "an entry has no SHA-256")
+    return dict(records)
+
+
+def _damaged(path: Path, reason: str) -> ArtifactError:
+    return ArtifactError(
+        f"{path} is damaged: {reason}.",
+        fix=f"delete {path} to accept what the servers give now, or restore it to keep what was seen before.",
+    )
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")

@@ -1,0 +1,235 @@
+"""Reads and writes weights without ever running what a file holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.artifacts.cache import replace_file, sha256_of
+from zoo_core.datatypes import Checkpoint
+from zoo_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_CONVERT = (
+    "open it only in an environment that you can afford to lose, save `model.state_dict()` there with "
+    "safetensors.torch.save_file, and give that file."
+)
+_RESTORE = "give a file that torch.save or safetensors wrote, complete."
+
+
+def local_checkpoint(path: Path, optimized: bool = False) -> Checkpoint:
+    """Return the user's own weights file with its hash; the content is not read as weights yet.
+
+    Args:
+        path: The file.
+        optimized: See ``Checkpoint``.
+
+    Raises:
+        CheckpointError: There is no such file.
+    """
+    _check_is_file(path)
+    return Checkpoint(path=path, sha256=sha256_of(path), optimized=optimized)
+
+
+def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a weights file by name, on the CPU, detached, in the file's data types.
+
+    Reads safetensors, and what ``torch.save`` wrote as far as ``weights_only`` allows; the content decides, not the
+    name. A state dict inside ``{"state_dict": ...}``, ``{"model_state_dict": ...}`` or ``{"model": ...}`` is unwrapped.
+
+    Raises:
+        CheckpointError: The file is missing, truncated or no checkpoint; it is a pickle that could execute code, of
+            which nothing is executed; or something in it is not a plain tensor.
+    """
+    _check_is_file(path)
+    content = _load_safetensors(path) if _is_safetensors(path) else _load_pickle(path)
+    return _plain_tensors(_unwrap(content), path)
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """Return the texts that were stored beside the tensors of a safetensors file; ``{}`` for any other checkpoint.
+
+    Raises:
+        CheckpointError: The file is missing, or a damaged safetensors file.
+    """
+    _check_is_file(path)
+    if not _is_safetensors(path):
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _no_checkpoint(path, error) from error
+
+
+def save_state_dict(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors as a safetensors file that appears at once; the same content gives the same bytes.
+
+    Args:
+        path: Replaced if it exists.
+        tensors: On any device; shared memory is allowed and not preserved.
+        metadata: Stored beside them.
+
+    Raises:
+        CheckpointError: The file cannot be written.
+    """
+    from safetensors.torch import save
+
+    data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, dict(metadata))
+    try:
+        replace_file(path, _with_sorted_metadata(data))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error}.", fix="check free space and rights.") from error
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    # safetensors 0.8 writes metadata in the random order of a hash map.
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the tensors to 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.is_file():
+        state = "is a directory, not a weights file" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} {state}.", fix="give the path of a checkpoint.")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Say whether the file begins as safetensors do: the header's length in eight bytes, then the header's brace."""
+    start = _start(path, 9)
+    # The format limits the header to 100 MB, so the upper half of its length is 0.
+    return len(start) == 9 and start[4:] == b"\0\0\0\0{"
+
+
+def _start(path: Path, count: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.", fix="check the right to read it.") from error
+
+
+def _load_safetensors(path: Path) -> object:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _no_checkpoint(path, error) from error
+
+
+def _load_pickle(path: Path) -> object:
+    import pickle
+
+    import torch
+
+    _check_zip(path)
+    try:
+        # Not by its path: torch 2.15 takes any *.safetensors for one, and reports what it is not.
+        with path.open("rb") as file, warnings.catch_warnings():
+            # On old pickle protocols and TorchScript; both end in an error or a plain state dict, which is checked.
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        needs = f"it calls {found[1]}" if found else "it holds more than plain tensors"
+        raise CheckpointError(
+            f"{path} is a pickle that could execute code when loaded ({needs}); it was refused and nothing was run.",
+            fix=_CONVERT,
+        ) from error
+    except Exception as error:
+        # Bytes that are no checkpoint make the unpickler fail in every way there is, up to MemoryError.
+        raise _no_checkpoint(path, error) from error
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse programs in checkpoint form, and archives that unpack to far more than their size."""
+    if _start(path, 4) != b"PK\x03\x04":  # what torch.load looks at
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, OverflowError, NotImplementedError) as error:
+        raise _no_checkpoint(path, error) from error
+    if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint.", fix=_CONVERT)
+    size = path.stat().st_size
+    unpacked = sum(entry.file_size for entry in entries)
+    # torch.save stores its entries as they are; weights that somebody compressed do not shrink by half.
+    if unpacked > 2 * size + (1 << 20):
+        raise CheckpointError(
+            f"{path} has {size} bytes but claims to unpack to {unpacked}; it was refused.", fix=_RESTORE
+        )
+
+
+def _unwrap(content: object) -> object:
+    for _ in range(len(_WRAPPERS)):
+        if not isinstance(content, Mapping):
+            break
+        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    return content
+
+
+def _plain_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    import torch
+
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict.", fix=_RESTORE)
+    if not content:
+        raise CheckpointError(f"{path} holds an empty state dict.", fix=_RESTORE)
+    problems = []
+    tensors = {}
+    for name, value in content.items():
+        if not isinstance(name, str):
+            problems.append(f"the key {name!r} is not a text"[:100])
+        elif not isinstance(value, torch.Tensor):
+            problems.append(f"{name[:100]!r} is a {type(value).__name__}, not a tensor")
+        elif problem := _tensor_problem(value):
+            problems.append(f"{name[:100]!r} {problem}")
+        else:
+            tensors[name] = value.detach()
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"{path} is no plain state dict: {'; '.join(problems[:3])}{more}.",
+            fix="save `model.state_dict()` alone and give that file.",
+        )
+    return tensors
+
+
+def _tensor_problem(tensor: torch.Tensor) -> str | None:
+    import torch
+
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
+        return f"is not a plain tensor ({tensor.device.type}, {tensor.layout}, {tensor.dtype})"
+    # A stride of 0 lets a few bytes claim to be terabytes, which the first copy would try to allocate.
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return f"claims the shape {tuple(tensor.shape)} beyond the bytes it has"
+    return None
+
+
+def _no_checkpoint(path: Path, error: Exception) -> CheckpointError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return CheckpointError(
+        f"{path} is no checkpoint, or is truncated or damaged ({type(error).__name__}: {reason}).", fix=_RESTORE
+    )

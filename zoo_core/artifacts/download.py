@@ -1,0 +1,206 @@
+"""Downloads one file over https, going on where an earlier attempt stopped.
+
+requests is used directly because pooch 1.9, which wraps it, starts every download from the first byte and follows a
+redirect from https to http.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zoo_core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    import requests
+
+Progress: TypeAlias = "Callable[[int, int | None], None]"
+"""Called with the bytes that are there and the bytes in all; None where the server does not say."""
+
+_SCHEMES = ("https",)
+_ATTEMPTS = 5
+_FIRST_PAUSE_S = 1.0
+_CHUNK_BYTES = 1 << 18
+_MAX_BYTES = 1 << 38
+# Too many requests, and what a server or a proxy says when it is overloaded or restarting.
+_PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class _Interrupted(Exception):  # noqa: N818  # never seen outside this module
+    """An attempt ended early; another may go on."""
+
+
+def download(url: str, part: Path, *, size_bytes: int | None, progress: Progress | None, resume: bool) -> bool:
+    """Download ``url`` into ``part``, which is complete when this returns, but not verified.
+
+    Nothing is decompressed. An attempt that breaks off is continued until five in a row got no further; what then lies
+    in ``part`` is continued by the next call. The caller holds a lock on ``part``.
+
+    Args:
+        url: ``https://...``; a redirect to anything but https is refused.
+        part: Created or continued. Beside it ``<part>.json`` says which version of the file it holds.
+        size_bytes: Declared size; more is never written. None where unknown.
+        progress: Called after each chunk.
+        resume: False to start from the first byte.
+
+    Returns:
+        Whether bytes from an earlier call went into the file.
+
+    Raises:
+        ArtifactError: The server refuses, the file has another size than declared, or the attempts broke off.
+    """
+    import requests
+
+    validator_file = part.with_name(f"{part.name}.json")
+    if not resume or not validator_file.exists():
+        # Without a validator the server could not tell us that the file has changed since.
+        part.unlink(missing_ok=True)
+    resumed = part.exists() and part.stat().st_size > 0
+    with requests.Session() as session:
+        session.adapters.clear()
+        for scheme in _SCHEMES:
+            session.mount(f"{scheme}://", requests.adapters.HTTPAdapter())
+        failures = best = 0
+        while True:
+            try:
+                continued = _attempt(session, url, part, validator_file, size_bytes, progress)
+            except _Interrupted as error:  # noqa: PERF203  # an attempt takes far longer than a try
+                have = part.stat().st_size if part.exists() else 0
+                # An attempt that got further than any before it does not count: large files over poor lines arrive.
+                failures = 1 if have > best else failures + 1
+                best = max(best, have)
+                if failures == _ATTEMPTS:
+                    raise ArtifactError(
+                        f"{url} could not be downloaded, {_ATTEMPTS} attempts in a row failed; {have} bytes are kept: "
+                        f"{error}.",
+                        fix="check the connection and run the command again; it goes on where it stopped.",
+                    ) from error
+                time.sleep(_FIRST_PAUSE_S * 2 ** (failures - 1))
+            else:
+                validator_file.unlink(missing_ok=True)
+                return resumed and continued
+
+
+def _attempt(
+    session: requests.Session,
+    url: str,
+    part: Path,
+    validator_file: Path,
+    size_bytes: int | None,
+    progress: Progress | None,
+) -> bool:
+    """Ask for what is missing and append it; return whether the server continued rather than started anew."""
+    import requests
+    import urllib3
+
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"}  # the bytes that were hashed, not a compressed form of them
+    if have:
+        validator = _read_validator(validator_file)
+        if validator is None:
+            part.unlink()
+            have = 0
+        else:
+            headers |= {"Range": f"bytes={have}-", "If-Range": validator}
+    try:
+        with session.get(url, headers=headers, stream=True, timeout=(15, 60)) as response:
+            start, total = _check_response(response, url, have, size_bytes)
+            if start == total and start:
+                return True
+            _write_validator(validator_file, response)
+            _copy(response, part, start, total, url, size_bytes, progress)
+    except requests.exceptions.InvalidSchema as error:
+        raise ArtifactError(
+            f"{url} leads to an address that is not https: {error}.", fix="correct the URL in the registry."
+        ) from error
+    except (requests.exceptions.SSLError, requests.exceptions.TooManyRedirects) as error:
+        raise ArtifactError(f"{url} cannot be trusted or reached: {error}.", fix="check the URL.") from error
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ConnectionError, TimeoutError) as error:
+        raise _Interrupted(str(error)) from error
+    except OSError as error:
+        raise ArtifactError(f"{part} cannot be written: {error}.", fix="check free space and rights.") from error
+    return start > 0
+
+
+def _check_response(response: requests.Response, url: str, have: int, size_bytes: int | None) -> tuple[int, int | None]:
+    """Return the position of the first byte that follows, and the file's size if the server tells."""
+    status = response.status_code
+    length = _number(response.headers.get("Content-Length"))
+    if status == 206 and have:
+        unit_range, _, total_text = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
+        if _number(unit_range.partition("-")[0]) != have:
+            raise ArtifactError(
+                f"{url}: asked for byte {have} on, the server sent {unit_range!r}.", fix="run the command again."
+            )
+        start, total = have, _number(total_text)
+    elif status == 416 and have:
+        # Nothing follows: the part is complete already, or of a longer version, which verification finds.
+        return have, have
+    elif status == 200:
+        start, total = 0, length
+    elif status in _PASSING_STATUS:
+        raise _Interrupted(f"the server answered {status} {response.reason}")
+    else:
+        raise ArtifactError(
+            f"{url}: the server answered {status} {response.reason}.",
+            fix="check the URL in the registry, or bring the file yourself.",
+        )
+    if size_bytes is not None and total is not None and total != size_bytes:
+        raise ArtifactError(
+            f"{url} has {total} bytes on the server; {size_bytes} are declared.",
+            fix="do not use the file; find out why it changed and correct the registry.",
+        )
+    return start, total
+
+
+def _copy(
+    response: requests.Response,
+    part: Path,
+    start: int,
+    total: int | None,
+    url: str,
+    size_bytes: int | None,
+    progress: Progress | None,
+) -> None:
+    done = start
+    limit = size_bytes if size_bytes is not None else _MAX_BYTES
+    with part.open("ab" if start else "wb") as file:
+        for chunk in response.raw.stream(_CHUNK_BYTES, decode_content=False):
+            done += len(chunk)
+            if done > limit:
+                raise ArtifactError(
+                    f"{url} is longer than the {limit} bytes that are declared or allowed.",
+                    fix="do not use the file; find out why it changed and correct the registry.",
+                )
+            file.write(chunk)
+            if progress is not None:
+                progress(done, total)
+    if total is not None and done < total:
+        raise _Interrupted(f"the connection ended after {done} of {total} bytes")
+
+
+def _write_validator(validator_file: Path, response: requests.Response) -> None:
+    """Keep what identifies this version of the file; RFC 9110, section 13.1.5 allows no weak ETag in If-Range."""
+    etag = response.headers.get("ETag", "")
+    validator = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+    if validator:
+        validator_file.write_text(json.dumps({"validator": validator}), encoding="utf-8")
+    else:
+        validator_file.unlink(missing_ok=True)
+
+
+def _read_validator(validator_file: Path) -> str | None:
+    try:
+        content: Any = json.loads(validator_file.read_text(encoding="utf-8"))
+        validator = content["validator"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    # A line break here would be a header of its own.
+    return validator if isinstance(validator, str) and validator.isprintable() else None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None

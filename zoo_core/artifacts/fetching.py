@@ -1,0 +1,169 @@
+"""From an ``Artifact`` to a verified file: in the cache, or inside an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
+
+from zoo_core.artifacts import download as downloads
+from zoo_core.artifacts.cache import cache_dir, file_hash, record_sha256, recorded_sha256
+from zoo_core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from zoo_core.artifacts.download import Progress
+    from zoo_core.datatypes import Artifact
+
+_PACKAGE_PREFIX = "package:"
+
+
+def fetch(artifact: Artifact, *, offline: bool = False, progress: Progress | None = None) -> Path:
+    """Return where the artifact lies, after checking size, SHA-256 and MD5 as far as they are declared.
+
+    A file over https is downloaded once into the cache; a broken download is continued, several processes may ask at
+    once, and the file appears there only when it is complete and verified. Where no SHA-256 is declared, the first
+    download's is recorded in the cache's ``artifacts.lock.json`` and checked from then on. A cached file that no
+    longer verifies is downloaded again.
+
+    Args:
+        artifact: URL and what is known about the file. ``package:<import name>/<path>`` is a file inside an installed
+            package, which is found without importing the package.
+        offline: Never use the network.
+        progress: Called with the bytes done and the bytes in all during a download.
+
+    Returns:
+        The file; do not modify it.
+
+    Raises:
+        ArtifactError: The URL is not https, the download failed, the file is not the one that was declared or recorded,
+            or it is not in the cache while ``offline``.
+    """
+    if artifact.url.startswith(_PACKAGE_PREFIX):
+        path = _package_file(artifact.url)
+        _verify(path, artifact, artifact.sha256, origin=artifact.url)
+        return path
+    name = _cached_name(artifact.url)
+    folder = cache_dir()
+    target = folder / "artifacts" / name
+    try:
+        # Files appear complete, so no lock is needed to look; a cache that is read-only serves that way.
+        if _is_cached(target, artifact, folder):
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not _is_cached(target, artifact, folder):
+                if offline:
+                    raise _not_cached(artifact, target)
+                _download_verified(artifact, target, folder, progress)
+    except OSError as error:
+        raise ArtifactError(
+            f"The cache {folder} cannot be written: {error}.",
+            fix="free space or set ZOO_EVAL_CACHE to a folder that you may write.",
+        ) from error
+    return target
+
+
+def _is_cached(target: Path, artifact: Artifact, folder: Path) -> bool:
+    """Say whether the cached file can be used; one that nothing vouches for cannot."""
+    sha256 = artifact.sha256 or recorded_sha256(folder, artifact.url)
+    if sha256 is None or not target.is_file():
+        return False
+    try:
+        _verify(target, artifact, sha256, origin=str(target))
+    except ArtifactError:
+        return False
+    return True
+
+
+def _download_verified(artifact: Artifact, target: Path, folder: Path, progress: Progress | None) -> None:
+    recorded = recorded_sha256(folder, artifact.url)
+    part = target.with_name(f"{target.name}.part")
+    for resume in (True, False):
+        resumed = downloads.download(
+            artifact.url, part, size_bytes=artifact.size_bytes, progress=progress, resume=resume
+        )
+        try:
+            _verify(part, artifact, artifact.sha256 or recorded, origin=artifact.url, recorded=artifact.sha256 is None)
+            break
+        except ArtifactError:
+            part.unlink()
+            # The beginning may have come from another version of the file: only a fresh download tells.
+            if not resumed:
+                raise
+    if artifact.sha256 is None and recorded is None:
+        # Before the file appears: a crash in between costs a download, not the guarantee.
+        record_sha256(folder, artifact.url, file_hash(part, "sha256"), part.stat().st_size)
+    part.replace(target)
+
+
+def _verify(path: Path, artifact: Artifact, sha256: str | None, *, origin: str, recorded: bool = False) -> None:
+    size = path.stat().st_size
+    if artifact.size_bytes is not None and size != artifact.size_bytes:
+        raise ArtifactError(
+            f"{origin} has {size} bytes; {artifact.size_bytes} are declared.",
+            fix="do not use the file; find out why it changed and correct the registry.",
+        )
+    for algorithm, expected in (("sha256", sha256), ("md5", artifact.md5)):
+        if expected is None:
+            continue
+        found = file_hash(path, algorithm)
+        if found != expected.lower():
+            source = "was recorded at the first download" if recorded and algorithm == "sha256" else "is declared"
+            raise ArtifactError(
+                f"{origin} has {algorithm.upper()} {found}; {expected.lower()} {source}.",
+                fix="do not use the file before you know why it changed; then correct the registry"
+                + (" or take the URL out of the cache's artifacts.lock.json." if recorded else "."),
+            )
+
+
+def _not_cached(artifact: Artifact, target: Path) -> ArtifactError:
+    state = "fails its checks in the cache" if target.exists() else "is not in the cache"
+    return ArtifactError(
+        f"{artifact.url} {state}, and --offline forbids to download it.",
+        fix=f"run `zoo-eval fetch MODEL` with a network, or copy the file to {target}"
+        + ("." if artifact.sha256 else " together with the cache's artifacts.lock.json."),
+    )
+
+
+def _cached_name(url: str) -> str:
+    """Return a file name for the URL: safe, readable, and another one for every URL."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in downloads._SCHEMES and bool(parts.hostname)
+    except ValueError:
+        valid = False
+    if not valid or not url.isprintable() or " " in url:
+        raise ArtifactError(
+            f"{url[:200]!r} is not an address that is downloaded from.",
+            fix="use https://HOST/PATH, or package:<import name>/<path> for a file of an installed package.",
+        )
+    last = unquote(PurePosixPath(parts.path).name, errors="replace")
+    readable = re.sub(r"[^A-Za-z0-9._-]", "_", last)[-80:].lstrip(".-") or "file"
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{readable}"
+
+
+def _package_file(url: str) -> Path:
+    package, _, relative = url.removeprefix(_PACKAGE_PREFIX).partition("/")
+    inside = PurePosixPath(relative)
+    if not package.isidentifier() or not relative or inside.is_absolute() or ".." in inside.parts or "\0" in relative:
+        raise ArtifactError(
+            f"{url[:200]!r} does not name a file inside a package.",
+            fix="write package:<import name>/<path>, the path without '..'.",
+        )
+    # For a name without dots find_spec() imports nothing: a plugin's code does not run because its file is wanted.
+    spec = importlib.util.find_spec(package)
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec is not None else []
+    if not folders:
+        raise ArtifactError(f"{url}: no package {package!r} is installed.", fix=f"install the package {package}.")
+    for folder in folders:
+        path = folder / inside
+        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+            return path
+    raise ArtifactError(
+        f"{url}: the package {package!r} in {folders[0]} has no such file.", fix="install the package anew."
+    )
