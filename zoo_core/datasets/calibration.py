@@ -1,0 +1,100 @@
+"""Draws the images that quantization is calibrated on, and keeps evaluated images out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo_core.errors import DataError
+
+_MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationDraw:
+    """Which images were drawn, and what a reader of the result must know about them.
+
+    Attributes:
+        ids: In the order drawn, which is the order of calibration. A smaller draw with the same seed is its beginning.
+        requested: How many were asked for.
+        available: How many there were to choose from; fewer than ``requested`` means that all were taken.
+        overlap: Those of ``ids`` that are evaluated too, by id or by content, sorted. Not empty only where that was
+            allowed; the result must then be marked.
+    """
+
+    ids: tuple[str, ...]
+    requested: int
+    available: int
+    overlap: tuple[str, ...]
+
+
+def draw_calibration(
+    dataset_ids: Iterable[str],
+    size: int,
+    seed: int,
+    *,
+    evaluated_ids: Collection[str],
+    evaluated_hashes: Collection[str] | None = None,
+    content_hash: Callable[[str], str] | None = None,
+    allow_overlap: bool = False,
+) -> CalibrationDraw:
+    """Draw calibration images at random, none of them evaluated.
+
+    The draw depends on the set of ids, ``size`` and ``seed`` alone: not on the order of a split file, and not on
+    numpy's version, since only PCG64's raw output is used, which numpy keeps stable (NEP 19), and no distribution.
+
+    Args:
+        dataset_ids: Every id of the calibration split.
+        size: How many to draw, 1 or more; all there are when there are fewer.
+        seed: 0 or more.
+        evaluated_ids: The evaluated split's ids, if both splits number their images alike, as the splits of one VOC
+            folder do; empty where equal ids may mean different images. Give the whole split also when a run is limited
+            to a part of it.
+        evaluated_hashes: Content hashes of the evaluated images, to find the same image under another id.
+        content_hash: Hashes a calibration image the same way; called for drawn images alone. Needed with
+            ``evaluated_hashes``.
+        allow_overlap: Record an overlap instead of refusing it.
+
+    Raises:
+        DataError: There is nothing to draw from, ``size`` or ``seed`` is out of range, drawn images are evaluated too
+            without ``allow_overlap``, or ``content_hash`` cannot read an image.
+    """
+    pool = sorted(set(dataset_ids))
+    _check(size, seed, len(pool))
+    # A random key for each id; drawing means taking the ids with the smallest keys.
+    keys = np.random.PCG64(seed).random_raw(len(pool))
+    ids = tuple(pool[index] for index in np.argsort(keys, kind="stable")[:size])
+    evaluated = set(evaluated_ids)
+    overlap = {image_id for image_id in ids if image_id in evaluated}
+    if evaluated_hashes is not None:
+        overlap |= _same_content(ids, set(evaluated_hashes), content_hash)
+    if overlap and not allow_overlap:
+        some = ", ".join(sorted(overlap)[:5]) + (", ..." if len(overlap) > 5 else "")
+        raise DataError(
+            f"{len(overlap)} of {len(ids)} calibration images are evaluated too ({some}): "
+            "a quantized network would be scored on what it was fitted to.",
+            fix="calibrate on a split that is not evaluated; --allow-calibration-overlap goes on and marks the result.",
+        )
+    return CalibrationDraw(ids=ids, requested=size, available=len(pool), overlap=tuple(sorted(overlap)))
+
+
+def _check(size: int, seed: int, available: int) -> None:
+    if available == 0:
+        raise DataError("The calibration split lists no image.", fix="name another split.")
+    if size < 1:
+        raise DataError(f"The calibration size is {size}.", fix="give --calibration-size 1 or more.")
+    if not 0 <= seed <= _MAX_SEED:
+        raise DataError(f"The seed is {seed}.", fix=f"give a --seed of 0 to {_MAX_SEED}.")
+
+
+def _same_content(
+    ids: Iterable[str], evaluated_hashes: set[str], content_hash: Callable[[str], str] | None
+) -> set[str]:
+    if content_hash is None:
+        raise DataError(
+            "Hashes of evaluated images were given, but no way to hash calibration images.",
+            fix="pass the calibration dataset's content_hash.",
+        )
+    return {image_id for image_id in ids if content_hash(image_id) in evaluated_hashes}

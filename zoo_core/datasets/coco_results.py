@@ -1,0 +1,145 @@
+"""COCO's results format: one JSON list, an object for each detection.
+
+An object is ``{"image_id": 42, "category_id": 3, "bbox": [x, y, width, height], "score": 0.9}`` with 0-based pixels;
+other keys are ignored. The list alone says neither which image 42 is nor which class 3 is; both rules are stated below.
+Source: https://cocodataset.org/#format-results.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo_core.datasets.reading import closest, read_file
+from zoo_core.datatypes import Detections
+from zoo_core.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MAX_BYTES = 1 << 31
+_MAX_NUMBER = 3e38  # a little further a float32 is infinite
+_FIX = 'write [{"image_id": 42, "category_id": 3, "bbox": [x, y, width, height], "score": 0.9}, ...].'
+
+
+def read_coco_results(
+    path: Path, class_names: Sequence[str], image_ids: Sequence[str], *, first_category: int = 1
+) -> dict[str, Detections]:
+    """Return the detections of every image that has some, highest score first, ties in the file's order.
+
+    A box is ``x, y, x + width, y + height``: no pixel is added.
+
+    Args:
+        path: The JSON file.
+        class_names: Category ``first_category + i`` is class i.
+        image_ids: The split's ids. A text names one as it is; a number is the id whose digits, read together, are that
+            number: 42 is ``000042``, and 2007000042 is ``2007_000042``.
+        first_category: ``category_id`` of the first class: 1 in COCO's own files and in VOC's usual conversion.
+
+    Raises:
+        DataError: The file is no such list; a category, an image or a number in it cannot be used. The first entry at
+            fault is named.
+    """
+    entries = _read_list(path)
+    known = _ImageNumbers(path, image_ids)
+    names: list[str] = []
+    numbers = np.empty((len(entries), 5), dtype=np.float64)
+    labels = np.empty(len(entries), dtype=np.int64)
+    for index, entry in enumerate(entries):
+        where = f"{path}: entry {index}"
+        if not isinstance(entry, dict):
+            raise DataError(f"{where} is no JSON object.", fix=_FIX)
+        names.append(known.find(entry.get("image_id"), where))
+        labels[index] = _label(entry.get("category_id"), first_category, class_names, where)
+        numbers[index] = _numbers(entry, where)
+    boxes = numbers[:, 1:].copy()
+    boxes[:, 2:] += boxes[:, :2]
+    return _by_image(names, numbers[:, 0].astype(np.float32), boxes.astype(np.float32), labels)
+
+
+def _read_list(path: Path) -> list[Any]:
+    data = read_file(path, max_bytes=_MAX_BYTES)
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not readable JSON: {str(error).splitlines()[0][:200]}.", fix=_FIX) from error
+    if not isinstance(content, list):
+        kind = "an annotation file" if isinstance(content, dict) and "annotations" in content else "no JSON list"
+        raise DataError(f"{path} is {kind}, not a list of detections.", fix=_FIX)
+    return content
+
+
+class _ImageNumbers:
+    """Finds the split's id that a file means by its ``image_id``."""
+
+    def __init__(self, path: Path, image_ids: Sequence[str]) -> None:
+        self._path = path
+        self._ids = frozenset(image_ids)
+        self._by_number: dict[int, list[str]] = {}
+        for image_id in image_ids:
+            digits = image_id.replace("_", "")
+            if digits.isascii() and digits.isdecimal():
+                self._by_number.setdefault(int(digits), []).append(image_id)
+
+    def find(self, value: Any, where: str) -> str:
+        if isinstance(value, str) and value in self._ids:
+            return value
+        found: Sequence[str] = ()
+        if isinstance(value, int) and not isinstance(value, bool):
+            found = self._by_number.get(value, ())
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise DataError(
+                f"{where}: image_id {value} may be {found[0]!r} or {found[1]!r}.", fix="write the ids as text."
+            )
+        hint = closest(value, list(self._ids)[:10_000]) if isinstance(value, str) else ""
+        raise DataError(
+            f"{where}: image_id {str(value)[:80]!r} is no image of the split{hint}.",
+            fix="name the split that was detected on with --split, or correct the ids.",
+        )
+
+
+def _label(value: Any, first_category: int, class_names: Sequence[str], where: str) -> int:
+    last = first_category + len(class_names) - 1
+    if isinstance(value, bool) or not isinstance(value, int) or not first_category <= value <= last:
+        raise DataError(
+            f"{where}: category_id is {str(value)[:80]!r}; the {len(class_names)} classes are {first_category} to "
+            f"{last}.",
+            fix="name the classes with --labels FILE, or say with --first-category which id the first one has.",
+        )
+    return value - first_category
+
+
+def _numbers(entry: Mapping[str, Any], where: str) -> tuple[float, ...]:
+    """Score, x, y, width, height."""
+    box = entry.get("bbox")
+    if not isinstance(box, list) or len(box) != 4:
+        raise DataError(f"{where}: bbox is {str(box)[:80]!r}, not four numbers.", fix=_FIX)
+    for name, value in zip(("score", "x", "y", "width", "height"), (entry.get("score"), *box), strict=True):
+        # A whole number beyond a float compares as it is; not-a-number compares as false.
+        wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _MAX_NUMBER
+        if wrong or (name in ("width", "height") and value < 0):
+            least = "0 or more" if name in ("width", "height") else "a finite number"
+            raise DataError(f"{where}: {name} is {str(value)[:80]!r}, not {least}.", fix=_FIX)
+    values = (float(entry["score"]), *(float(value) for value in box))
+    if not all(
+        math.isfinite(value) and abs(value) < _MAX_NUMBER for value in (values[1] + values[3], values[2] + values[4])
+    ):
+        raise DataError(f"{where}: the box ends beyond any number.", fix=_FIX)
+    return values
+
+
+def _by_image(names: Sequence[str], scores: Any, boxes: Any, labels: Any) -> dict[str, Detections]:
+    image_ids = np.array(names, dtype=np.str_)
+    order = np.lexsort((-scores, image_ids))  # stable: ties keep the file's order
+    ids, starts = np.unique(image_ids[order], return_index=True)
+    pieces = np.split(order, starts[1:]) if len(ids) else []
+    return {
+        str(image_id): Detections(boxes=boxes[piece], scores=scores[piece], labels=labels[piece])
+        for image_id, piece in zip(ids, pieces, strict=True)
+    }

@@ -1,0 +1,88 @@
+"""Reads a dataset's files whole, with every way that can fail turned into a DataError naming the file."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from zoo_core.errors import DataError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_NAME_LENGTH = 128
+"""Longest image id, split or class name: file names hold two of them and end at 255 bytes on common file systems."""
+
+
+def read_file(path: Path, *, max_bytes: int) -> bytes:
+    """Return the bytes of a regular file.
+
+    Args:
+        path: Links are followed: data sets are often assembled from them.
+        max_bytes: A larger file is refused before it is read.
+
+    Raises:
+        DataError: The file is missing, unreadable, larger than ``max_bytes``, or no regular file.
+    """
+    try:
+        status = path.stat()
+        # A named pipe would block for ever, /dev/zero would never end.
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path} is not a regular file.", fix="replace it by the file itself.")
+        if status.st_size > max_bytes:
+            raise DataError(
+                f"{path} has {status.st_size} bytes; more than {max_bytes} are not read.",
+                fix="check that this is the right file.",
+            )
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist.", fix="check that the data set is complete.") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}.", fix="check the path and the right to read it.") from error
+
+
+def read_lines(path: Path, *, max_bytes: int = 1 << 28) -> list[str]:
+    """Return the lines of a UTF-8 text file, without line ends, a byte order mark or blank lines at its end.
+
+    Raises:
+        DataError: As ``read_file``; or the text is not UTF-8.
+    """
+    try:
+        text = read_file(path, max_bytes=max_bytes).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}.", fix="save it as UTF-8.") from error
+    # Not splitlines(): it also splits at control characters, which would hide them from the checks of each line.
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def name_problem(name: str, *, spaces: bool = False) -> str | None:
+    """Say why a name from a user's file cannot become part of a file name; None when it can.
+
+    Args:
+        name: An image id, a split or a class name.
+        spaces: Allow single spaces inside; an image id must not have any, since detection files are split at them.
+    """
+    if not name:
+        return "is empty"
+    if len(name.encode(errors="replace")) > MAX_NAME_LENGTH:
+        return f"is longer than {MAX_NAME_LENGTH} bytes"
+    if "/" in name or "\\" in name:
+        return "contains a path separator"
+    if ".." in name or name.startswith("."):
+        return "starts with a dot or contains '..'"
+    if not name.isprintable():
+        return "contains a control character"
+    if name != name.strip() or any(char.isspace() and not (spaces and char == " ") for char in name):
+        return "contains white space"
+    return None
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; the closest is 'x'"``, or nothing when no known name is close."""
+    matches = get_close_matches(name[: 2 * MAX_NAME_LENGTH], list(known), n=1)
+    return f"; the closest is {matches[0]!r}" if matches else ""

@@ -1,0 +1,181 @@
+"""Drawn shapes written to disk in VOC layout, whole or not at all, and only where they are not there yet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
+
+import cv2
+from filelock import FileLock
+
+from zoo_core.datasets.shapes import CLASS_NAMES, DEFAULT_SEED, DRAWING_VERSION, ShapesImage, Split, draw_image
+from zoo_core.errors import DataError
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import Json
+
+DEFAULT_SPLITS: Mapping[Split, int] = MappingProxyType({"test": 250, "trainval": 64})
+"""Pictures a split in the embedded demo."""
+
+FOLDER = "VOC2007"
+MARKER = "shapes.json"
+JPEG_QUALITY = 92
+
+# An image id tells its split, so that no id stands in two of them.
+_FIRST_IDS: Mapping[Split, int] = MappingProxyType({"test": 1, "trainval": 300_001, "train": 600_001})
+_MAX_IMAGES = 299_999
+
+
+def write_voc(
+    root: Path,
+    *,
+    splits: Mapping[Split, int] = DEFAULT_SPLITS,
+    seed: int = DEFAULT_SEED,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Draw the splits into ``root/VOC2007``; does nothing where exactly these pictures lie there already.
+
+    The folder is drawn beside its place and then renamed, so a reader never sees half of it; two processes take turns.
+    Pictures of other sizes, seed or version are replaced, and so are those of another OpenCV, whose JPEG encoder may
+    give other bytes. A folder that this function did not write is never touched.
+
+    Args:
+        root: Created when missing.
+        splits: Number of pictures of each split; picture i of a split is the same whatever the number.
+        seed: See ``draw_image``.
+        progress: Called with (done, total) after each picture.
+
+    Returns:
+        ``root/VOC2007``, with ``labels.txt`` (BACKGROUND first) in it.
+
+    Raises:
+        DataError: ``root/VOC2007`` holds something else, a number of pictures is out of range, or it cannot be written.
+    """
+    _check(splits, seed)
+    marker: dict[str, Json] = {
+        "drawing_version": DRAWING_VERSION,
+        "seed": seed,
+        "splits": {split: splits[split] for split in sorted(splits)},
+        "jpeg_quality": JPEG_QUALITY,
+        "opencv": cv2.__version__,
+    }
+    folder = root / FOLDER
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".shapes.lock"):
+            if _read_marker(folder) != marker:
+                partial = root / f".{FOLDER}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                _draw_all(partial, splits, seed, progress)
+                _write_text(partial / MARKER, json.dumps(marker, indent=1) + "\n")
+                _swap_in(partial, folder)
+    except OSError as error:
+        raise DataError(
+            f"The drawn pictures cannot be written to {root}: {error}",
+            fix="make room and check the right to write there, or name another folder.",
+        ) from error
+    return folder
+
+
+def image_id(split: Split, index: int) -> str:
+    """Six digits that name picture ``index`` of ``split`` and none of another split."""
+    return f"{_FIRST_IDS[split] + index:06d}"
+
+
+def _check(splits: Mapping[Split, int], seed: int) -> None:
+    unknown = sorted(set(splits) - set(_FIRST_IDS))
+    wrong = {split: number for split, number in splits.items() if not 1 <= number <= _MAX_IMAGES}
+    if unknown or wrong or not splits or seed < 0:
+        raise DataError(
+            f"Shapes cannot be drawn for splits {dict(splits)} and seed {seed}.",
+            fix=f"ask for 1 to {_MAX_IMAGES} pictures of {', '.join(_FIRST_IDS)}, with a seed from 0.",
+        )
+
+
+def _read_marker(folder: Path) -> object:
+    """What the folder's marker says; None where there is no folder.
+
+    Raises:
+        DataError: The folder is not one that `write_voc` wrote.
+    """
+    if not folder.exists():
+        return None
+    try:
+        marker: object = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise DataError(
+            f"{folder} was not drawn by zoo-eval: it has no readable {MARKER}.",
+            fix="name another folder for the drawn pictures, or move this one away.",
+        ) from error
+    return marker
+
+
+def _draw_all(
+    folder: Path, splits: Mapping[Split, int], seed: int, progress: Callable[[int, int], None] | None
+) -> None:
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (folder / name).mkdir(parents=True)
+    total, done = sum(splits.values()), 0
+    for split, number in splits.items():
+        names = [image_id(split, index) for index in range(number)]
+        for index, name in enumerate(names):
+            _write_picture(folder, name, draw_image(split, index, seed=seed))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+        _write_lines(folder / "ImageSets" / "Main" / f"{split}.txt", names)
+    _write_lines(folder / "labels.txt", ("BACKGROUND", *CLASS_NAMES))
+
+
+def _write_picture(folder: Path, name: str, picture: ShapesImage) -> None:
+    bgr = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    (folder / "JPEGImages" / f"{name}.jpg").write_bytes(data.tobytes())
+    tree = ElementTree(_annotation(name, picture))
+    indent(tree, "\t")
+    tree.write(folder / "Annotations" / f"{name}.xml", encoding="utf-8")
+
+
+def _annotation(name: str, picture: ShapesImage) -> Element:
+    """VOC's annotation: corners count from 1."""
+    height, width, depth = picture.image.shape
+    root = Element("annotation")
+    _add(root, folder=FOLDER, filename=f"{name}.jpg")
+    _add(SubElement(root, "size"), width=width, height=height, depth=depth)
+    _add(root, segmented=0)
+    for box, label, truncated, difficult in zip(
+        picture.boxes, picture.labels, picture.truncated, picture.difficult, strict=True
+    ):
+        element = SubElement(root, "object")
+        _add(element, name=CLASS_NAMES[label], pose="Unspecified", truncated=int(truncated), difficult=int(difficult))
+        corners = [int(value) + 1 for value in box]
+        _add(SubElement(element, "bndbox"), **dict(zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)))
+    return root
+
+
+def _add(parent: Element, **values: str | int) -> None:
+    for tag, value in values.items():
+        SubElement(parent, tag).text = str(value)
+
+
+def _swap_in(partial: Path, folder: Path) -> None:
+    """Rename ``partial`` to ``folder``; what was there goes aside first, since a full folder cannot be replaced."""
+    outdated = folder.with_name(f".{folder.name}.outdated")
+    shutil.rmtree(outdated, ignore_errors=True)
+    if folder.exists():
+        folder.rename(outdated)
+    partial.rename(folder)
+    shutil.rmtree(outdated, ignore_errors=True)
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
+    _write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")
