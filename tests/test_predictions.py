@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zoo_core.datatypes import Detections
+from zoo_core.errors import RunError
+from zoo_core.predictions import Chunk, PredictionStore
+
+
+def detections(num: int, seed: int = 0) -> Detections:
+    rng = np.random.default_rng(seed)
+    return Detections(
+        boxes=rng.normal(size=(num, 4)).astype(np.float32),
+        scores=np.sort(rng.random(num).astype(np.float32))[::-1].copy(),
+        labels=rng.integers(0, 20, num),
+    )
+
+
+def chunk(index: int, counts: list[int]) -> Chunk:
+    ids = tuple(f"{index:03d}_{row}" for row in range(len(counts)))
+    return Chunk(
+        index=index, image_ids=ids, predictions=tuple(detections(num, seed) for seed, num in enumerate(counts))
+    )
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 5], [0], [0, 0], [1, 200]])
+def test_a_chunk_comes_back_as_it_was_written(tmp_path: Path, counts: list[int]) -> None:
+    store = PredictionStore(tmp_path / "fp32", Detections)
+    written = chunk(0, counts)
+
+    store.write(written)
+    (read,) = list(store)
+
+    assert read.image_ids == written.image_ids
+    for found, expected in zip(read.predictions, written.predictions, strict=True):
+        for name, array in expected.arrays().items():
+            assert found.arrays()[name].dtype == array.dtype
+            assert np.array_equal(found.arrays()[name], array)
+
+
+def test_chunks_come_back_in_order(tmp_path: Path) -> None:
+    store = PredictionStore(tmp_path, Detections)
+    for index in (2, 0, 1):
+        store.write(chunk(index, [1]))
+
+    assert [found.image_ids[0] for found in store] == ["000_0", "001_0", "002_0"]
+
+
+def test_writing_a_chunk_again_gives_the_same_bytes_and_leaves_no_partial_file(tmp_path: Path) -> None:
+    store = PredictionStore(tmp_path, Detections)
+    first = store.write(chunk(0, [4, 2])).read_bytes()
+
+    assert store.write(chunk(0, [4, 2])).read_bytes() == first
+    assert [path.name for path in tmp_path.iterdir()] == ["chunk-00000.parquet"]
+
+
+def test_a_damaged_chunk_names_the_file(tmp_path: Path) -> None:
+    store = PredictionStore(tmp_path, Detections)
+    path = store.write(chunk(0, [4]))
+    path.write_bytes(path.read_bytes()[:100])
+
+    with pytest.raises(RunError, match=r"chunk-00000\.parquet cannot be read as predictions"):
+        list(store)

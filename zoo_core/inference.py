@@ -1,0 +1,315 @@
+"""Network times dataset to prediction chunks.
+
+Images are decoded and preprocessed ahead in threads (OpenCV and numpy release the interpreter lock), lanes take batches
+through network and decoding, and chunks are written in a thread of their own. Batches never cross a chunk and are
+formed from the run's order alone, so neither the number of workers nor that of lanes can change a byte.
+
+A lane on a CPU computes with one thread. Several lanes beside each other use the cores better than one network whose
+every small convolution is spread over them, and what a batch gives does not depend on how many cores a machine has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zoo_core.datatypes import ImageSize
+from zoo_core.errors import PluginError, ZooError
+from zoo_core.predictions import Chunk, PredictionStore
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from typing_extensions import Self
+
+    from zoo_core.datatypes import Decode, EvalDataset, ModelBundle, Prediction, Preprocess
+
+CHUNK_IMAGES = 64
+"""Images per prediction file, rounded up to whole batches: what an interruption can cost at most."""
+
+CALIBRATION_BATCH_SIZE = 8
+"""Fixed, so that encodings do not depend on the batch size that stages are run with."""
+
+MAX_LANES = 16
+"""Batches on their way at once on a CPU at most; each needs memory for a batch of activations."""
+
+_CUDA_LANES = 2  # one decodes what the other's turn on the device gave
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceSettings:
+    """How a stage is run; ``batch_size`` is part of the record because a quantized network is sensitive to it.
+
+    Attributes:
+        batch_size: Images per forward pass.
+        workers: Threads that decode and preprocess; 0 does it in the calling thread.
+        device: A torch device string.
+    """
+
+    batch_size: int
+    workers: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceStats:
+    """What running a stage cost.
+
+    Attributes:
+        num_images: Images run.
+        seconds: Wall time from the first image read to the last chunk on disk.
+        network_seconds: Of these, inside the network's forward pass; the mean over the lanes.
+    """
+
+    num_images: int
+    seconds: float
+    network_seconds: float
+
+
+def load_inputs(
+    dataset: EvalDataset, image_ids: Sequence[str], preprocess: Preprocess, workers: int
+) -> Generator[tuple[NDArray[np.float32], ImageSize], None, None]:
+    """Yield each image's network input ``(C, H, W)`` and original size, in the order of ``image_ids``.
+
+    Raises:
+        DataError: An image is missing or damaged; images before it have been yielded.
+    """
+
+    def load(image_id: str) -> tuple[NDArray[np.float32], ImageSize]:
+        image = dataset.image(image_id)
+        return preprocess(image), ImageSize(width_px=image.shape[1], height_px=image.shape[0])
+
+    if workers == 0:
+        yield from map(load, image_ids)
+        return
+    remaining = iter(image_ids)
+    with ThreadPoolExecutor(workers, thread_name_prefix="zoo-eval-image") as pool:
+        # A window of a few images per worker keeps memory flat however many images there are.
+        ahead: deque[Future[Any]] = deque(pool.submit(load, image_id) for image_id in islice(remaining, 8 * workers))
+        try:
+            while ahead:
+                yield ahead.popleft().result()
+                for image_id in islice(remaining, 1):
+                    ahead.append(pool.submit(load, image_id))
+        finally:
+            for future in ahead:
+                future.cancel()
+
+
+def predict(
+    network: torch.nn.Module,
+    bundle: ModelBundle,
+    dataset: EvalDataset,
+    image_ids: Sequence[str],
+    store: PredictionStore,
+    settings: InferenceSettings,
+    advance: Callable[[int], None],
+) -> InferenceStats:
+    """Run a network over images and store its predictions.
+
+    Args:
+        network: The stage's network, in eval mode on ``settings.device``.
+        bundle: Gives ``preprocess`` and ``decode``.
+        dataset: Gives the images.
+        image_ids: In the order to run.
+        store: Receives one chunk after the other.
+        settings: Batch size, workers, device.
+        advance: Called with the number of images done since the last call.
+
+    Raises:
+        DataError: An image cannot be read; complete chunks stay.
+        PluginError: ``decode`` did not give one prediction per image.
+    """
+    chunk_size = -(-CHUNK_IMAGES // settings.batch_size) * settings.batch_size
+    chunks = [tuple(image_ids[start : start + chunk_size]) for start in range(0, len(image_ids), chunk_size)]
+    sizes = [
+        len(ids[at : at + settings.batch_size]) for ids in chunks for at in range(0, len(ids), settings.batch_size)
+    ]
+    started = time.perf_counter()
+    with (
+        _Lanes(network, bundle.decode, settings.device) as lanes,
+        contextlib.closing(load_inputs(dataset, image_ids, bundle.preprocess, settings.workers)) as inputs,
+        contextlib.closing(lanes.run(list(islice(inputs, size)) for size in sizes)) as batches,
+        ThreadPoolExecutor(1, thread_name_prefix="zoo-eval-store") as writer,
+    ):
+        writing: Future[Any] | None = None
+        for index, ids in enumerate(chunks):
+            predictions: list[Prediction] = []
+            while len(predictions) < len(ids):
+                found = next(batches)
+                predictions.extend(found)
+                advance(len(found))
+            if writing is not None:
+                writing.result()
+            writing = writer.submit(store.write, Chunk(index=index, image_ids=ids, predictions=tuple(predictions)))
+        if writing is not None:
+            writing.result()
+    return InferenceStats(
+        num_images=len(image_ids), seconds=time.perf_counter() - started, network_seconds=lanes.network_seconds
+    )
+
+
+_Batch: TypeAlias = "list[tuple[NDArray[np.float32], ImageSize]]"
+
+
+class _Lanes:
+    """Threads that take batches through network and decoding.
+
+    On a CPU every lane has a copy of the network, because a forward pass may keep state in its modules (AIMET's
+    quantized modules swap their parameters for its duration); the copies share their tensors. On any other device
+    there is one network, and lanes take turns with it.
+
+    Args:
+        network: Not modified.
+        decode: The bundle's.
+        device: A torch device string.
+    """
+
+    def __init__(self, network: torch.nn.Module, decode: Decode, device: str) -> None:
+        import torch
+
+        self._decode = decode
+        self._device = device
+        self._num_threads = torch.get_num_threads()
+        on_cpu = torch.device(device).type == "cpu"
+        self.num_lanes = min(self._num_threads, MAX_LANES) if on_cpu else _CUDA_LANES
+        self._networks: queue.SimpleQueue[torch.nn.Module] = queue.SimpleQueue()
+        for own in _copies(network, self.num_lanes) if on_cpu else [network]:
+            self._networks.put(own)
+        self._seconds = 0.0
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(
+            self.num_lanes, thread_name_prefix="zoo-eval-lane", initializer=torch.set_num_threads, initargs=(1,)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        self._pool.shutdown(cancel_futures=True)
+        # A lane's setting holds for its own thread, but threads that begin later would start with it.
+        torch.set_num_threads(self._num_threads)
+
+    @property
+    def network_seconds(self) -> float:
+        """Time inside forward passes so far, the mean over the lanes."""
+        return self._seconds / self.num_lanes
+
+    def run(self, batches: Iterator[_Batch]) -> Generator[Sequence[Prediction], None, None]:
+        """Yield the predictions of each batch, in order; what precedes a batch that cannot be read is yielded first."""
+        ahead: deque[Future[Sequence[Prediction]]] = deque()
+        unreadable: ZooError | None = None
+        more = True
+        while more or ahead:
+            try:
+                batch = next(batches, None) if more else None
+            except ZooError as error:
+                batch, unreadable = None, error
+            more = batch is not None
+            if batch is not None:
+                ahead.append(self._pool.submit(self._predict, batch))
+            # One batch more than there are lanes is ready, so that none waits for this thread.
+            if ahead and (not more or len(ahead) > self.num_lanes + 1):
+                yield ahead.popleft().result()
+        if unreadable is not None:
+            raise unreadable
+
+    def _predict(self, batch: _Batch) -> Sequence[Prediction]:
+        arrays, sizes = [array for array, _ in batch], [size for _, size in batch]
+        network = self._networks.get()
+        try:
+            started = time.perf_counter()
+            outputs = run_batch(network, arrays, self._device)
+            with self._lock:
+                self._seconds += time.perf_counter() - started
+        finally:
+            self._networks.put(network)
+        predictions = self._decode(outputs, sizes)
+        if len(predictions) != len(batch):
+            raise PluginError(
+                f"decode returned {len(predictions)} predictions for a batch of {len(batch)} images.",
+                fix="return one prediction per image, an empty one where nothing was found.",
+            )
+        return predictions
+
+
+def _copies(network: torch.nn.Module, num_copies: int) -> list[torch.nn.Module]:
+    """Copies of a network that share one set of tensors, weights channels last as the batches are."""
+    import torch
+
+    # A convolution would bring its weights into the batch's format in each forward pass again.
+    first = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    tensors = {id(tensor): tensor for tensor in itertools.chain(first.parameters(), first.buffers())}
+    return [first, *(copy.deepcopy(first, dict(tensors)) for _ in range(num_copies - 1))]
+
+
+def run_batch(network: torch.nn.Module, arrays: Sequence[NDArray[np.float32]], device: str) -> tuple[torch.Tensor, ...]:
+    """Stack preprocessed images, run the network, and return its outputs on the CPU, batch axis first."""
+    import torch
+
+    with torch.inference_mode():
+        outputs = network(stack(arrays, device))
+    if isinstance(outputs, torch.Tensor):
+        outputs = (outputs,)
+    return tuple(output.cpu() for output in outputs)
+
+
+def stack(arrays: Sequence[NDArray[np.float32]], device: str) -> torch.Tensor:
+    """One ``(B, C, H, W)`` batch on the device, channels last: convolutions on a CPU are a third faster so."""
+    import torch
+
+    first = torch.from_numpy(arrays[0])
+    layout = torch.channels_last if first.dim() == 3 else torch.contiguous_format
+    batch = torch.empty((len(arrays), *first.shape), dtype=first.dtype, memory_format=layout)
+    for own, array in zip(batch, arrays, strict=True):
+        own.copy_(torch.from_numpy(array))  # straight into its place: stacking first would copy twice
+    return batch.to(device)
+
+
+class CalibrationSet:
+    """Preprocessed calibration images, read once and kept in memory (1.1 MB each at 300 x 300).
+
+    Args:
+        dataset: The calibration split.
+        image_ids: The drawn ids, in the order drawn.
+        preprocess: The model's own.
+        settings: Workers and device; batches hold ``CALIBRATION_BATCH_SIZE`` images whatever its batch size.
+        advance: Called with the number of images read since the last call.
+    """
+
+    def __init__(
+        self,
+        dataset: EvalDataset,
+        image_ids: Sequence[str],
+        preprocess: Preprocess,
+        settings: InferenceSettings,
+        advance: Callable[[int], None],
+    ) -> None:
+        self.num_images = len(image_ids)
+        self._device = settings.device
+        self._batches: list[torch.Tensor] = []
+        inputs = load_inputs(dataset, image_ids, preprocess, settings.workers)
+        while batch := [array for array, _ in islice(inputs, CALIBRATION_BATCH_SIZE)]:
+            self._batches.append(stack(batch, "cpu"))
+            advance(len(batch))
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Yield the batches on the run's device."""
+        return (batch.to(self._device) for batch in self._batches)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self._batches)

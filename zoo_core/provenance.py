@@ -1,0 +1,112 @@
+"""What a number was made with: versions, hardware, and the state of the source tree."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import Json
+
+PACKAGES = (
+    "zoo-eval",
+    "torch",
+    "torchvision",
+    "aimet-torch",
+    "numpy",
+    "opencv-python",
+    "pyarrow",
+    "safetensors",
+    "pluggy",
+    "onnxruntime",
+)
+"""Libraries that can move a number."""
+
+ENVIRONMENT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")
+"""The only environment variables that a record lists: others may hold secrets."""
+
+
+def environment(device: str) -> dict[str, Json]:
+    """Versions, hardware and thread settings.
+
+    Args:
+        device: The torch device string of the run.
+    """
+    return {
+        "python": platform.python_version(),
+        "packages": {name: found for name in PACKAGES if (found := installed_version(name)) is not None},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "num_cores": os.cpu_count(),
+        "device": device,
+        "device_name": _device_name(device),
+        "torch_threads": _torch_threads(),
+        "environment_variables": {name: os.environ[name] for name in ENVIRONMENT_VARIABLES if name in os.environ},
+    }
+
+
+def git_state(path: Path) -> dict[str, Json] | None:
+    """Commit and cleanliness of the checkout that ``path`` lies in, or None outside of one."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    folder = path if path.is_dir() else path.parent
+    commit = _git(git, folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(_git(git, folder, "status", "--porcelain", "--untracked-files=no"))}
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
+
+
+def _git(git: str, folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(  # noqa: S603 - no shell, fixed program
+            [git, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def installed_version(package: str) -> str | None:
+    """Version of an installed package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _device_name(device: str) -> str | None:
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def _torch_threads() -> int | None:
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None else None
