@@ -1,0 +1,48 @@
+"""The closing step: a network whose quantizers are calibrated, and the facts about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.quantization import aimet
+from zoo_core.quantization.plain import plain_simulation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+    from zoo_core.datatypes import Json, QuantNetwork, StepContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Simulated:
+    """See ``pipeline.Simulation``; without the time it took."""
+
+    network: nn.Module
+    encodings: Mapping[str, Any]
+    effect: Mapping[str, Json]
+    summary: str
+
+
+def simulate(network: QuantNetwork, context: StepContext) -> Simulated:
+    """Build the quantsim, freeze what is fixed, calibrate the rest; see ``pipeline.simulate``."""
+    prepared = aimet.prepare(network.network, context.example_input)
+    sim = aimet.build_quantsim(prepared, context.example_input, context.quant, network.param_encodings)
+    aimet.calibrate(sim, context)
+    activations, params = aimet.encodings_of(sim)
+    num_activations = sum(len(entry.get(side, {})) for entry in activations.values() for side in ("input", "output"))
+    bits = f"w{context.quant.param_bw}a{context.quant.output_bw}"
+    return Simulated(
+        network=plain_simulation(prepared, aimet.quantized_weights(sim), aimet.activation_grids(sim)),
+        encodings={"activation_encodings": activations, "param_encodings": params},
+        effect={
+            "num_quantized_activations": num_activations,
+            "num_quantized_weights": len(params),
+            "num_frozen_weights": len(network.param_encodings),
+            "num_calibration_images": context.calibration.num_images,
+        },
+        summary=f"{bits}: {len(params)} weights ({len(network.param_encodings)} with fixed encodings) and "
+        f"{num_activations} activations quantized, calibrated on {context.calibration.num_images} images",
+    )
