@@ -1,0 +1,54 @@
+"""Runs of the toy detector, written without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.synthetic import write_run
+from toy_detector import data
+from toy_detector import hooks as toy_detector
+from toy_detector.data import GridDataset
+from zoo_core.plugins import PluginHost
+from zoo_core.runs import RunDirectory
+
+MakeRun = Callable[..., Path]
+Edit = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> PluginHost:
+    """The toy plugin alone, for the command line too."""
+    host = PluginHost(installed=False)
+    host.register(toy_detector, "toy_detector")
+    monkeypatch.setattr("zoo_core.plugins.PluginHost", lambda: host)
+    return host
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    return data.write(tmp_path / "grid")
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, grid: Path) -> MakeRun:
+    """Writes a run with the stages fp32, w8a8 and optimized_fp32 (= fp32)."""
+
+    def make(name: str = "run", *, split: str = "test", limit: int | None = None, **options: Any) -> Path:
+        dataset = GridDataset(grid, split)
+        path = write_run(tmp_path / name, dataset, grid, "toy_squares", limit=limit, warnings=(), **options)
+        RunDirectory(path).write_text("image_ids.txt", "".join(f"{image_id}\n" for image_id in dataset.ids[:limit]))
+        return path
+
+    return make
+
+
+def edit_json(path: Path, edit: Edit) -> None:
+    """Change a JSON file in place."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    edit(content)
+    path.write_text(json.dumps(content), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The whole job: request, preparation, stages, run and record."""

@@ -1,0 +1,323 @@
+"""Everything that can be found wrong before a run starts; nothing here leaves a trace on disk but the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core import artifacts
+from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
+from zoo_core.errors import CheckpointError, DataError, RunError
+from zoo_core.evaluation import stages as stage_names
+from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, EvaluationRequest, Reporter, read_ids
+from zoo_core.inference import CalibrationSet, InferenceSettings
+from zoo_core.plugins import PluginHost
+from zoo_core.quantization import pipeline
+from zoo_core.recipes import load_recipe, override
+from zoo_core.runs import RunDirectory
+
+if TYPE_CHECKING:
+    from zoo_core.datasets.calibration import CalibrationDraw
+    from zoo_core.datatypes import EvalDataset, ModelBundle, ModelEntry, Recipe, Target
+    from zoo_core.quantization.pipeline import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """The evaluated images and what is true of them.
+
+    Attributes:
+        dataset: The evaluated split.
+        image_ids: In the order evaluated.
+        targets: By image id.
+        hashes: SHA-256 of every evaluated image with its annotation, by id.
+        fingerprint: One SHA-256 over ids and hashes, independent of their order.
+        limited: Fewer images than the split holds.
+    """
+
+    dataset: EvalDataset
+    image_ids: tuple[str, ...]
+    targets: Mapping[str, Target]
+    hashes: Mapping[str, str]
+    fingerprint: str
+    limited: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A request with every name resolved and every input checked."""
+
+    request: EvaluationRequest
+    entry: ModelEntry
+    plan: Plan
+    stages: tuple[stage_names.Stage, ...]
+    data: Data
+    calibration_dataset: EvalDataset | None
+    calibration: CalibrationDraw | None
+    checkpoint: Checkpoint
+    bundle: ModelBundle
+    optimized_checkpoint: Checkpoint | None
+    optimized_bundle: ModelBundle | None
+    settings: InferenceSettings
+
+    @property
+    def needs_steps(self) -> bool:
+        """Whether any stage lies behind the recipe's first step."""
+        return any(stage.point >= 0 and not (stage.optimized and self.optimized_bundle) for stage in self.stages)
+
+
+def prepare(request: EvaluationRequest, host: PluginHost, reporter: Reporter, *, evaluate: bool = True) -> Job:
+    """Resolve and check a request.
+
+    Args:
+        request: As asked for.
+        host: The plugins.
+        reporter: Told of the reading of annotations.
+        evaluate: False only quantizes: the evaluated split is opened, so that calibration keeps away from it, but
+            none of its images is read.
+
+    Raises:
+        ZooError: Anything the user can mend, before a run directory exists.
+    """
+    _check_numbers(request)
+    entry = host.model(request.model)
+    plan = pipeline.plan(_recipe(request, entry, host), host.recipe_steps())
+    possible = stage_names.all_stages(
+        [bound.step.name for bound in plan.steps],
+        plan.tag,
+        optimized_checkpoint=request.optimized_checkpoint is not None,
+    )
+    chosen = stage_names.choose(possible, request.stages, plan.tag)
+    RunDirectory.check(request.out, entry.model_id)
+    settings = _inference_settings(request)
+    data = _data(request, entry, host, reporter, evaluate=evaluate)
+    calibration_dataset, calibration = None, None
+    if any(stage.quantized or stage.point >= 0 for stage in chosen):
+        calibration_dataset, calibration = _calibration(request, entry, host, data)
+    checkpoint = original_checkpoint(request, entry)
+    class_names = data.dataset.class_names
+    bundle = host.load_model(entry, checkpoint, class_names, settings.device)
+    optimized, optimized_bundle = None, None
+    if request.optimized_checkpoint is not None and any(stage.optimized for stage in chosen):
+        optimized = artifacts.local_checkpoint(request.optimized_checkpoint, optimized=True)
+        optimized_bundle = host.load_model(entry, optimized, class_names, settings.device)
+    return Job(
+        request=request,
+        entry=entry,
+        plan=plan,
+        stages=chosen,
+        data=data,
+        calibration_dataset=calibration_dataset,
+        calibration=calibration,
+        checkpoint=checkpoint,
+        bundle=bundle,
+        optimized_checkpoint=optimized,
+        optimized_bundle=optimized_bundle,
+        settings=settings,
+    )
+
+
+def _check_numbers(request: EvaluationRequest) -> None:
+    for flag, value, least in (
+        ("--limit", request.limit, 1),
+        ("--batch-size", request.batch_size, 1),
+        ("--workers", request.workers, 0),
+        ("--calibration-size", request.calibration_size, 1),
+        ("--seed", request.seed, 0),
+    ):
+        if value is not None and value < least:
+            raise DataError(f"{flag} is {value}.", fix=f"give {least} or more.")
+
+
+def _recipe(request: EvaluationRequest, entry: ModelEntry, host: PluginHost) -> Recipe:
+    name = request.recipe or entry.recipe
+    is_file = name.endswith((".yaml", ".yml")) or "/" in name
+    recipe = load_recipe(Path(name)) if is_file else host.recipe(entry, name)
+    return override(recipe, request.settings) if request.settings else recipe
+
+
+def resolve_device(device: str) -> str:
+    """Turn ``auto``, ``cpu`` or ``cuda[:N]`` into a torch device string that exists here.
+
+    Raises:
+        DataError: No such device.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    kind, _, index = device.partition(":")
+    if device == "cpu":
+        return device
+    if kind != "cuda" or (index and not index.isdecimal()):
+        raise DataError(f"--device is {device!r}.", fix="give auto, cpu, cuda or cuda:N.")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(index or 0) >= count:
+        raise DataError(
+            f"--device is {device!r}, but this machine offers {count} CUDA devices to torch {torch.__version__}.",
+            fix="use --device cpu, or install a torch build and driver that see the device.",
+        )
+    return f"cuda:{int(index or 0)}"
+
+
+def _inference_settings(request: EvaluationRequest) -> InferenceSettings:
+    device = resolve_device(request.device)
+    batch_size = request.batch_size or DEFAULT_BATCH_SIZE[device.split(":")[0]]
+    return InferenceSettings(batch_size=batch_size, workers=request.workers, device=device)
+
+
+# ------------------------------------------------------------------ data
+
+
+def data_root(data: Path | None, entry: ModelEntry, *, offline: bool) -> Path | None:
+    """Where the dataset lies: as given, else the registry's archives in the cache, else None: the plugin's affair."""
+    if data is not None or not entry.dataset.archives:
+        return data
+    return fetch_dataset(entry, offline=offline)
+
+
+def fetch_dataset(entry: ModelEntry, *, offline: bool) -> Path:
+    """Download and unpack the registry's archives into one folder of the cache, once; return that folder."""
+    key = hashlib.sha256("\n".join(archive.url for archive in entry.dataset.archives).encode()).hexdigest()[:12]
+    root = artifacts.cache_dir() / "datasets" / f"{entry.dataset.name}-{key}"
+    for index, archive in enumerate(entry.dataset.archives):
+        done = root / f".unpacked-{index}"
+        if not done.exists():
+            artifacts.unpack(artifacts.fetch(archive, offline=offline), root)
+            done.touch()
+    return root
+
+
+def _data(
+    request: EvaluationRequest, entry: ModelEntry, host: PluginHost, reporter: Reporter, *, evaluate: bool
+) -> Data:
+    root = data_root(request.data, entry, offline=request.offline)
+    split = request.split or entry.dataset.split
+    dataset = host.dataset(entry, DatasetRequest(root=root, split=split, label_file=request.labels))
+    image_ids = _select(dataset, request) if evaluate else ()
+    reporter.start(f"checking {dataset.name} {split}", len(image_ids))
+    targets, hashes = {}, {}
+    for image_id in image_ids:
+        targets[image_id] = dataset.target(image_id)
+        hashes[image_id] = dataset.content_hash(image_id)
+        reporter.advance(1)
+    reporter.finish()
+    return Data(
+        dataset=dataset,
+        image_ids=image_ids,
+        targets=targets,
+        hashes=hashes,
+        fingerprint=fingerprint(hashes),
+        limited=len(image_ids) < len(dataset.ids),
+    )
+
+
+def fingerprint(hashes: Mapping[str, str]) -> str:
+    """One SHA-256 over image ids and content hashes; the order of images does not matter."""
+    digest = hashlib.sha256()
+    for image_id in sorted(hashes):
+        digest.update(f"{len(image_id)}:{image_id}:{hashes[image_id]}\n".encode())
+    return digest.hexdigest()
+
+
+def _select(dataset: EvalDataset, request: EvaluationRequest) -> tuple[str, ...]:
+    ids = dataset.ids
+    if request.ids_file is not None:
+        wanted = read_ids(request.ids_file)
+        known = set(ids)
+        strangers = [image_id for image_id in wanted if image_id not in known]
+        if strangers:
+            close = get_close_matches(strangers[0], ids, n=1)
+            hint = f"; the closest is {close[0]!r}" if close else ""
+            raise DataError(
+                f"{request.ids_file} names {len(strangers)} of {len(wanted)} ids that split {dataset.split!r} of "
+                f"{dataset.name} does not hold, first {strangers[0]!r}{hint}.",
+                fix="correct the ids, or name the split they belong to with --split.",
+            )
+        ids = tuple(wanted)
+    return tuple(ids[: request.limit] if request.limit is not None else ids)
+
+
+def _calibration(
+    request: EvaluationRequest, entry: ModelEntry, host: PluginHost, data: Data
+) -> tuple[EvalDataset, CalibrationDraw]:
+    from zoo_core.datasets.calibration import draw_calibration
+
+    split = request.calibration_split or entry.dataset.calibration_split
+    dataset = host.dataset(entry, DatasetRequest(root=data.dataset.root, split=split, label_file=request.labels))
+    draw = draw_calibration(
+        dataset.ids,
+        request.calibration_size,
+        request.seed,
+        evaluated_ids=data.dataset.ids,  # the whole split, also when the run is limited to a part of it
+        evaluated_hashes=data.hashes.values(),
+        content_hash=dataset.content_hash,  # finds a missing file here too, not after the fp32 stage
+        allow_overlap=request.allow_calibration_overlap,
+    )
+    return dataset, draw
+
+
+# ------------------------------------------------------------------ weights
+
+
+def original_checkpoint(request: EvaluationRequest, entry: ModelEntry) -> Checkpoint:
+    """The original weights: as given, else the registry's, fetched into the cache.
+
+    Raises:
+        CheckpointError: Neither is there.
+        ArtifactError: The download failed or is not what was declared.
+    """
+    if request.checkpoint is not None:
+        return artifacts.local_checkpoint(request.checkpoint)
+    if entry.checkpoint is None:
+        raise CheckpointError(
+            f"The registry knows no weights for model {entry.model_id!r}.", fix="give a checkpoint with --checkpoint."
+        )
+    return artifacts.local_checkpoint(artifacts.fetch(entry.checkpoint, offline=request.offline))
+
+
+def step_context(
+    job: Job, work_dir: Path, reporter: Reporter, progress: Callable[[int, int, str], None]
+) -> StepContext:
+    """Read the drawn calibration images and return what the recipe's steps may use.
+
+    Args:
+        job: Prepared with a stage that needs calibration, else the fault is the caller's.
+        work_dir: Existing; for the steps' temporary files.
+        reporter: Told of the reading.
+        progress: Told by the steps how far they are.
+    """
+    if job.calibration_dataset is None or job.calibration is None:
+        raise RunError("A stage needs calibration, but none was prepared.", fix="report this as a fault.")
+    ids = job.calibration.ids
+    reporter.start("reading calibration images", len(ids))
+    calibration = CalibrationSet(job.calibration_dataset, ids, job.bundle.preprocess, job.settings, reporter.advance)
+    reporter.finish()
+    return StepContext(
+        example_input=job.bundle.example_input.to(job.settings.device),
+        calibration=calibration,
+        quant=job.plan.quant,
+        seed=job.request.seed,
+        work_dir=work_dir,
+        progress=progress,
+    )
+
+
+def recipe_facts(job: Job) -> dict[str, Any]:
+    """The recipe as used, for the record."""
+    recipe = job.plan.recipe
+    return {
+        "name": recipe.name,
+        "description": recipe.description,
+        "source": str(recipe.source),
+        "sha256": recipe.sha256,
+        "overrides": list(job.request.settings),
+        "steps": [{"step": spec.step, **dict(spec.params)} for spec in recipe.steps],
+        "param_bw": job.plan.quant.param_bw,
+        "output_bw": job.plan.quant.output_bw,
+        "quant_scheme": job.plan.quant.quant_scheme,
+    }

@@ -1,0 +1,148 @@
+"""What a user asks of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import Json
+
+DEFAULT_CALIBRATION_SIZE = 500
+"""Calibration images drawn where there are as many; AIMET's guides ask for 500 to 1000."""
+
+DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 64}
+"""Images per forward pass by device kind; fixed so that two runs agree, and recorded.
+
+Larger batches are slower on a CPU: docs/performance.md has the measurement."""
+
+DEFAULT_WORKERS = 2
+"""Threads that decode images: at 2 ms an image two of them feed any network on a CPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationRequest:
+    """One evaluation, as asked for; None means the model's or the tool's default.
+
+    Attributes:
+        model: Registry name, or the name of a plugin that owns one model.
+        data: Root of the dataset; None uses the downloaded archives in the cache.
+        checkpoint: Original weights instead of the registry's.
+        optimized_checkpoint: Weights that a published recipe already optimized; equalization and AdaRound are skipped.
+        labels: One class name a line, background first or absent; the class count follows it.
+        recipe: Name of one of the plugin's recipes, or path of a recipe file.
+        settings: ``STEP.PARAM=VALUE`` overrides of the recipe.
+        stages: Comma-separated stage names, or ``all``; None for the four corners.
+        split: Evaluated split.
+        ids_file: Evaluate these image ids of the split, one a line.
+        limit: Evaluate the first so many ids.
+        calibration_split: Split to draw calibration images from.
+        calibration_size: Images to calibrate on; fewer where there are fewer.
+        allow_calibration_overlap: Calibrate on evaluated images, and stamp the result as such.
+        batch_size: Images per forward pass.
+        workers: Threads that decode images.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        seed: Draws the calibration set and seeds every step.
+        out: Run directory; None for ``runs/<model>/<UTC time>-<short id>``.
+        offline: Use nothing that is not on this machine already.
+        command: The command line to record.
+    """
+
+    model: str
+    data: Path | None = None
+    checkpoint: Path | None = None
+    optimized_checkpoint: Path | None = None
+    labels: Path | None = None
+    recipe: str | None = None
+    settings: tuple[str, ...] = ()
+    stages: str | None = None
+    split: str | None = None
+    ids_file: Path | None = None
+    limit: int | None = None
+    calibration_split: str | None = None
+    calibration_size: int = DEFAULT_CALIBRATION_SIZE
+    allow_calibration_overlap: bool = False
+    batch_size: int | None = None
+    workers: int = DEFAULT_WORKERS
+    device: str = "auto"
+    seed: int = 0
+    out: Path | None = None
+    offline: bool = False
+    command: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Json]:
+        """The request with paths as absolute text, for the record."""
+        values = asdict(self)
+        return {
+            name: str(value.absolute())
+            if isinstance(value, Path)
+            else list(value)
+            if isinstance(value, tuple)
+            else value
+            for name, value in values.items()
+        }
+
+
+class Reporter(Protocol):
+    """Where progress goes: the command line draws bars, a notebook may stay silent."""
+
+    def start(self, what: str, total: int | None) -> None:
+        """Begin a task of ``total`` units; None where the number is not known."""
+        ...
+
+    def advance(self, num: int) -> None:
+        """``num`` more units of the current task are done."""
+        ...
+
+    def finish(self) -> None:
+        """The current task is done."""
+        ...
+
+    def say(self, text: str) -> None:
+        """One line for people, e.g. what a step did."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """Something that limits the number; it is in the record too."""
+        ...
+
+
+class SilentReporter:
+    """Reports nothing; what is said still goes to the run's log."""
+
+    def start(self, what: str, total: int | None) -> None:
+        """Ignore a task."""
+
+    def advance(self, num: int) -> None:
+        """Ignore progress."""
+
+    def finish(self) -> None:
+        """Ignore a task's end."""
+
+    def say(self, text: str) -> None:
+        """Ignore a line."""
+
+    def warn(self, text: str) -> None:
+        """Ignore a warning."""
+
+
+def read_ids(path: Path) -> Sequence[str]:
+    """Read image ids, one a line; empty lines are skipped, order is kept, a repeated id counts once.
+
+    Raises:
+        DataError: The file cannot be read or holds no id.
+    """
+    from zoo_core.errors import DataError
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"The id file {path} cannot be read: {error}", fix="name a text file with one id a line."
+        ) from error
+    ids = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
+    if not ids:
+        raise DataError(f"The id file {path} holds no id.", fix="write one image id a line.")
+    return ids

@@ -1,0 +1,119 @@
+"""Which points of a recipe are evaluated, and under which names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from zoo_core.errors import RecipeError
+
+ORIGINAL = -1
+"""The point before any step: the network as loaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One point of a recipe that is evaluated.
+
+    Attributes:
+        name: For example ``fp32`` or ``optimized_w8a8``.
+        point: Index of the last step applied, or ORIGINAL.
+        optimized: Belongs to the optimized network; with an optimized checkpoint that is a network of its own.
+        quantized: Simulated by quantsim, else run in float.
+        same_as: An earlier stage that is the same network by definition and need not be run again.
+    """
+
+    name: str
+    point: int
+    optimized: bool
+    quantized: bool
+    same_as: str | None = None
+
+
+def all_stages(step_names: Sequence[str], tag: str, *, optimized_checkpoint: bool) -> tuple[Stage, ...]:
+    """Every stage of a recipe, in the order in which the networks come to be.
+
+    Args:
+        step_names: The recipe's steps without ``quantsim``.
+        tag: Bit widths, e.g. ``w8a8``.
+        optimized_checkpoint: The optimized network is loaded, not made: the recipe's steps after batch-norm folding
+            are not run and have no rows.
+    """
+    folds_first = bool(step_names) and step_names[0] == "fold_batch_norms"
+    plain = 0 if folds_first else ORIGINAL
+    last = len(step_names) - 1
+    corners = [
+        Stage(name="fp32", point=ORIGINAL, optimized=False, quantized=False),
+        Stage(name=tag, point=plain, optimized=False, quantized=True),
+        Stage(name="optimized_fp32", point=last, optimized=True, quantized=False),
+        Stage(name=f"optimized_{tag}", point=last, optimized=True, quantized=True),
+    ]
+    rows = []
+    for index, step in enumerate(step_names[: 1 if folds_first else 0] if optimized_checkpoint else step_names):
+        name = step if step_names.count(step) == 1 else f"{step}_{step_names[: index + 1].count(step)}"
+        optimized = index == last and not optimized_checkpoint
+        for suffix, quantized in (("fp32", False), (tag, True)):
+            rows.append(Stage(name=f"{name}_{suffix}", point=index, optimized=optimized, quantized=quantized))
+    return _share(corners, rows, optimized_checkpoint=optimized_checkpoint)
+
+
+def _share(corners: list[Stage], rows: list[Stage], *, optimized_checkpoint: bool) -> tuple[Stage, ...]:
+    """Put the rows between the corners and mark those that are one network under two names."""
+
+    def network(stage: Stage) -> tuple[int, bool, bool]:
+        return stage.point, stage.quantized, stage.optimized and optimized_checkpoint
+
+    first: dict[tuple[int, bool, bool], str] = {}
+    shared = []
+    for stage in [*corners, *rows]:
+        name = first.setdefault(network(stage), stage.name)
+        same_as = None if name == stage.name else name
+        shared.append(
+            Stage(
+                name=stage.name,
+                point=stage.point,
+                optimized=stage.optimized,
+                quantized=stage.quantized,
+                same_as=same_as,
+            )
+        )
+    return (*shared[:2], *shared[4:], *shared[2:4])
+
+
+def choose(stages: Sequence[Stage], requested: str | None, tag: str) -> tuple[Stage, ...]:
+    """The stages that a run evaluates.
+
+    Args:
+        stages: From ``all_stages``.
+        requested: Comma-separated names, ``all``, or None for the four corners.
+        tag: Bit widths of the recipe.
+
+    Raises:
+        RecipeError: A name is not among ``stages``.
+    """
+    by_name = {stage.name: stage for stage in stages}
+    corners = ("fp32", tag, "optimized_fp32", f"optimized_{tag}")
+    if requested is None:
+        names: Sequence[str] = corners
+    elif requested.strip() == "all":
+        names = [stage.name for stage in stages]
+    else:
+        names = list(dict.fromkeys(name.strip() for name in requested.split(",") if name.strip()))
+    unknown = [name for name in names if name not in by_name]
+    if unknown or not names:
+        close = get_close_matches(unknown[0], by_name, n=1) if unknown else []
+        hint = f"; the closest is {close[0]!r}" if close else ""
+        raise RecipeError(
+            f"The recipe has no stage {unknown[0]!r}{hint}." if unknown else "No stage was asked for.",
+            fix=f"choose from {', '.join(by_name)}, or `all`.",
+        )
+    chosen = [by_name[name] for name in by_name if name in names]
+    return tuple(_standalone(stage, {other.name for other in chosen}) for stage in chosen)
+
+
+def _standalone(stage: Stage, chosen: set[str]) -> Stage:
+    """A stage whose twin is not evaluated must be run itself."""
+    if stage.same_as is None or stage.same_as in chosen:
+        return stage
+    return Stage(name=stage.name, point=stage.point, optimized=stage.optimized, quantized=stage.quantized)

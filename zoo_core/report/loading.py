@@ -1,0 +1,188 @@
+"""What a run directory holds, as far as it can be read; the data of the run where it still lies in its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo_core.datatypes import DatasetRequest, Detections, DetectionTarget
+from zoo_core.errors import RunError, ZooError
+from zoo_core.predictions import PredictionStore
+from zoo_core.report.facts import Facts, joined, read_facts
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import EvalDataset
+    from zoo_core.plugins import PluginHost
+
+BASELINE = "fp32"
+_PLAIN = re.compile(r"w\d+a\d+")
+_OPTIMIZED = re.compile(r"optimized_w\d+a\d+")
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadedRun:
+    """A run as its directory tells it.
+
+    Attributes:
+        path: The run directory.
+        record: ``run.json``; empty facts where it cannot be read.
+        metrics: ``metrics.json``, likewise.
+        gaps: A sentence for each thing that is missing or not usable; grows while the page is made.
+        pair: The two stages whose detections are compared, or None.
+        predictions: Detections by image id, for the compared stages.
+        dataset: The evaluated split; None where it cannot be opened, ``gaps`` says why.
+        targets: By image id, for the images with predictions.
+    """
+
+    path: Path
+    record: Facts
+    metrics: Facts
+    gaps: list[str]
+    pair: tuple[str, str] | None = None
+    predictions: dict[str, dict[str, Detections]] = field(default_factory=dict)
+    dataset: EvalDataset | None = None
+    targets: dict[str, DetectionTarget] = field(default_factory=dict)
+
+    @property
+    def stages(self) -> dict[str, Facts]:
+        """Scores by stage name, aliases included, in the order of the run."""
+        return self.metrics.objects("stages")
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """As recorded, else the data set's, else those that have a score."""
+        recorded = self.record.object("dataset").texts("class_names")
+        if recorded:
+            return tuple(recorded)
+        if self.dataset is not None:
+            return self.dataset.class_names
+        for stage in self.stages.values():
+            for protocol in stage.objects("metrics").values():
+                return tuple(protocol.object("per_class"))
+        return ()
+
+
+def compared_pair(stages: list[str]) -> tuple[str, str] | None:
+    """fp32 with plain quantization, else with the optimized network's; None where a run has neither.
+
+    Args:
+        stages: Names, without those that are another stage under a second name.
+    """
+    if BASELINE not in stages:
+        return None
+    for pattern in (_PLAIN, _OPTIMIZED):
+        for name in stages:
+            if pattern.fullmatch(name):
+                return BASELINE, name
+    quantized = [name for name in stages if re.search(r"_w\d+a\d+$", name)]
+    return (BASELINE, quantized[0]) if quantized else None
+
+
+def load_run(path: Path) -> LoadedRun:
+    """Read the two JSON files of a run.
+
+    Raises:
+        RunError: ``path`` is no directory, or neither file can be read.
+    """
+    if not path.is_dir():
+        raise RunError(
+            f"{path} is not a directory.", fix="name a run directory, as `zoo-eval run` prints it at the end."
+        )
+    gaps: list[str] = []
+    record, metrics = read_facts(path / "run.json", gaps), read_facts(path / "metrics.json", gaps)
+    if record is None and metrics is None:
+        raise RunError(
+            f"{path} holds nothing that can be reported: {' '.join(gaps)}",
+            fix="name a run directory, as `zoo-eval run` prints it at the end, or run again.",
+        )
+    status = record.text("status", needed=True) if record else None
+    if record and status is not None and status != "complete":
+        error = record.text("error")
+        gaps.append(f"The run is not complete: its status is {status!r}." + (f" It says: {error}" if error else ""))
+    return LoadedRun(
+        path=path,
+        record=record or Facts({}, "run.json", []),  # that the whole file is missing is noted once
+        metrics=metrics or Facts({}, "metrics.json", []),
+        gaps=gaps,
+    )
+
+
+def load_detections(run: LoadedRun) -> None:
+    """Read the predictions of the two compared stages, or of the baseline alone, into ``run``."""
+    folder = run.path / "predictions"
+    there = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+    named = [name for name, stage in run.stages.items() if stage.text("same_as") is None]
+    # A name comes from the directory, never from a file that somebody may have edited.
+    names = named or sorted(there)
+    run.pair = compared_pair(names)
+    if run.pair is None:
+        run.gaps.append("No fp32 stage with a quantized one beside it: what quantization changed cannot be shown.")
+    for stage in run.pair or names[:1]:
+        if stage not in there:
+            run.gaps.append(f"predictions/{stage} is missing: its detections cannot be shown.")
+            continue
+        try:
+            chunks = list(PredictionStore(folder / stage, Detections))
+        except ZooError as error:
+            run.gaps.append(f"The detections of {stage} cannot be shown: {error.fact}")
+            continue
+        run.predictions[stage] = {
+            image_id: found
+            for chunk in chunks
+            for image_id, found in zip(chunk.image_ids, chunk.predictions, strict=True)
+            if isinstance(found, Detections)
+        }
+    _check_counts(run)
+
+
+def _check_counts(run: LoadedRun) -> None:
+    recorded = run.metrics.number("num_images")
+    for stage, found in run.predictions.items():
+        if recorded is not None and len(found) != recorded:
+            run.gaps.append(f"predictions/{stage} holds {len(found)} images; metrics.json says {recorded:.0f}.")
+    if len(run.predictions) == 2:
+        first, second = run.predictions.values()
+        if first.keys() != second.keys():
+            num = len(first.keys() ^ second.keys())
+            run.gaps.append(f"{num} images have predictions of one compared stage only; they are left out.")
+
+
+def open_dataset(run: LoadedRun, host: PluginHost) -> None:
+    """Open the evaluated split where ``run.json`` says it lay, and read the targets; a gap says why not."""
+    facts = run.record.object("dataset")
+    model, root, split = run.record.text("model"), facts.text("root"), facts.text("split")
+    if model is None or root is None or split is None:
+        run.gaps.append("run.json does not say where the data lay: pictures and ground truth cannot be shown.")
+        return
+    label_file = run.record.object("request").text("labels")
+    request = DatasetRequest(root=Path(root), split=split, label_file=Path(label_file) if label_file else None)
+    try:
+        dataset = host.dataset(host.model(model), request)
+        _check_classes(run, dataset.class_names)
+        run.targets = _targets(dataset, run.predictions)
+    except ZooError as error:
+        run.gaps.append(f"The data cannot be read any more, so pictures and ground truth are not shown: {error.fact}")
+        return
+    run.dataset = dataset
+
+
+def _check_classes(run: LoadedRun, class_names: tuple[str, ...]) -> None:
+    recorded = run.class_names
+    if recorded and recorded != class_names:
+        other = [name for name in class_names if name not in recorded] or [*class_names]
+        raise RunError(
+            f"it has other classes than the run, e.g. {joined(other, 3)}.", fix="give the label file of the run."
+        )
+
+
+def _targets(dataset: EvalDataset, predictions: Mapping[str, Mapping[str, Detections]]) -> dict[str, DetectionTarget]:
+    targets = {}
+    for image_id in next(iter(predictions.values()), {}):
+        target = dataset.target(image_id)
+        if not isinstance(target, DetectionTarget):
+            raise RunError("its targets are no boxes.", fix="report a detection run.")
+        targets[image_id] = target
+    return targets

@@ -1,0 +1,1 @@
+"""What finished runs say: scored again, compared, held against references, verified and listed."""

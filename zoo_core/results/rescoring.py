@@ -1,0 +1,216 @@
+"""Scores stored detections again, without a model and without images: a run's, or somebody else's submission."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from zoo_core.datatypes import DatasetRequest, Detections
+from zoo_core.errors import DataError, RegistryError, RunError
+from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
+from zoo_core.results.stored import StoredRun, is_run, open_run
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import EvalDataset, Metric, Prediction, ProtocolScore, Target
+    from zoo_core.plugins import PluginHost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RescoreRequest:
+    """What to score again, and against what; None means what the source or the model says.
+
+    Attributes:
+        source: A run directory, a folder of ``comp4_det_<split>_<class>.txt`` files, or a COCO results file.
+        model: Names dataset and metric; None takes the run's, and VOC layout for a submission.
+        data: Root of the dataset.
+        labels: Label file.
+        split: Split that a submission was made on.
+        ids_file: A submission covers these image ids alone, one a line.
+        stages: Stages of a run; empty for all.
+        protocols: Protocol ids; empty for all.
+        first_category: ``category_id`` of the first class in a COCO results file.
+        offline: Download nothing.
+    """
+
+    source: Path
+    model: str | None = None
+    data: Path | None = None
+    labels: Path | None = None
+    split: str | None = None
+    ids_file: Path | None = None
+    stages: tuple[str, ...] = ()
+    protocols: tuple[str, ...] = ()
+    first_category: int = 1
+    offline: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rescored:
+    """Scores by protocol, for each stage of a run; a submission is one stage without a name.
+
+    Attributes:
+        source: What was read: ``run``, ``comp4`` or ``coco``.
+        dataset: Name and split, for people.
+        stages: Protocol scores by stage name; the name is ``""`` for a submission.
+        notes: What limits the numbers.
+    """
+
+    source: str
+    dataset: str
+    stages: Mapping[str, Mapping[str, ProtocolScore]]
+    notes: tuple[str, ...] = field(default=())
+
+
+def rescore(request: RescoreRequest, host: PluginHost) -> Rescored:
+    """Score a run or a submission.
+
+    Raises:
+        ZooError: The source, the data or a name cannot be used.
+    """
+    if is_run(request.source):
+        return _rescore_run(open_run(request.source), request, host)
+    if request.stages:
+        raise RunError(f"{request.source} is no run directory, so it has no stages.", fix="leave out --stages.")
+    if request.source.is_dir():
+        return _rescore_comp4(request, host)
+    if request.source.is_file():
+        return _rescore_coco(request, host)
+    raise DataError(
+        f"{request.source} does not exist.",
+        fix="give a run directory, a folder of comp4_det_<split>_<class>.txt files, or a COCO results JSON.",
+    )
+
+
+def _rescore_run(run: StoredRun, request: RescoreRequest, host: PluginHost) -> Rescored:
+    if request.split is not None or request.ids_file is not None:
+        raise RunError("A run is scored on the images it was run on.", fix="leave out --split and --ids.")
+    entry = host.model(request.model or run.needed("model"))
+    dataset = run.open_dataset(entry, host, data=request.data, labels=request.labels)
+    targets = {image_id: dataset.target(image_id) for image_id in run.image_ids}
+    names = request.stages or tuple(run.stages)
+    if not names:
+        raise RunError(f"{run.path} holds no predictions.", fix="name a run that evaluated a stage.")
+    stages = {}
+    for name in names:
+        metric = host.metric(entry, dataset.class_names)
+        stages[name] = score(metric, run.predictions(name, metric.prediction_type), targets, request.protocols)
+    notes = [f"The run is not complete: its status is {run.status!r}."] if run.status != "complete" else []
+    if run.record.object("dataset").flag("limited"):
+        notes.append(f"Limited run: scored on its {len(run.image_ids)} images alone.")
+    return Rescored(source="run", dataset=f"{dataset.name} {dataset.split}", stages=stages, notes=tuple(notes))
+
+
+def score(
+    metric: Metric,
+    predictions: Mapping[str, Prediction],
+    targets: Mapping[str, Target],
+    protocols: Sequence[str] = (),
+) -> dict[str, ProtocolScore]:
+    """Score predictions against the targets of the same images, under ``protocols`` or all.
+
+    Raises:
+        RegistryError: The metric has no such protocol.
+    """
+    for protocol in protocols:
+        if protocol not in metric.protocol_ids:
+            close = get_close_matches(protocol, metric.protocol_ids, n=1)
+            hint = f"; the closest is {close[0]!r}" if close else ""
+            raise RegistryError(
+                f"There is no protocol {protocol!r}{hint}.", fix=f"name one of: {', '.join(metric.protocol_ids)}."
+            )
+    ids = list(predictions)
+    metric.update(ids, [predictions[image_id] for image_id in ids], [targets[image_id] for image_id in ids])
+    scores = metric.compute()
+    return {protocol: scores[protocol] for protocol in protocols or metric.protocol_ids}
+
+
+# --------------------------------------------------------------------------- submissions
+
+
+def _rescore_comp4(request: RescoreRequest, host: PluginHost) -> Rescored:
+    from zoo_core.datasets.comp4 import read_comp4
+
+    dataset, headline = _open(request, host, request.split)
+    found = read_comp4(request.source, dataset.class_names, request.split)
+    if found.split != dataset.split:
+        dataset, headline = _open(request, host, found.split)
+    submitted = [dataset.class_names[label] for label in found.submitted]
+    return _rescore_submission("comp4", found.by_image(), submitted, dataset, headline, request)
+
+
+def _rescore_coco(request: RescoreRequest, host: PluginHost) -> Rescored:
+    from zoo_core.datasets.coco_results import read_coco_results
+
+    dataset, headline = _open(request, host, request.split)
+    found = read_coco_results(request.source, dataset.class_names, dataset.ids, first_category=request.first_category)
+    labels = np.unique(np.concatenate([np.zeros(0, np.int64), *(preds.labels for preds in found.values())]))
+    # The format cannot say that a class was looked for in vain, so a class without detections counts as left out.
+    submitted = [dataset.class_names[label] for label in labels]
+    return _rescore_submission("coco", found, submitted, dataset, headline, request)
+
+
+def _open(request: RescoreRequest, host: PluginHost, split: str | None) -> tuple[EvalDataset, str]:
+    """The dataset that a submission is scored against, and the protocol that comes first."""
+    if request.model is not None:
+        from zoo_core.evaluation.prepare import data_root
+
+        entry = host.model(request.model)
+        root = data_root(request.data, entry, offline=request.offline)
+        wanted = DatasetRequest(root=root, split=split or entry.dataset.split, label_file=request.labels)
+        return host.dataset(entry, wanted), entry.headline
+    if request.data is None:
+        raise DataError(
+            "Nothing says which annotations the detections belong to.",
+            fix="give a data set in VOC layout with --data, or a model whose data set it is with --model.",
+        )
+    from zoo_core.datasets.voc import VocDetection
+
+    dataset: EvalDataset = VocDetection(request.data, split or "test", label_file=request.labels)
+    return dataset, DETECTION_PROTOCOLS[0]
+
+
+def _rescore_submission(
+    source: str,
+    found: Mapping[str, Detections],
+    submitted: Sequence[str],
+    dataset: EvalDataset,
+    headline: str,
+    request: RescoreRequest,
+) -> Rescored:
+    image_ids = _image_ids(request, dataset)
+    known = frozenset(image_ids)
+    strangers = [image_id for image_id in found if image_id not in known]
+    if strangers:
+        raise DataError(
+            f"{request.source} has detections on {len(strangers)} images that are not among the {len(image_ids)} of "
+            f"{dataset.split!r} that are scored, first {strangers[0]!r}.",
+            fix="name the split that was detected on with --split, or its images with --ids.",
+        )
+    none = Detections(boxes=np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32), labels=np.zeros(0, np.int64))
+    preds = {image_id: found.get(image_id, none) for image_id in image_ids}
+    targets = {image_id: dataset.target(image_id) for image_id in image_ids}
+    metric = DetectionMetric(dataset.class_names, submitted=submitted, headline=headline)
+    scores = score(metric, preds, targets, request.protocols)
+    notes = [f"{len(found)} of the {len(image_ids)} images have detections; all {len(image_ids)} were scored."]
+    return Rescored(source=source, dataset=f"{dataset.name} {dataset.split}", stages={"": scores}, notes=tuple(notes))
+
+
+def _image_ids(request: RescoreRequest, dataset: EvalDataset) -> Sequence[str]:
+    if request.ids_file is None:
+        return dataset.ids
+    from zoo_core.evaluation.request import read_ids
+
+    wanted, known = read_ids(request.ids_file), frozenset(dataset.ids)
+    strangers = [image_id for image_id in wanted if image_id not in known]
+    if strangers:
+        raise DataError(
+            f"{request.ids_file} names {len(strangers)} images that {dataset.split!r} does not hold, first "
+            f"{strangers[0]!r}.",
+            fix="correct the ids, or name their split with --split.",
+        )
+    return wanted
