@@ -1,0 +1,1 @@
+"""MobileNetV2-SSD-lite on Pascal VOC."""

@@ -1,0 +1,125 @@
+"""The command line: finds the command, and turns errors into one paragraph and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+import sys
+import traceback
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from difflib import get_close_matches
+
+import click
+
+from zoo_core import __version__
+from zoo_core.errors import RunCrashError, ZooError
+
+COMMANDS = {
+    "run": ("zoo_core.cli.run:run", "Quantize a model, evaluate every stage, and record the result."),
+    "quantize": ("zoo_core.cli.run:quantize", "Run a model's recipe and save the optimized network."),
+    "report": ("zoo_core.cli.results:report", "Write the page of a run: tables, plots, what changed."),
+    "detect": ("zoo_core.cli.results:detect", "Draw what the stages of a model see in image files."),
+    "rescore": ("zoo_core.cli.stored:rescore", "Score stored detections again, without a model and images."),
+    "compare": ("zoo_core.cli.stored:compare", "Compare two runs, or stages of one run, paired by image."),
+    "check": ("zoo_core.cli.gate:check", "Hold a run against the registry's references; exits with 1 on a regression."),
+    "verify": ("zoo_core.cli.gate:verify", "Check every hash of a run's record, and name what is stale."),
+    "runs": ("zoo_core.cli.stored:runs", "List what has been run, newest first, with headline numbers."),
+    "list": ("zoo_core.cli.catalog:list_models", "List the models of the catalogue."),
+    "show": ("zoo_core.cli.catalog:show", "Show one model: weights, dataset, recipe, published references."),
+    "fetch": ("zoo_core.cli.catalog:fetch", "Download a model's weights and dataset into the cache."),
+    "doctor": ("zoo_core.cli.catalog:doctor", "Check plugins, registry, libraries and devices."),
+}
+"""Command name to where it lives and its one line of help: `--help` imports none of them."""
+
+CRASHED = 3
+"""Exit code where the fault is not the user's."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is asked for."""
+
+    # ruff: noqa: ARG002 - click passes its context whether a method needs it or not
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order in which a newcomer needs them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest the closest command for an unknown one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"the closest is {close[0]!r}" if close else f"there are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"There is no command {args[0]!r}; {hint}.", ctx=ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the table of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="zoo-eval")
+def cli() -> None:
+    """What does quantization do to this model, on this data, and can I trust the number?"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    0 done, 1 a metric missed its reference, 2 user error, 3 the run failed, 130 interrupted.
+    """
+    sys.exit(run_command_line(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command_line(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code; nothing but results goes to stdout."""
+    try:
+        code = cli.main(args=list(arguments), prog_name="zoo-eval", standalone_mode=False)
+    except ZooError as error:
+        in_a_log = error.exit_code != CRASHED or isinstance(error, RunCrashError)
+        return _report(error, error.fact, error.fix if in_a_log else _crash_advice(), error.exit_code, arguments)
+    except click.ClickException as error:
+        error.show(file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return 130
+    except Exception as error:
+        return _report(error, f"The run failed: {type(error).__name__}: {error}", _crash_advice(), CRASHED, arguments)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception, fact: str, fix: str, exit_code: int, arguments: Sequence[str]) -> int:
+    click.echo(f"error: {fact}\n  fix: {fix}", err=True)
+    if "--verbose" in arguments:
+        traceback.print_exception(error, file=sys.stderr)
+    return exit_code
+
+
+def _crash_advice() -> str:
+    """Keep the traceback that is being handled, and say where; a crash before a run starts has no run's log."""
+    from zoo_core.artifacts import cache_dir
+
+    path = cache_dir() / "logs" / f"crash-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError:
+        return "run again with --verbose for the traceback, and report it."
+    return f"read the traceback in {path} and report it."
+
+
+if __name__ == "__main__":
+    main()
