@@ -1,0 +1,233 @@
+"""Time evaluation beside a loop over single images: ``python -m benchmarks.inference [--quantized]``.
+
+Both sides read the same image files, run the same weights and end with the same detections. The plain side is what
+published evaluators do (``plain_loop.py``), with AIMET's own simulation inside where ``--quantized`` is given; ours is
+``zoo_core.inference.predict`` with the default settings, prediction files included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import ssd_mobilenetv2_lite
+from benchmarks.plain_loop import predict_one_by_one
+from benchmarks.scenes import Scene, scene
+from benchmarks.timing import Clock, Spread, conditions, in_turn, ratios, timed
+from zoo_core.datasets.voc import VocDetection
+from zoo_core.datatypes import Detections, Prediction, QuantNetwork, StepContext
+from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, DEFAULT_WORKERS
+from zoo_core.inference import CalibrationSet, InferenceSettings, load_inputs, predict, run_batch
+from zoo_core.predictions import Chunk, PredictionStore
+from zoo_core.quantization import aimet, pipeline
+from zoo_core.recipes import load_recipe
+
+_RECIPE = Path(ssd_mobilenetv2_lite.__file__).parent / "recipes" / "w8a8_tf_enhanced_cle_adaround.yaml"
+_CALIBRATION_IMAGES = 32
+_BATCH_SIZES = (1, 2, 4, 8, 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sides:
+    """One stage's network as each side runs it."""
+
+    plain: nn.Module
+    own: nn.Module
+
+
+def fp32(base: Scene) -> Sides:
+    """The float network as loaded, for both."""
+    return Sides(plain=base.bundle.network, own=base.bundle.network)
+
+
+def w8a8(base: Scene) -> Sides:
+    """Plain post-training quantization: AIMET's simulation as it comes, and what our pipeline makes of the same."""
+    settings = InferenceSettings(batch_size=8, workers=DEFAULT_WORKERS, device="cpu")
+    trainval = VocDetection(base.dataset.root, "trainval", label_file=base.dataset.root / "labels.txt")
+    ids = trainval.ids[:_CALIBRATION_IMAGES]
+    plan = pipeline.plan(load_recipe(_RECIPE))
+    with tempfile.TemporaryDirectory() as work_dir:
+        context = StepContext(
+            example_input=base.bundle.example_input,
+            calibration=CalibrationSet(trainval, ids, base.bundle.preprocess, settings, lambda _num: None),
+            quant=plan.quant,
+            seed=0,
+            work_dir=Path(work_dir),
+            progress=lambda _done, _total, _what: None,
+        )
+        folded = pipeline.run_step(plan.steps[0], QuantNetwork(network=base.bundle.network), context).result
+        own = pipeline.simulate(folded, context).network
+        sim = aimet.build_quantsim(folded.network, context.example_input, context.quant)
+        aimet.calibrate(sim, context)
+    return Sides(plain=sim.model, own=own)
+
+
+class Measured:
+    """One stage's sides on the same images, timed by one clock."""
+
+    def __init__(self, base: Scene, sides: Sides, image_ids: Sequence[str], folder: Path, clock: Clock) -> None:
+        self.clock = clock
+        self.base = base
+        self.sides = sides
+        self.image_ids = image_ids
+        self.paths = [base.dataset.image_path(image_id) for image_id in image_ids]
+        self._folder = folder
+
+    def plain(self) -> list[Detections]:
+        """One image, one class, one box at a time."""
+        return predict_one_by_one(self.sides.plain, self.paths)
+
+    def own(self, batch_size: int = DEFAULT_BATCH_SIZE["cpu"]) -> list[Prediction]:
+        """Our path to the prediction files, and what they hold."""
+        store = PredictionStore(self._folder / f"batch-{batch_size}", Detections)
+        settings = InferenceSettings(batch_size=batch_size, workers=DEFAULT_WORKERS, device="cpu")
+        base = self.base
+        predict(self.sides.own, base.bundle, base.dataset, self.image_ids, store, settings, lambda _num: None)
+        return [prediction for chunk in store for prediction in chunk.predictions]
+
+    def rate(self, seconds: float) -> float:
+        """Images per second."""
+        return len(self.image_ids) / seconds
+
+    def agreement(self) -> dict[str, float]:
+        """How far the sides' detections are the same: their numbers, and the share of them that both have.
+
+        A detection is the same where label and box (within 1 % of the image) agree and scores lie within 0.01.
+        """
+        pairs = [(a, b) for a, b in zip(self.plain(), self.own(), strict=True) if isinstance(b, Detections)]
+        num_plain = sum(len(a.scores) for a, _ in pairs)
+        num_own = sum(len(b.scores) for _, b in pairs)
+        common = sum(_num_common(a, b) for a, b in pairs)
+        return {"plain": num_plain, "own": num_own, "common": common / max(num_plain, num_own, 1)}
+
+
+def _num_common(one: Detections, other: Detections) -> int:
+    labels = one.labels[:, None] == other.labels[None]
+    scores = np.abs(one.scores[:, None] - other.scores[None]) < 0.01
+    boxes = np.abs(one.boxes[:, None] - other.boxes[None]).max(axis=2, initial=0.0) < 4.0
+    return int((labels & scores & boxes).any(axis=1).sum())
+
+
+def side_by_side(measured: Measured, repeats: int) -> dict[str, Any]:
+    """Both sides in turn: images per second of each, and how many times more ours takes on."""
+    agreement = measured.agreement()  # also warms both sides up
+    seconds = in_turn({"plain": measured.plain, "own": measured.own}, repeats, measured.clock)
+    rates = {name: Spread(values=tuple(map(measured.rate, values))) for name, values in seconds.items()}
+    ratio = ratios(seconds["plain"], seconds["own"])
+    print(f"  one image and one class at a time   {rates['plain']} images/s")
+    print(f"  predict, batches of {DEFAULT_BATCH_SIZE['cpu']:<2}              {rates['own']} images/s")
+    print(f"  ratio                               {ratio}")
+    print(f"  detections: {agreement['plain']} and {agreement['own']}, {agreement['common']:.2%} the same")
+    figures = {name: rate.as_json() for name, rate in rates.items()}
+    return {"images_per_second": figures, "ratio": ratio.as_json(), "agreement": agreement}
+
+
+def parts(measured: Measured, repeats: int) -> dict[str, Any]:
+    """Milliseconds an image that each part of our path takes by itself in one thread, and how well they overlap."""
+    base, batch_size = measured.base, DEFAULT_BATCH_SIZE["cpu"]
+    inputs = list(load_inputs(base.dataset, measured.image_ids, base.bundle.preprocess, workers=0))
+    batches = [inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size)]
+    network = measured.sides.own
+    outputs = [run_batch(network, [array for array, _ in batch], "cpu") for batch in batches]
+    sizes = [[size for _, size in batch] for batch in batches]
+    decoded = [p for out, size in zip(outputs, sizes, strict=True) for p in base.bundle.decode(out, size)]
+
+    def store() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            target = PredictionStore(Path(folder), Detections)
+            for index, start in enumerate(range(0, len(decoded), 64)):
+                ids, found = tuple(measured.image_ids[start : start + 64]), tuple(decoded[start : start + 64])
+                target.write(Chunk(index=index, image_ids=ids, predictions=found))
+
+    work: dict[str, Callable[[], object]] = {
+        "read": lambda: [None for _ in load_inputs(base.dataset, measured.image_ids, base.bundle.preprocess, 0)],
+        "network": lambda: [run_batch(network, [array for array, _ in batch], "cpu") for batch in batches],
+        "decode": lambda: [base.bundle.decode(out, size) for out, size in zip(outputs, sizes, strict=True)],
+        "store": store,
+    }
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = in_turn(work, repeats, measured.clock)
+    finally:
+        torch.set_num_threads(num_threads)
+    wall = Spread(values=tuple(timed(measured.own, measured.clock) for _ in range(repeats)))
+    spreads = {name: Spread(values=tuple(1e3 / measured.rate(s) for s in taken)) for name, taken in seconds.items()}
+    core_ms = sum(spread.median for spread in spreads.values())
+    wall_ms = 1e3 / measured.rate(wall.median)
+    print("  one thread, ms an image: " + ", ".join(f"{name} {spread.median:.2f}" for name, spread in spreads.items()))
+    print(f"  wall {wall_ms:.2f} ms an image, {wall_ms * num_threads / core_ms:.2f} times their sum over {num_threads}")
+    return {
+        "milliseconds": {name: spread.as_json() for name, spread in spreads.items()},
+        "wall_milliseconds": wall_ms,
+        "wall_over_ideal": wall_ms * num_threads / core_ms,
+        "threads": num_threads,
+    }
+
+
+def batch_sizes(measured: Measured, repeats: int) -> dict[str, Any]:
+    """Images per second of our path at each batch size, from which the default is chosen."""
+    sides: dict[str, Callable[[], object]] = {str(size): _at(measured, size) for size in _BATCH_SIZES}
+    seconds = in_turn(sides, repeats, measured.clock)
+    rates = {name: Spread(values=tuple(map(measured.rate, taken))) for name, taken in seconds.items()}
+    for name, rate in rates.items():
+        print(f"  batch size {name:<3}                      {rate} images/s")
+    return {name: rate.as_json() for name, rate in rates.items()}
+
+
+def _at(measured: Measured, batch_size: int) -> Callable[[], object]:
+    return lambda: measured.own(batch_size)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print rates, their spread over repeats, the ratio, and what the parts cost."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="dataset in VOC layout with labels.txt; else the reference data's")
+    parser.add_argument("--checkpoint", type=Path, help="weights for it; else the reference data's, or untrained ones")
+    parser.add_argument("--images", type=int, default=96, help="images a repeat")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--quantized", action="store_true", help="the w8a8 stage beside AIMET's own simulation")
+    parser.add_argument("--batch-sizes", action="store_true", help="our path at several batch sizes, nothing else")
+    parser.add_argument(
+        "--core-time",
+        action="store_true",
+        help="count the time of one core and one thread instead of the clock's: for a machine that is not idle",
+    )
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args(arguments)
+    logging.getLogger("zoo_eval").setLevel(logging.ERROR)
+    if options.core_time:
+        torch.set_num_threads(1)  # threads that wait for each other would count as work
+    clock = time.process_time if options.core_time else time.perf_counter
+    with scene(options.data, options.checkpoint, options.images) as base, tempfile.TemporaryDirectory() as folder:
+        image_ids = base.dataset.ids[: options.images]
+        sides = w8a8(base) if options.quantized else fp32(base)
+        measured = Measured(base, sides, image_ids, Path(folder), clock)
+        stage = "w8a8" if options.quantized else "fp32"
+        print(f"{stage}: {base.what}; {len(image_ids)} of them, {options.repeats} repeats")
+        figures: dict[str, Any] = {"conditions": conditions(), "stage": stage, "scene": base.what}
+        figures["clock"] = "core time, one thread" if options.core_time else "wall time"
+        if options.batch_sizes:
+            figures["batch_sizes"] = batch_sizes(measured, options.repeats)
+        else:
+            figures["side_by_side"] = side_by_side(measured, options.repeats)
+            figures["parts"] = parts(measured, options.repeats)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
