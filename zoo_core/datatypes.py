@@ -84,11 +84,17 @@ class DetectionTarget(Target):
         boxes: ``(M, 4)`` float32, ``xyxy`` in absolute pixels, 0-based (VOC's 1-based corners minus one).
         labels: ``(M,)`` int64, 0-based class index.
         difficult: ``(M,)`` bool; such an object counts neither as found nor as missed.
+        crowds: ``(M,)`` bool; the box encloses a group that was not told apart, COCO's ``iscrowd``. Each of them is
+            difficult too. None where nothing is a crowd.
+        areas: ``(M,)`` float64, square pixels that the object itself covers, COCO's ``area``, which sorts objects into
+            small, medium and large. None where only boxes are known: the boxes' areas.
     """
 
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     difficult: NDArray[np.bool_]
+    crowds: NDArray[np.bool_] | None = None
+    areas: NDArray[np.float64] | None = None
 
 
 # --------------------------------------------------------------------------- the model

@@ -13,7 +13,8 @@ from pycocotools.cocoeval import COCOeval
 
 from metrics.scenes import RealScene, Scene, detections, drawn_scene, target
 from zoo_core.datasets.voc import VOC_CLASSES
-from zoo_core.datatypes import ProtocolScore
+from zoo_core.datatypes import DetectionTarget, ProtocolScore
+from zoo_core.errors import DataError
 from zoo_core.metrics.detection import DetectionMetric
 from zoo_core.metrics.gathering import ImageGatherer
 
@@ -21,7 +22,10 @@ STATS = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar
 
 
 class EvalWithIgnore(COCOeval):  # type: ignore[misc]  # pycocotools has no types
-    """pycocotools 2.0.11 overwrites ``ignore`` by ``iscrowd`` in ``_prepare``; a crowd would be matched otherwise."""
+    """pycocotools 2.0.11 overwrites ``ignore`` by ``iscrowd`` in ``_prepare``; a crowd would be matched otherwise.
+
+    Where no object is difficult without being a crowd, this changes nothing.
+    """
 
     def _prepare(self) -> None:
         super()._prepare()
@@ -30,8 +34,8 @@ class EvalWithIgnore(COCOeval):  # type: ignore[misc]  # pycocotools has no type
                 item["ignore"] = item["difficult"]
 
 
-def pycocotools_score(scene: Scene, num_classes: int) -> tuple[dict[str, float], dict[int, float]]:
-    """The summary's values and each class's AP."""
+def as_coco(scene: Scene, num_classes: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """An instances file's content and a results file's."""
     gatherer = ImageGatherer([str(label) for label in range(num_classes)])
     gatherer.add(*scene)
     images = gatherer.gathered()  # pycocotools keeps the order of equal scores; this is ours
@@ -45,8 +49,8 @@ def pycocotools_score(scene: Scene, num_classes: int) -> tuple[dict[str, float],
                 "image_id": int(objects.images[row]),
                 "category_id": int(objects.labels[row]),
                 "bbox": xywh(objects.boxes[row]),
-                "area": area(objects.boxes[row]),
-                "iscrowd": 0,
+                "area": float(objects.areas[row]),
+                "iscrowd": int(objects.crowds[row]),
                 "difficult": int(objects.difficult[row]),
             }
             for row in range(len(objects))
@@ -61,6 +65,12 @@ def pycocotools_score(scene: Scene, num_classes: int) -> tuple[dict[str, float],
         }
         for row in range(len(found))
     ]
+    return truth, results
+
+
+def pycocotools_score(scene: Scene, num_classes: int) -> tuple[dict[str, float], dict[int, float]]:
+    """The summary's values and each class's AP."""
+    truth, results = as_coco(scene, num_classes)
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
         ground_truth.dataset = truth
@@ -77,11 +87,6 @@ def pycocotools_score(scene: Scene, num_classes: int) -> tuple[dict[str, float],
 def xywh(box: Any) -> list[float]:
     x1, y1, x2, y2 = box.astype(float).tolist()
     return [x1, y1, x2 - x1, y2 - y1]
-
-
-def area(box: Any) -> float:
-    _, _, width, height = xywh(box)
-    return width * height
 
 
 def coco_score(scene: Scene, num_classes: int) -> ProtocolScore:
@@ -126,6 +131,68 @@ def test_whole_number_boxes_with_many_equal_overlaps_score_as_in_pycocotools() -
         targets.append(target(*np.column_stack([labels[8:], rng.random(6) < 0.3, boxes[8:]])))
 
     assert_equal_to_pycocotools(([f"{number:02d}" for number in range(30)], preds, targets), 2)
+
+
+def with_crowds_and_areas(scene: Scene, seed: int) -> Scene:
+    """Every fifth object or so becomes a large crowd; objects cover a part of their box alone."""
+    rng = np.random.default_rng(seed)
+    image_ids, preds, targets = scene
+    changed = []
+    for found in targets:
+        num = len(found.labels)
+        crowds = rng.random(num) < 0.2
+        grown = found.boxes + np.float32(25) * np.array([-1, -1, 1, 1], np.float32)
+        boxes = np.where(crowds[:, None], grown, found.boxes)
+        areas = np.prod((boxes[:, 2:] - boxes[:, :2]).astype(np.float64), axis=1) * rng.uniform(0.3, 0.9, num)
+        changed.append(DetectionTarget(boxes=boxes, labels=found.labels, difficult=crowds, crowds=crowds, areas=areas))
+    return image_ids, preds, changed
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_crowds_and_annotated_areas_score_as_in_pycocotools(seed: int) -> None:
+    scene = with_crowds_and_areas(drawn_scene(seed, num_images=15, num_classes=4, crowded=seed % 2 == 0), seed)
+    plain = [DetectionTarget(boxes=t.boxes, labels=t.labels, difficult=t.difficult, areas=t.areas) for t in scene[2]]
+
+    assert_equal_to_pycocotools(scene, 4)
+    assert coco_score(scene, 4).values != coco_score((scene[0], scene[1], plain), 4).values  # crowds matter here
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_crowds_and_annotated_areas_score_as_in_faster_coco_eval(seed: int) -> None:
+    faster = pytest.importorskip("faster_coco_eval")
+    scene = with_crowds_and_areas(drawn_scene(seed, num_images=25, num_classes=3, crowded=True), seed)
+    truth, results = as_coco(scene, 3)
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = faster.COCO(truth)
+        evaluator = faster.COCOeval_faster(ground_truth, ground_truth.loadRes(results), "bbox", print_function=print)
+        evaluator.run()
+    values = {name: -1.0 if value is None else value for name, value in coco_score(scene, 3).values.items()}
+
+    assert values == pytest.approx(dict(zip(STATS, evaluator.stats, strict=False)), abs=1e-9)
+
+
+def test_a_crowd_takes_any_number_of_detections_that_lie_in_it() -> None:
+    crowd = target((0, 1, 0, 0, 100, 100), (0, 0, 200, 0, 210, 10))
+    crowd = DetectionTarget(
+        boxes=crowd.boxes, labels=crowd.labels, difficult=crowd.difficult, crowds=np.array([True, False])
+    )
+    inside = [(0, 0.9, 10 * step, 0, 10 * step + 10, 10) for step in range(5)]
+    score = coco_score((["a"], [detections(*inside, (0, 0.5, 200, 0, 210, 10))], [crowd]), 1)
+
+    assert score.values["map"] == pytest.approx(1.0)
+    assert score.num_objects == {"0": 1}
+
+
+def test_a_crowd_that_would_count_is_refused() -> None:
+    wrong = DetectionTarget(
+        boxes=np.zeros((1, 4), np.float32),
+        labels=np.zeros(1, np.int64),
+        difficult=np.array([False]),
+        crowds=np.array([True]),
+    )
+
+    with pytest.raises(DataError, match=r"image 'a' has an object .* crowd True and difficult False"):
+        coco_score((["a"], [detections()], [wrong]), 1)
 
 
 @pytest.mark.data

@@ -42,7 +42,12 @@ def test_pairs_stay_inside_an_image_and_if_asked_a_class() -> None:
     images, labels = np.array([0, 0, 1, 1], dtype=np.int32), np.array([0, 1, 0, 1], dtype=np.int32)
     found = FlatDetections(images=images, labels=labels, scores=np.ones(4, dtype=np.float32), boxes=boxes)
     objects = FlatObjects(
-        images=images[:3], labels=labels[:3], boxes=boxes[:3], difficult=np.zeros(3, dtype=bool)
+        images=images[:3],
+        labels=labels[:3],
+        boxes=boxes[:3],
+        difficult=np.zeros(3, dtype=bool),
+        crowds=np.zeros(3, dtype=bool),
+        areas=np.full(3, 81.0),
     ).grouped()
 
     same, any_class = overlapping_pairs(found, objects), overlapping_pairs(found, objects, same_class=False)

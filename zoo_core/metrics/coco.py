@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo_core.metrics.average_precision import PrecisionRecall, envelope, precision_recall_curve
-from zoo_core.metrics.flat import class_slices, iou_of_pairs, overlapping_pairs
+from zoo_core.metrics.flat import box_areas, class_slices, covered_share, iou_of_pairs, overlapping_pairs
 from zoo_core.metrics.voc import FALSE, FOUND, IGNORED
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ COCO_WORDS = (
     "COCO: AP at IoU >= 0.50, 0.55 ... 0.95, precision interpolated at 101 recall points, the 100 best detections per "
     "image and class; widths are x2 - x1. A detection takes the object it overlaps most among those still free; "
     "difficult objects are pycocotools' `ignore`: taken at most once, only where no other object fits, and then the "
-    "detection counts neither way. Small, medium and large part at box areas of 32^2 and 96^2 pixels."
+    "detection counts neither way. A crowd (`iscrowd`) is such an object too, but is taken any number of times, and "
+    "overlap with it is the share of the detection that lies in it. Small, medium and large part at 32^2 and 96^2 "
+    "pixels of the object's annotated area, or of its box where none is annotated."
 )
 
 
@@ -61,8 +63,8 @@ class CocoCandidates:
         objects: As ``FlatObjects.grouped`` gives them.
         ranks: ``(N,)`` int32, place of the detection among those of its image and class; from 0.
         left: ``(P,)`` ascending rows of detections.
-        right: ``(P,)`` rows of objects with which these have an IoU >= 0.5.
-        iou: ``(P,)``.
+        right: ``(P,)`` rows of objects with which these have an ``iou`` >= 0.5.
+        iou: ``(P,)``; with a crowd, the share of the detection that lies in it.
     """
 
     detections: FlatDetections
@@ -112,6 +114,8 @@ def coco_candidates(detections: FlatDetections, objects: FlatObjects, *, pairs: 
     ranks = _ranks_in_group(detections)
     a, b = detections.boxes[pairs.detections], objects.boxes[pairs.objects]
     iou = iou_of_pairs(a.astype(np.float64), b.astype(np.float64))
+    crowd = np.flatnonzero(objects.crowds[pairs.objects])
+    iou[crowd] = covered_share(a[crowd], b[crowd])
     kept = (iou >= IOU_THRESHOLDS[0]) & (ranks[pairs.detections] < MAX_DETECTIONS)
     return CocoCandidates(
         detections=detections,
@@ -167,12 +171,12 @@ def match_coco(candidates: CocoCandidates, *, area_range: tuple[float, float] = 
         candidates: From ``coco_candidates``.
         area_range: Square pixels; objects outside are ignored like difficult ones.
     """
-    ignored = candidates.objects.difficult | _outside(candidates.objects.boxes, area_range)
+    ignored = candidates.objects.difficult | _outside(candidates.objects.areas, area_range)
     rows, outcomes = _greedy(candidates, ignored)
     return CocoMatches(
         rows=rows,
         outcomes=outcomes,
-        outside=_outside(candidates.detections.boxes, area_range),
+        outside=_outside(box_areas(candidates.detections.boxes), area_range),
         object_ignored=ignored,
     )
 
@@ -186,12 +190,9 @@ def _ranks_in_group(detections: FlatDetections) -> NDArray[np.int32]:
     return ranks
 
 
-def _outside(boxes: NDArray[np.float32], area_range: tuple[float, float]) -> NDArray[np.bool_]:
-    x1, y1, x2, y2 = boxes.astype(np.float64).T
-    # Not boxes.area: pycocotools multiplies the sides as they are, so a box turned inside out is outside every range.
-    sizes = (x2 - x1) * (y2 - y1)
+def _outside(areas: NDArray[np.float64], area_range: tuple[float, float]) -> NDArray[np.bool_]:
     low, high = area_range
-    outside: NDArray[np.bool_] = (sizes < low) | (sizes > high)
+    outside: NDArray[np.bool_] = (areas < low) | (areas > high)
     return outside
 
 
@@ -217,7 +218,7 @@ def _greedy(candidates: CocoCandidates, ignored: NDArray[np.bool_]) -> tuple[NDA
         best = np.maximum.reduceat(offers, starts, axis=0)  # (detections of this round, T)
         detection, threshold = np.nonzero(best >= 0)
         taken = right[by_priority[best[detection, threshold]]]
-        free[taken, threshold] = False
+        free[taken, threshold] = candidates.objects.crowds[taken]
         outcomes[row_of_pair[part[starts]][detection], threshold] = np.where(ignored[taken], IGNORED, FOUND)
     return rows, outcomes
 

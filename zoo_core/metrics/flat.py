@@ -77,25 +77,34 @@ class FlatObjects:
         labels: ``(M,)`` int32, 0-based class index.
         boxes: ``(M, 4)`` float32 ``xyxy`` absolute pixels.
         difficult: ``(M,)`` bool; counts neither as found nor as missed.
+        crowds: ``(M,)`` bool; a group that was not told apart; difficult too.
+        areas: ``(M,)`` float64, square pixels that the object covers.
     """
 
     images: NDArray[np.int32]
     labels: NDArray[np.int32]
     boxes: NDArray[np.float32]
     difficult: NDArray[np.bool_]
+    crowds: NDArray[np.bool_]
+    areas: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, index: NDArray[Any]) -> FlatObjects:
+        """The objects at ``index`` (integers or a mask), copied."""
+        return FlatObjects(
+            images=self.images[index],
+            labels=self.labels[index],
+            boxes=self.boxes[index],
+            difficult=self.difficult[index],
+            crowds=self.crowds[index],
+            areas=self.areas[index],
+        )
+
     def grouped(self) -> FlatObjects:
         """The objects by image, then label; inside a group they keep their order. Copied."""
-        order = np.lexsort((self.labels, self.images))
-        return FlatObjects(
-            images=self.images[order],
-            labels=self.labels[order],
-            boxes=self.boxes[order],
-            difficult=self.difficult[order],
-        )
+        return self.take(np.lexsort((self.labels, self.images)))
 
     def count_per_class(self, num_classes: int) -> NDArray[np.int64]:
         """Number of objects that count, ``(num_classes,)``; difficult ones do not."""
@@ -164,6 +173,9 @@ def _overlapping(
     # A pixel more on every side raises the shares of both boxes that the intersection fills, and so IoU: this one is an
     # upper bound for the rules that add none.
     kept = iou_of_pairs(a, b, extent=1.0) >= _LEAST_IOU
+    # A rule may measure overlap with a crowd as a share of the detection alone.
+    crowd = np.flatnonzero(objects.crowds[right])
+    kept[crowd] |= covered_share(a[crowd], b[crowd]) >= _LEAST_IOU
     return Pairs(detections=left[kept], objects=right[kept])
 
 
@@ -173,6 +185,34 @@ def iou_of_pairs(
     """``boxes.paired_iou`` in the precision of the boxes given; a box too large for it has IoU 0."""
     with np.errstate(over="ignore"):
         return paired_iou(cast("NDArray[np.float64]", a), cast("NDArray[np.float64]", b), extent=extent, eps=eps)
+
+
+def box_areas(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The areas of ``(N, 4)`` ``xyxy`` boxes, ``(N,)`` in float64.
+
+    Not ``boxes.area``: as in pycocotools the sides are multiplied as they are, so a box turned inside out in one
+    direction has a negative area, which is outside every range.
+    """
+    x1, y1, x2, y2 = boxes.astype(np.float64).T
+    areas: NDArray[np.float64] = (x2 - x1) * (y2 - y1)
+    return areas
+
+
+def covered_share(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The share of each box of ``a`` that lies in its partner in ``b``, ``(P,)`` in float64.
+
+    Args:
+        a: ``(P, 4)`` ``xyxy``.
+        b: Likewise.
+
+    Returns:
+        A box without area has share 0.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    areas = (a[:, 2:] - a[:, :2]).prod(axis=1)
+    inside = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
+    return np.divide(inside, areas, out=np.zeros_like(areas), where=areas > 0)
 
 
 def _order_of_float32(values: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zoo_core.datatypes import Detections, DetectionTarget, Prediction, Target
 from zoo_core.errors import DataError, PluginError, ZooError
-from zoo_core.metrics.flat import FlatDetections, FlatObjects
+from zoo_core.metrics.flat import FlatDetections, FlatObjects, box_areas
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +37,7 @@ class GatheredImages:
 
 
 class ImageGatherer:
-    """Keeps 28 bytes a detection and 25 an object, whatever the order in which images arrive.
+    """Keeps 28 bytes a detection and 34 an object, whatever the order in which images arrive.
 
     Args:
         class_names: Index is the label.
@@ -56,7 +56,8 @@ class ImageGatherer:
         Raises:
             PluginError: The three differ in length, an image is added twice, a prediction is no ``Detections`` or
                 holds a label out of range or a score that is not finite.
-            DataError: A target is no ``DetectionTarget`` or holds a label out of range or a box that is not finite.
+            DataError: A target is no ``DetectionTarget`` or holds a label out of range, a box or an area that is not
+                finite, or a crowd that is not difficult.
         """
         if not len(image_ids) == len(preds) == len(targets):
             raise PluginError(
@@ -144,6 +145,8 @@ class ImageGatherer:
             labels=_concatenated([target.labels for target in truth], np.int32, (0,)),
             boxes=_concatenated([target.boxes for target in truth], np.float32, (0, 4)),
             difficult=_concatenated([target.difficult for target in truth], np.bool_, (0,)),
+            crowds=_concatenated([_crowds(target) for target in truth], np.bool_, (0,)),
+            areas=_concatenated([_areas(target) for target in truth], np.float64, (0,)),
         )
         self._refuse_labels(image_ids, flat.labels, flat.images - first, "target", DataError)
         wrong = np.flatnonzero(~np.isfinite(flat.boxes).all(axis=1))
@@ -152,6 +155,14 @@ class ImageGatherer:
             raise DataError(
                 f"The annotation of image {image_id!r} has the box {flat.boxes[wrong[0]].tolist()}.",
                 fix="correct the annotation: corners are finite numbers of pixels.",
+            )
+        wrong = np.flatnonzero(~np.isfinite(flat.areas) | (flat.crowds & ~flat.difficult))
+        if len(wrong):
+            image_id = image_ids[int(flat.images[wrong[0]]) - first]
+            raise DataError(
+                f"The target of image {image_id!r} has an object with the area {flat.areas[wrong[0]]}, crowd "
+                f"{flat.crowds[wrong[0]]} and difficult {flat.difficult[wrong[0]]}.",
+                fix="let the dataset give finite areas, and mark every crowd as difficult.",
             )
         return flat
 
@@ -190,6 +201,14 @@ def _as_target(image_id: str, target: Target) -> DetectionTarget:
     return target
 
 
+def _crowds(target: DetectionTarget) -> NDArray[np.bool_]:
+    return np.zeros(len(target.labels), np.bool_) if target.crowds is None else target.crowds
+
+
+def _areas(target: DetectionTarget) -> NDArray[np.float64]:
+    return box_areas(target.boxes) if target.areas is None else target.areas
+
+
 def _image_indices(counts: Sequence[int], first: int) -> NDArray[np.int32]:
     return np.repeat(np.arange(first, first + len(counts), dtype=np.int32), counts)
 
@@ -204,7 +223,7 @@ def _shifted(block: FlatDetections, shift: np.int32) -> FlatDetections:
 
 
 def _shifted_objects(block: FlatObjects, shift: np.int32) -> FlatObjects:
-    return FlatObjects(images=block.images + shift, labels=block.labels, boxes=block.boxes, difficult=block.difficult)
+    return replace(block, images=block.images + shift)
 
 
 def _joined(blocks: Sequence[FlatDetections], position: NDArray[np.int32]) -> FlatDetections:
@@ -222,4 +241,6 @@ def _joined_objects(blocks: Sequence[FlatObjects], position: NDArray[np.int32]) 
         labels=_concatenated([block.labels for block in blocks], np.int32, (0,)),
         boxes=_concatenated([block.boxes for block in blocks], np.float32, (0, 4)),
         difficult=_concatenated([block.difficult for block in blocks], np.bool_, (0,)),
+        crowds=_concatenated([block.crowds for block in blocks], np.bool_, (0,)),
+        areas=_concatenated([block.areas for block in blocks], np.float64, (0,)),
     )

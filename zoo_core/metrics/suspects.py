@@ -54,12 +54,7 @@ def detection_suspects(
     Returns:
         Sentences, the clearest suspect first; empty where nothing is suspicious.
     """
-    counting = FlatObjects(
-        images=objects.images[~objects.difficult],
-        labels=objects.labels[~objects.difficult],
-        boxes=objects.boxes[~objects.difficult],
-        difficult=objects.difficult[~objects.difficult],
-    )
+    counting = objects.take(~objects.difficult)
     if not len(counting):
         return ("The scored images hold no object that counts: nothing can be found in them.",)
     if not len(detections):
