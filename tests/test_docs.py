@@ -163,6 +163,10 @@ def test_yaml_in_a_page_is_a_recipe_or_a_registry_file(page: Path, tmp_path: Pat
             assert load_registry(path)
         elif "\nsteps:" in text:
             assert load_recipe(path).steps
+        elif text.startswith("references:"):
+            toy = (ROOT / "tests" / "toy_detector" / "registry.yaml").read_text(encoding="utf-8")
+            path.write_text(toy + textwrap.indent(text, "    "), encoding="utf-8")
+            assert load_registry(path)["toy_squares"].references
 
 
 def shown_commands() -> Iterator[tuple[str, str]]:

@@ -104,6 +104,9 @@ def test_every_problem_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
 
 
 REFERENCE = "stage: fp32, protocol: p, source: s"
+VARIANT = (
+    f"references: [{{{{{REFERENCE}, tolerance: 0, value: 1, variants: [{{{{value: 1, versions: {{{{{{}}}}}}}}}}]}}}}]"
+)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +131,23 @@ REFERENCE = "stage: fp32, protocol: p, source: s"
             f"references: [{{{REFERENCE}, tolerance: 0.1, value: 0.5, per_class: {{cat: 1.5, dog: 1}}}}]",
             "per_class: outside .* lie cat 1.5",
         ),
+        (
+            VARIANT.format("torch: 2.12"),
+            "the number 2.12 stands where text",
+        ),
+        (
+            VARIANT.format("torch: new"),
+            r'variants\[0\].versions: "new" is no version specifier',
+        ),
+        (
+            VARIANT.format("tensorflow: '2'"),
+            'runs do not record the version of "tensorflow"',
+        ),
+        (
+            VARIANT.format(""),
+            "no version is",
+        ),
+        (f"references: [{{{REFERENCE}, tolerance: 0, value: 1, settings: [w4]}}]", 'settings: "w4" is no override'),
         ("references: [{protocol: '', stage: a, source: b, tolerance: 0, value: 0}]", "protocol: the text is empty"),
         ("references: {stage: fp32}", "references: a mapping stands where a list"),
         ("options: [1]", "options: a list stands where a mapping"),

@@ -309,6 +309,42 @@ class DatasetEntry:
     archives: tuple[Artifact, ...] = ()
 
 
+RECORDED_PACKAGES = (
+    "zoo-eval",
+    "torch",
+    "torchvision",
+    "aimet-torch",
+    "numpy",
+    "opencv-python",
+    "pyarrow",
+    "safetensors",
+    "pluggy",
+    "onnxruntime",
+)
+"""Libraries that can move a number: a run's record holds their versions."""
+
+ANY_RECIPE = "any"
+"""Stands for a recipe's name in a reference that runs with every recipe are held against."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceVariant:
+    """What a reference is under some versions of the libraries.
+
+    Attributes:
+        versions: Specifier by package, e.g. ``{"torch": ">=2.8,<2.12"}``; all must hold.
+        value: In ``[0, 1]``.
+        tolerance: None for the reference's.
+        note: What is known about its conditions.
+    """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    versions: Mapping[str, str]
+    value: float
+    tolerance: float | None = None
+    note: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
     """A published or recorded value, with the conditions under which it was obtained.
@@ -321,6 +357,10 @@ class Reference:
         source: Where it was published.
         note: What is known about its conditions.
         per_class: Values per class name, where published.
+        recipe: Name of the recipe it was obtained with; None for the model's own, ``any`` for a value that every recipe
+            is held against. The stage fp32 depends on none.
+        settings: ``STEP.PARAM=VALUE`` overrides of that recipe.
+        variants: Its value under some versions of the libraries; the first that holds for a run replaces ``value``.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -332,6 +372,9 @@ class Reference:
     key: str = "map"
     note: str = ""
     per_class: Mapping[str, float] = field(default_factory=dict)
+    recipe: str | None = None
+    settings: tuple[str, ...] = ()
+    variants: tuple[ReferenceVariant, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

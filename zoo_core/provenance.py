@@ -11,22 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_core.datatypes import RECORDED_PACKAGES
+
 if TYPE_CHECKING:
     from zoo_core.datatypes import Json
-
-PACKAGES = (
-    "zoo-eval",
-    "torch",
-    "torchvision",
-    "aimet-torch",
-    "numpy",
-    "opencv-python",
-    "pyarrow",
-    "safetensors",
-    "pluggy",
-    "onnxruntime",
-)
-"""Libraries that can move a number."""
 
 ENVIRONMENT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")
 """The only environment variables that a record lists: others may hold secrets."""
@@ -40,7 +28,7 @@ def environment(device: str) -> dict[str, Json]:
     """
     return {
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := installed_version(name)) is not None},
+        "packages": {name: found for name in RECORDED_PACKAGES if (found := installed_version(name)) is not None},
         "platform": platform.platform(),
         "processor": _processor(),
         "num_cores": os.cpu_count(),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from zoo_core.datatypes import Artifact, DatasetEntry, Json, ModelEntry, Reference
+from zoo_core.datatypes import RECORDED_PACKAGES, Artifact, DatasetEntry, Json, ModelEntry, Reference, ReferenceVariant
 from zoo_core.errors import RegistryError
 from zoo_core.yaml_files import (
     KeyPath,
@@ -219,6 +219,26 @@ def _are_fractions(values: Mapping[str, Any]) -> tuple[str, str] | None:
     return (f"outside [0, 1] lie {', '.join(wrong)}", "write fractions, not percent") if wrong else None
 
 
+def _are_specifiers(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    if not values:
+        return "no version is named", 'write for example torch: "<2.12"'
+    for name, wanted in values.items():
+        if name not in RECORDED_PACKAGES:
+            return f"runs do not record the version of {show(name)}", f"name one of {', '.join(RECORDED_PACKAGES)}"
+        try:
+            SpecifierSet("" if wanted is _WRONG else wanted)
+        except InvalidSpecifier:
+            return f"{show(wanted)} is no version specifier", 'write for example ">=2.8,<2.12"'
+    return None
+
+
+def _are_settings(values: tuple[Any, ...]) -> tuple[str, str] | None:
+    wrong = [value for value in values if isinstance(value, str) and not re.fullmatch(r"[^.=\s]+\.[^.=\s]+=.*", value)]
+    return (f"{show(wrong[0])} is no override", "write STEP.PARAM=VALUE, e.g. quantsim.param_bw=4") if wrong else None
+
+
 def _is_name(value: str) -> tuple[str, str] | None:
     return None if re.fullmatch(r"[a-z0-9_]+", value) else (f"{show(value)} is no plugin id", "use only a-z, 0-9 and _")
 
@@ -232,5 +252,10 @@ _RULES: dict[tuple[type, str], Rule] = {
     (Reference, "value"): _is_fraction,
     (Reference, "tolerance"): _is_tolerance,
     (Reference, "per_class"): _are_fractions,
+    (Reference, "settings"): _are_settings,
+    (Reference, "recipe"): _not_blank,
+    (ReferenceVariant, "versions"): _are_specifiers,
+    (ReferenceVariant, "value"): _is_fraction,
+    (ReferenceVariant, "tolerance"): _is_tolerance,
     (ModelEntry, "plugin"): _is_name,
 }

@@ -12,7 +12,7 @@ import pytest
 
 from results.conftest import MakeRun, edit_json
 from zoo_core.cli.main import run_command_line
-from zoo_core.datatypes import ModelEntry, Reference
+from zoo_core.datatypes import ModelEntry, Reference, ReferenceVariant
 from zoo_core.errors import RecipeError
 from zoo_core.plugins import PluginHost
 from zoo_core.results.gate import Verdict, check_run
@@ -26,9 +26,11 @@ def reference(value: float, *, stage: str = "fp32", tolerance: float = 0.01, key
 
 
 @pytest.fixture
-def run(make_run: MakeRun) -> Path:
-    """A run whose fp32 has mAP 0.75 and whose other stages have 0.5."""
+def run(make_run: MakeRun, host: PluginHost) -> Path:
+    """A run with the model's own recipe whose fp32 has mAP 0.75 and whose other stages have 0.5."""
     path = make_run()
+    recipe = host.recipe(host.model("toy_squares"), "w8a8_toy")
+    edit_json(path / "run.json", lambda record: record["recipe"].update(name=recipe.name, sha256=recipe.sha256))
 
     def values(metrics: dict[str, Any]) -> None:
         for name, stage in metrics["stages"].items():
@@ -39,7 +41,7 @@ def run(make_run: MakeRun) -> Path:
 
 
 def checked(host: PluginHost, run: Path, *references: Reference, stages: tuple[str, ...] = ()) -> Verdict:
-    return check_run(open_run(run), entry(host, *references), stages)
+    return check_run(open_run(run), entry(host, *references), host, stages)
 
 
 def entry(host: PluginHost, *references: Reference) -> ModelEntry:
@@ -188,3 +190,109 @@ def test_a_junit_report_that_cannot_be_written_is_an_error(
 
     assert run_command_line(["check", str(run), "--junit", str(tmp_path / "file" / "junit.xml")]) == 2
     assert "cannot be written" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------- references and their conditions
+
+
+@pytest.fixture
+def strange(run: Path) -> Path:
+    """The run, as if made with a recipe that is none of the plugin's."""
+    edit_json(run / "run.json", lambda record: record["recipe"].update(name="somebody's", sha256="b" * 64))
+    return run
+
+
+QUANTIZED = reference(0.5, stage="w8a8")
+
+
+def test_a_reference_taken_with_the_runs_recipe_is_compared(host: PluginHost, run: Path) -> None:
+    named = dataclasses.replace(QUANTIZED, recipe="w8a8_toy")
+    verdict = checked(host, run, reference(0.75), QUANTIZED, named)
+    assert [found.status for found in verdict.findings[:3]] == ["reproduced"] * 3
+    assert verdict.set_aside == []
+
+
+def test_a_run_with_another_recipe_is_not_compared_as_if_it_were_the_references(
+    host: PluginHost, strange: Path
+) -> None:
+    verdict = checked(host, strange, reference(0.75), QUANTIZED)
+    assert verdict.passed  # fp32 depends on no recipe
+    assert [(found.stage, found.status) for found in verdict.findings] == [
+        ("fp32", "reproduced"),
+        ("w8a8", "new"),
+        ("optimized_fp32", "new"),
+    ]
+    (aside,) = verdict.set_aside
+    assert aside.words == "taken with recipe w8a8_toy; the run used somebody's"
+
+
+def test_references_that_were_all_set_aside_satisfy_nothing(host: PluginHost, strange: Path) -> None:
+    verdict = checked(host, strange, dataclasses.replace(QUANTIZED, value=0.0))
+    assert not verdict.passed
+    assert "no reference for 'toy_squares' that was taken with the run's recipe" in verdict.obstacles[0]
+
+
+def test_overrides_and_edits_make_another_recipe(host: PluginHost, run: Path) -> None:
+    narrow = dataclasses.replace(QUANTIZED, settings=("quantsim.param_bw=4",))
+    (aside,) = checked(host, run, reference(0.75), narrow).set_aside
+    assert aside.words == "taken with recipe w8a8_toy --set quantsim.param_bw=4; the run used w8a8_toy"
+    edit_json(run / "run.json", lambda record: record["recipe"].update(sha256="e" * 64))
+    (aside,) = checked(host, run, reference(0.75), QUANTIZED).set_aside
+    assert aside.words.endswith("the run used w8a8_toy, of other content")
+    unknown = dataclasses.replace(QUANTIZED, recipe="w4a4_lost")
+    (aside,) = checked(host, run, reference(0.75), unknown).set_aside
+    assert "which cannot be read here" in aside.words
+
+
+def test_a_reference_for_any_recipe_is_always_compared(host: PluginHost, strange: Path) -> None:
+    verdict = checked(host, strange, dataclasses.replace(QUANTIZED, recipe="any"))
+    assert verdict.findings[0].status == "reproduced"
+    assert verdict.passed
+
+
+@pytest.mark.parametrize(
+    ("versions", "chosen"),
+    [
+        ({"torch": ">=2.15"}, True),
+        ({"torch": "==2.15.0"}, True),  # the run's is 2.15.0+cpu
+        ({"torch": "<2.15"}, False),
+        ({"torch": ">=2.15", "aimet-torch": "<2.42"}, False),
+        ({"onnxruntime": ">=1"}, False),  # the run did not have it
+    ],
+)
+def test_the_value_is_that_for_the_versions_of_the_run(
+    host: PluginHost, run: Path, versions: dict[str, str], chosen: bool
+) -> None:
+    edit_json(run / "run.json", lambda record: record["environment"]["packages"].update(torch="2.15.0+cpu"))
+    variants = (
+        ReferenceVariant(versions=versions, value=0.76, tolerance=0.02),
+        ReferenceVariant(versions={"torch": ">=2"}, value=0.75),
+    )
+    finding = checked(host, run, dataclasses.replace(reference(0.9), variants=variants)).findings[0]
+    assert finding.reference is not None
+    assert (finding.reference.value, finding.reference.tolerance) == ((0.76, 0.02) if chosen else (0.75, 0.01))
+    assert finding.versions == (
+        ", ".join(f"{name} {wanted}" for name, wanted in versions.items()) if chosen else "torch >=2"
+    )
+    assert f"for {finding.versions}" in finding.words
+    assert finding.status == "reproduced"
+
+
+def test_the_table_and_the_report_say_which_reference_was_used_and_which_was_not(
+    host: PluginHost, strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variants = (ReferenceVariant(versions={"aimet-torch": "==2.42.*"}, value=0.75),)
+    changed = entry(host, dataclasses.replace(reference(0.9), variants=variants), QUANTIZED)
+    monkeypatch.setattr(host, "model", lambda _name: changed)
+    monkeypatch.setenv("COLUMNS", "200")
+    junit = tmp_path / "junit.xml"
+    assert run_command_line(["check", str(strange), "--junit", str(junit)]) == 0
+    printed = capsys.readouterr().out
+    assert "The reference of fp32 voc07_11pt/pytorch-ssd map is its value for aimet-torch ==2.42.*." in printed
+    assert "Not compared: w8a8 voc07_11pt/pytorch-ssd 50.00 (a paper), taken with recipe w8a8_toy; the run" in printed
+    assert b"not compared: taken with recipe w8a8_toy" in junit.read_bytes()
+    assert b"(a paper, for aimet-torch ==2.42.*)" in junit.read_bytes()
+    assert run_command_line(["check", str(strange), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["findings"][0]["versions"] == "aimet-torch ==2.42.*"
+    assert content["set_aside"][0]["reference"]["stage"] == "w8a8"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from zoo_core.datatypes import Artifact, ModelEntry
+    from zoo_core.datatypes import Artifact, ModelEntry, Reference
     from zoo_core.plugins import PluginHost
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
@@ -74,9 +74,20 @@ def show(*, model: str, as_json: bool, verbose: bool) -> int:  # noqa: ARG001 - 
         note = f"; {reference.note}" if reference.note else ""
         click.echo(
             f"    {reference.stage} {reference.protocol} {reference.key} {100 * reference.value:.2f} "
-            f"(tolerance {100 * reference.tolerance:.2f}): {reference.source}{note}"
+            f"(tolerance {100 * reference.tolerance:.2f}{_conditions(reference)}): {reference.source}{note}"
         )
+        for variant in reference.variants:
+            versions = ", ".join(f"{name} {wanted}" for name, wanted in variant.versions.items())
+            tolerance = reference.tolerance if variant.tolerance is None else variant.tolerance
+            click.echo(f"      {versions}: {100 * variant.value:.2f} (tolerance {100 * tolerance:.2f})")
     return 0
+
+
+def _conditions(reference: Reference) -> str:
+    """The recipe that a reference was taken with, where it is not the model's own."""
+    settings = "".join(f" --set {setting}" for setting in reference.settings)
+    recipe = f" recipe {reference.recipe}" if reference.recipe else ""
+    return f";{recipe}{settings}" if recipe or settings else ""
 
 
 def _facts(entry: ModelEntry) -> list[tuple[str, str]]:
@@ -155,11 +166,12 @@ def _check_plugins(host: PluginHost) -> list[dict[str, Any]]:
 
 
 def _check_libraries() -> list[dict[str, Any]]:
-    from zoo_core.provenance import PACKAGES, installed_version
+    from zoo_core.datatypes import RECORDED_PACKAGES
+    from zoo_core.provenance import installed_version
 
     findings = [
         {"what": name, "ok": True, "found": found}
-        for name in PACKAGES
+        for name in RECORDED_PACKAGES
         if (found := installed_version(name)) is not None
     ]
     try:

@@ -35,7 +35,8 @@ def check(*, run_dir: Path, stages: str | None, junit: Path | None, as_json: boo
     from zoo_core.results.stored import open_run
 
     run = open_run(run_dir)
-    verdict = check_run(run, PluginHost().model(run.needed("model")), names(stages))
+    host = PluginHost()
+    verdict = check_run(run, host.model(run.needed("model")), host, names(stages))
     if junit is not None:
         write_junit(junit, verdict)
     if as_json:

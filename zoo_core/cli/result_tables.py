@@ -119,5 +119,15 @@ def print_verdict(verdict: Verdict) -> None:
             ]
         )
     columns = ("value", "measured", "reference", "tolerance", "", "source")
-    notes = [*verdict.obstacles, "passed" if verdict.passed else "failed"]
+    aside = [
+        f"Not compared: {one.reference.stage} {one.reference.protocol} {100 * one.reference.value:.2f} "
+        f"({one.reference.source}), {one.words}."
+        for one in verdict.set_aside
+    ]
+    chosen = [
+        f"The reference of {finding.stage} {finding.protocol} {finding.key} is its value for {finding.versions}."
+        for finding in verdict.findings
+        if finding.versions
+    ]
+    notes = [*chosen, *aside, *verdict.obstacles, "passed" if verdict.passed else "failed"]
     print_table(f"{verdict.model}, in percent", columns, rows, notes)

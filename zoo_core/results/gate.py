@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from zoo_core.errors import RecipeError, RunError
+from zoo_core.results.references import References
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from zoo_core.datatypes import ModelEntry, Reference
+    from zoo_core.plugins import PluginHost
     from zoo_core.report.facts import Facts
+    from zoo_core.results.references import Fitting, SetAside
     from zoo_core.results.stored import StoredRun
 
 Status: TypeAlias = Literal["reproduced", "improvement", "regression", "missing", "new"]
@@ -31,7 +34,8 @@ class Finding:
         stage: Of the run.
         protocol: Protocol id; ``key`` names the value inside it.
         value: As measured; None when missing.
-        reference: None when new.
+        reference: With the value that holds for the run's library versions; None when new.
+        versions: The versions for which that value was taken, in words; empty for the reference's own value.
     """
 
     status: Status
@@ -40,6 +44,14 @@ class Finding:
     key: str
     value: float | None
     reference: Reference | None
+    versions: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where the reference comes from, and for which library versions it was chosen."""
+        if self.reference is None:
+            return ""
+        return f"{self.reference.source}, for {self.versions}" if self.versions else self.reference.source
 
     @property
     def words(self) -> str:
@@ -47,7 +59,7 @@ class Finding:
         name = f"{self.stage} {self.protocol} {self.key}"
         if self.reference is None:
             return f"{name} is {self.value}; the registry has no reference for it."
-        least = f"at least {self.reference.value:.6g} - {self.reference.tolerance:g} ({self.reference.source})"
+        least = f"at least {self.reference.value:.6g} - {self.reference.tolerance:g} ({self.source})"
         if self.value is None:
             return f"{name} was not measured; the reference wants {least}."
         return f"{name} is {self.value:.6g}; the reference wants {least}."
@@ -62,12 +74,14 @@ class Verdict:
         run: The run directory.
         obstacles: Why the run cannot satisfy any gate, in sentences; empty when it can.
         findings: References in the registry's order, then what is new.
+        set_aside: References taken with other recipes than the run's: not compared, and they satisfy nothing.
     """
 
     model: str
     run: Path
     obstacles: Sequence[str]
     findings: Sequence[Finding]
+    set_aside: Sequence[SetAside] = ()
 
     @property
     def passed(self) -> bool:
@@ -76,12 +90,13 @@ class Verdict:
         return held and not self.obstacles and all(finding.status not in FAILING for finding in self.findings)
 
 
-def check_run(run: StoredRun, entry: ModelEntry, stages: Sequence[str] = ()) -> Verdict:
-    """Hold a run against the references of its model.
+def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Sequence[str] = ()) -> Verdict:
+    """Hold a run against the references of its model that were taken under its conditions.
 
     Args:
         run: Complete or not; an incomplete one never passes.
         entry: The model's entry in the registry.
+        host: Gives the recipes that references were taken with.
         stages: Only references of these stages count; empty for all.
 
     Raises:
@@ -95,9 +110,11 @@ def check_run(run: StoredRun, entry: ModelEntry, stages: Sequence[str] = ()) -> 
                 f"Neither the run nor a reference of {entry.model_id!r} has a stage {stage!r}.",
                 fix=f"choose from {', '.join(sorted(known)) or 'none: there are no stages'}.",
             )
-    wanted = [reference for reference in entry.references if not stages or reference.stage in stages]
-    findings = [_against(reference, measured) for reference in wanted]
-    spoken_of = {(reference.stage, reference.protocol) for reference in entry.references}
+    wanted, set_aside = References(run, entry, host).sort(
+        [reference for reference in entry.references if not stages or reference.stage in stages]
+    )
+    findings = [_against(fitting, measured) for fitting in wanted]
+    spoken_of = {(finding.stage, finding.protocol) for finding in findings}
     for stage, scores in measured.items():
         if (stages and stage not in stages) or (stage, entry.headline) in spoken_of:
             continue
@@ -117,14 +134,15 @@ def check_run(run: StoredRun, entry: ModelEntry, stages: Sequence[str] = ()) -> 
     obstacles = _obstacles(run, entry)
     if not wanted:
         of = f" of {', '.join(stages)}" if stages else ""
+        fits = " that was taken with the run's recipe" if set_aside else ""
         obstacles.append(
-            f"The registry ({entry.source}) has no reference{of} for {entry.model_id!r}: nothing was checked."
+            f"The registry ({entry.source}) has no reference{of} for {entry.model_id!r}{fits}: nothing was checked."
         )
-    return Verdict(model=entry.model_id, run=run.path, obstacles=obstacles, findings=findings)
+    return Verdict(model=entry.model_id, run=run.path, obstacles=obstacles, findings=findings, set_aside=set_aside)
 
 
-def _against(reference: Reference, measured: dict[str, Facts]) -> Finding:
-    value = None
+def _against(fitting: Fitting, measured: dict[str, Facts]) -> Finding:
+    reference, value = fitting.reference, None
     if reference.stage in measured:
         value = measured[reference.stage].object("metrics").object(reference.protocol).number(reference.key)
     status: Status = "reproduced"
@@ -141,6 +159,7 @@ def _against(reference: Reference, measured: dict[str, Facts]) -> Finding:
         key=reference.key,
         value=value,
         reference=reference,
+        versions=fitting.versions,
     )
 
 
@@ -168,7 +187,10 @@ def _obstacles(run: StoredRun, entry: ModelEntry) -> list[str]:
 
 
 def junit_xml(verdict: Verdict) -> bytes:
-    """The verdict as a JUnit report: a test case for each reference, one for the run's fitness, new values skipped."""
+    """The verdict as a JUnit report: a test case for each reference, one for the run's fitness.
+
+    New values and references that were set aside are skipped cases.
+    """
     suite = Element("testsuite", name=f"zoo-eval check {verdict.model}")
     fitness = SubElement(suite, "testcase", classname=verdict.model, name="the run can satisfy a gate")
     if verdict.obstacles:
@@ -176,7 +198,7 @@ def junit_xml(verdict: Verdict) -> bytes:
     for finding in verdict.findings:
         name = f"{finding.stage} {finding.protocol} {finding.key}"
         if finding.reference is not None:
-            name += f" ({finding.reference.source})"
+            name += f" ({finding.source})"
         case = SubElement(suite, "testcase", classname=verdict.model, name=_plain(name))
         if finding.status in FAILING:
             SubElement(case, "failure", type=finding.status, message=_plain(finding.words))
@@ -184,6 +206,11 @@ def junit_xml(verdict: Verdict) -> bytes:
             SubElement(case, "skipped", message=_plain(finding.words))
         else:
             SubElement(case, "system-out").text = _plain(f"{finding.status}: {finding.words}")
+    for aside in verdict.set_aside:
+        reference = aside.reference
+        name = f"{reference.stage} {reference.protocol} {reference.key} ({reference.source})"
+        case = SubElement(suite, "testcase", classname=verdict.model, name=_plain(name))
+        SubElement(case, "skipped", message=_plain(f"not compared: {aside.words}"))
     cases = suite.findall("testcase")
     suite.set("tests", str(len(cases)))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
