@@ -20,6 +20,7 @@ from zoo_core import artifacts
 from zoo_core.cli.main import cli
 from zoo_core.evaluation.request import EvaluationRequest
 from zoo_core.evaluation.run import evaluate_request
+from zoo_core.metrics.classification import CLASSIFICATION_PROTOCOLS, ClassificationMetric
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization.steps import BUILTIN_STEPS, QUANTSIM, QuantSimParams
@@ -117,6 +118,12 @@ def test_every_parameter_of_a_step_is_documented_with_its_default(step: str) -> 
 def test_the_definition_of_a_protocol_is_quoted_word_for_word(protocol: str) -> None:
     quoted = [line[2:] for line in section("metrics.md", protocol).splitlines() if line.startswith("> ")]
     assert " ".join(quoted) == DetectionMetric(["cat"]).compute([protocol])[protocol].definition
+
+
+@pytest.mark.parametrize("protocol", CLASSIFICATION_PROTOCOLS)
+def test_the_definition_of_a_classification_protocol_is_quoted_word_for_word(protocol: str) -> None:
+    quoted = [line[2:] for line in section("metrics.md", protocol).splitlines() if line.startswith("> ")]
+    assert " ".join(quoted) == ClassificationMetric(["cat"]).compute([protocol])[protocol].definition
 
 
 # --------------------------------------------------------------------------- the run directory

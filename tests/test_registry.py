@@ -117,6 +117,7 @@ VARIANT = (
         ("checkpoint: {url: 'https://a.org/b', sha256: abc}", 'sha256: "abc" is not 64 hexadecimal'),
         ("checkpoint: {url: 'https://a.org/b', sha256: 123}", "the number 123 stands where text"),
         ("checkpoint: {url: 'https://a.org/b', md5: abc}", 'md5: "abc" is not 32 hexadecimal'),
+        ("checkpoint: {url: 'https://a.org/b', sha256_prefix: b03531}", 'sha256_prefix: "b03531" is not 8 to 63 hexa'),
         ("checkpoint: {url: 'https://a.org/b', size_bytes: 0}", "size_bytes: 0 is no size"),
         ("checkpoint: {url: 'https://a.org/b', size_bytes: true}", "size_bytes: true stands where a whole number"),
         ("checkpoint: https://a.org/b", "checkpoint: the text .* stands where a mapping is due"),

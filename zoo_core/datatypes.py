@@ -72,6 +72,29 @@ class Detections(Prediction):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Classification(Prediction):
+    """The classes that a network gives one image, most probable first.
+
+    Attributes:
+        labels: ``(N,)`` int64, 0-based class index, each at most once. Not all classes need be there, but whatever is
+            left out is less probable than what is there.
+        scores: ``(N,)`` float64 probabilities in ``[0, 1]``, falling. In float64, so that two logits which differ by
+            the last bit of a float32 stay different: equal scores are ties, and a protocol says who wins them.
+    """
+
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shapes = (self.labels.shape, self.scores.shape)
+        if shapes != ((len(self.scores),), (len(self.scores),)):
+            raise PluginError(
+                f"A classification has labels and scores of shapes {shapes}.",
+                fix="return labels (N,) and scores (N,) of one N, the most probable class first.",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Target:
     """What is true of one image; a task's targets derive from it."""
 
@@ -95,6 +118,17 @@ class DetectionTarget(Target):
     difficult: NDArray[np.bool_]
     crowds: NDArray[np.bool_] | None = None
     areas: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClassTarget(Target):
+    """The one class of an image.
+
+    Attributes:
+        label: 0-based class index.
+    """
+
+    label: int
 
 
 # --------------------------------------------------------------------------- the model
@@ -280,6 +314,8 @@ class Artifact:
     Attributes:
         url: ``https://...``, or ``package:<import name>/<path>`` for a file inside an installed package.
         sha256: Hexadecimal; None where none is published, then the first download records it.
+        sha256_prefix: The first digits of the SHA-256, 8 or more, where only these are published: file names of torch's
+            hub end with them. Checked whenever the file is used, beside the hash that the first download records.
         md5: A published MD5, checked on download in addition; not trusted alone.
         size_bytes: None where unknown.
     """
@@ -287,6 +323,7 @@ class Artifact:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
     url: str
     sha256: str | None = None
+    sha256_prefix: str | None = None
     md5: str | None = None
     size_bytes: int | None = None
 

@@ -197,6 +197,13 @@ def _is_hex(num_digits: int) -> Rule:
     return rule
 
 
+def _is_prefix(value: str) -> tuple[str, str] | None:
+    if re.fullmatch(r"[0-9a-f]{8,63}", value):
+        return None
+    fact = f"{show(value)} is not 8 to 63 hexadecimal digits in lower case"
+    return fact, "write the digits that are published; a whole hash belongs to sha256"
+
+
 def _is_size(value: int) -> tuple[str, str] | None:
     return None if value > 0 else (f"{value} is no size of a file", "write the bytes, or null where unknown")
 
@@ -246,6 +253,7 @@ def _is_name(value: str) -> tuple[str, str] | None:
 _RULES: dict[tuple[type, str], Rule] = {
     (Artifact, "url"): _is_url,
     (Artifact, "sha256"): _is_hex(64),
+    (Artifact, "sha256_prefix"): _is_prefix,
     (Artifact, "md5"): _is_hex(32),
     (Artifact, "size_bytes"): _is_size,
     (DatasetEntry, "name"): _not_blank,

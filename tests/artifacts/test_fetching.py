@@ -168,6 +168,8 @@ def test_a_missing_file_is_not_asked_for_twice(served: Served) -> None:
     [
         ({"sha256": "0" * 64}, r"weights\.pth has SHA256 [0-9a-f]{64}; 0{64} is declared"),
         ({"md5": "0" * 32}, r"weights\.pth has MD5 [0-9a-f]{32}; 0{32} is declared"),
+        ({"sha256_prefix": "0" * 8}, r"weights\.pth has SHA256 [0-9a-f]{64}; 0{8}\.\.\. is declared"),
+        ({"sha256": None, "sha256_prefix": "0" * 8}, r"weights\.pth has SHA256 [0-9a-f]{64}; 0{8}\.\.\. is declared"),
         ({"size_bytes": 199_999}, "has 200000 bytes on the server; 199999 are declared"),
         ({"size_bytes": 200_001}, "has 200000 bytes on the server; 200001 are declared"),
     ],
@@ -386,3 +388,14 @@ def test_an_address_that_leaves_the_package_or_finds_nothing_is_refused(package:
     (package / "link.txt").symlink_to(package.parent / "secret.txt")
     with pytest.raises(ArtifactError, match=message):
         fetch(Artifact(url=url))
+
+
+def test_the_first_digits_of_a_hash_serve_where_no_more_is_published(served: Served, cache: Path) -> None:
+    digits = hashlib.sha256(served.content).hexdigest()
+    path = fetch(Artifact(url=served.url, sha256_prefix=digits[:8]))
+    assert path.read_bytes() == served.content
+    # The rest was recorded: a file with the same beginning of its hash would be noticed as well.
+    assert digits in (cache / "artifacts.lock.json").read_text()
+    assert fetch(Artifact(url=served.url, sha256_prefix=digits[:8]), offline=True) == path
+    with pytest.raises(ArtifactError, match="fails its checks in the cache"):
+        fetch(Artifact(url=served.url, sha256_prefix="0" * 8), offline=True)

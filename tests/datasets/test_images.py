@@ -76,6 +76,8 @@ def test_an_exif_orientation_is_applied_as_by_imread() -> None:
     image = decode_image(turned, source=SOURCE)
     assert image.shape == (60, 40, 3)
     np.testing.assert_array_equal(image, np.rot90(decode_image(JPEG, source=SOURCE), k=-1))
+    stored = decode_image(turned, source=SOURCE, orient=False)  # as PIL and torchvision read it
+    np.testing.assert_array_equal(stored, decode_image(JPEG, source=SOURCE))
     assert image_size(turned, source=SOURCE) == (60, 40)
 
 

@@ -23,7 +23,7 @@ _PACKAGE_PREFIX = "package:"
 
 
 def fetch(artifact: Artifact, *, offline: bool = False, progress: Progress | None = None) -> Path:
-    """Return where the artifact lies, after checking size, SHA-256 and MD5 as far as they are declared.
+    """Return where the artifact lies, after checking size, SHA-256 (or its first digits) and MD5 as declared.
 
     A file over https is downloaded once into the cache; a broken download is continued, several processes may ask at
     once, and the file appears there only when it is complete and verified. Where no SHA-256 is declared, the first
@@ -108,11 +108,17 @@ def _verify(path: Path, artifact: Artifact, sha256: str | None, *, origin: str, 
             f"{origin} has {size} bytes; {artifact.size_bytes} are declared.",
             fix="do not use the file; find out why it changed and correct the registry.",
         )
-    for algorithm, expected in (("sha256", sha256), ("md5", artifact.md5)):
+    for algorithm, expected in (("sha256", sha256 or artifact.sha256_prefix), ("md5", artifact.md5)):
         if expected is None:
             continue
         found = file_hash(path, algorithm)
-        if found != expected.lower():
+        prefix = artifact.sha256_prefix if algorithm == "sha256" else None
+        if prefix is not None and not found.startswith(prefix):
+            raise ArtifactError(
+                f"{origin} has SHA256 {found}; {prefix}... is declared.",
+                fix="do not use the file before you know why it changed; then correct the registry.",
+            )
+        if found != expected.lower() and expected != prefix:
             source = "was recorded at the first download" if recorded and algorithm == "sha256" else "is declared"
             raise ArtifactError(
                 f"{origin} has {algorithm.upper()} {found}; {expected.lower()} {source}.",

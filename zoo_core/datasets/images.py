@@ -34,7 +34,7 @@ _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _BARE_MARKERS = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
-def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, orient: bool = True) -> NDArray[np.uint8]:
     """Return the image in a JPEG or PNG file as ``(H, W, 3)`` uint8 RGB.
 
     Decoded by ``cv2.imdecode`` with ``IMREAD_COLOR``, as pytorch-ssd's ``cv2.imread`` does: an EXIF orientation is
@@ -43,15 +43,16 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     Args:
         path: The file; its content decides the format, not its name.
         max_pixels: Refuse an image whose header claims more, before anything is decoded.
+        orient: Apply an EXIF orientation; False leaves the pixels as they are stored, as PIL and torchvision do.
 
     Raises:
         DataError: The file is missing, truncated, damaged, larger than ``max_pixels``, or neither JPEG nor PNG.
     """
     data = read_file(path, max_bytes=_MAX_FILE_BYTES)
-    return decode_image(data, source=path, max_pixels=max_pixels)
+    return decode_image(data, source=path, max_pixels=max_pixels, orient=orient)
 
 
-def decode_image(data: bytes, *, source: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, source: Path, max_pixels: int = MAX_PIXELS, orient: bool = True) -> NDArray[np.uint8]:
     """Return the image in ``data``; like ``read_image``, with ``source`` only named in errors."""
     size = image_size(data, source=source)
     if size.width_px * size.height_px > max_pixels:
@@ -59,8 +60,9 @@ def decode_image(data: bytes, *, source: Path, max_pixels: int = MAX_PIXELS) -> 
             f"{source} claims {size.width_px} x {size.height_px} pixels; more than {max_pixels} are not decoded.",
             fix="replace or shrink the image.",
         )
+    flags = cv2.IMREAD_COLOR if orient else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise _damaged(source, f"OpenCV: {error.err}") from error
     if image is None:

@@ -1,0 +1,1 @@
+"""Image classifiers of torchvision, with its own weights and preprocessing."""

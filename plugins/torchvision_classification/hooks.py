@@ -1,0 +1,84 @@
+"""What the plugin gives the core. torch and torchvision are imported inside the hooks: this module is cheap."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo_core.errors import DataError, RecipeError
+from zoo_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zoo_core.datatypes import (
+        Checkpoint,
+        DatasetRequest,
+        EvalDataset,
+        Metric,
+        ModelBundle,
+        ModelEntry,
+        Recipe,
+    )
+
+_HERE = Path(__file__).parent
+_RECIPES = _HERE / "recipes"
+
+
+@hookimpl
+def zoo_registry() -> Path:
+    """The models; see ``hookspecs.zoo_registry``."""
+    return _HERE / "registry.yaml"
+
+
+@hookimpl
+def zoo_load_model(
+    entry: ModelEntry, checkpoint: Checkpoint | None, class_names: Sequence[str], device: str
+) -> ModelBundle:
+    """A network of torchvision for as many classes as the dataset has; see ``hookspecs.zoo_load_model``."""
+    from torchvision_classification.model import load_bundle
+
+    return load_bundle(entry, checkpoint, len(class_names), device)
+
+
+@hookimpl
+def zoo_recipe(entry: ModelEntry, name: str) -> Recipe:
+    """A recipe file of this plugin; see ``hookspecs.zoo_recipe``."""
+    from zoo_core.recipes import load_recipe
+
+    shipped = sorted(path.stem for path in _RECIPES.glob("*.yaml"))
+    if name not in shipped:
+        closest = get_close_matches(name, shipped, n=1, cutoff=0.0)
+        raise RecipeError(
+            f"{entry.model_id} has no recipe {name!r}; the closest is {closest[0]!r}.",
+            fix=f"choose one of {', '.join(shipped)}, or give a recipe file's path.",
+        )
+    return load_recipe(_RECIPES / f"{name}.yaml")
+
+
+@hookimpl
+def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
+    """A split of ImageNet, or of any images sorted into folders; see ``hookspecs.zoo_dataset``."""
+    from torchvision_classification.imagenet import open_split
+
+    if request.root is None:
+        raise DataError(
+            f"{entry.model_id} evaluates on {entry.dataset.name!r}, for which no download is known.",
+            fix="give its folder with --data: <folder>/val/<wnid>/*.JPEG and <folder>/train/<wnid>/*.JPEG.",
+        )
+    return open_split(
+        request.root,
+        request.split,
+        label_file=request.label_file,
+        class_split=entry.dataset.calibration_split,
+        name=entry.dataset.name,
+    )
+
+
+@hookimpl
+def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
+    """Top-1 and top-5 accuracy; see ``hookspecs.zoo_metric``."""
+    from zoo_core.metrics.classification import ClassificationMetric
+
+    return ClassificationMetric(class_names, headline=entry.headline)

@@ -1,0 +1,209 @@
+"""A registry entry to a network of torchvision that holds what a device would run, with its preprocessing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torchvision
+from PIL import Image
+from torch import nn
+
+from zoo_core.artifacts import load_metadata, load_state_dict
+from zoo_core.datatypes import ModelBundle
+from zoo_core.errors import CheckpointError, RegistryError
+from zoo_core.metrics.classification import rank_classes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from zoo_core.datatypes import Checkpoint, Classification, ImageSize, ModelEntry
+
+_NEEDED = ("builder", "weights")
+_OPTIONS = (*_NEEDED, "builder_args", "transforms_args")
+_UNTRAINED = "The network is untrained: what it says means nothing."
+_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocess:
+    """torchvision's own transforms on a PIL image, which is what its published accuracies were measured with.
+
+    Attributes:
+        transforms: A preset such as ``ImageClassification``.
+    """
+
+    transforms: Any
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """``(H, W, 3)`` uint8 RGB to ``(3, crop, crop)`` float32, bit for bit what ``transforms`` gives."""
+        array: NDArray[np.float32] = self.transforms(Image.fromarray(image)).numpy()
+        return array
+
+
+def decode(outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> list[Classification]:
+    """Logits ``(B, C)`` to each image's most probable classes; a class has no place, so ``sizes`` says nothing."""
+    return [rank_classes(logits) for logits, _ in zip(outputs[0].float().numpy(), sizes, strict=True)]
+
+
+def load_bundle(entry: ModelEntry, checkpoint: Checkpoint | None, num_classes: int, device: str) -> ModelBundle:
+    """Build the network that an entry describes.
+
+    Args:
+        entry: ``options.builder`` is a function of ``torchvision.models``, ``options.weights`` the enum member whose
+            transforms are used, e.g. ``ResNet18_Weights.IMAGENET1K_V1``; ``builder_args`` and ``transforms_args`` are
+            keywords for the two.
+        checkpoint: Weights; None for an untrained network, the same each time.
+        num_classes: Outputs of the network.
+        device: A torch device string.
+
+    Raises:
+        RegistryError: An option is missing, unknown, or torchvision does not know what it names.
+        CheckpointError: The weights are not this network's.
+    """
+    options = _options(entry)
+    transforms = _call(entry, "transforms_args", _weights(entry).transforms, options.get("transforms_args", {}))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        arguments = {"num_classes": num_classes, **options.get("builder_args", {})}
+        network = for_device(_call(entry, "builder_args", _builder(entry), arguments).eval())
+    notes: tuple[str, ...] = (_UNTRAINED,)
+    if checkpoint is not None:
+        notes = load_weights(network, checkpoint)
+    size = int(transforms.crop_size[0])
+    example = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    return ModelBundle(
+        network=network.to(device),
+        example_input=example.to(device),
+        preprocess=Preprocess(transforms),
+        decode=decode,
+        notes=notes,
+    )
+
+
+def for_device(network: nn.Module) -> nn.Module:
+    """Take out what does nothing in eval mode, and let no activation overwrite its input; parameter names stay.
+
+    Dropout and stochastic depth would each get a quantizer of their own in a simulation; an activation in place makes
+    its input and its output one tensor, so that a convolution with its activation is not recognized as one operation.
+
+    Args:
+        network: In eval mode; modified and returned.
+    """
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.Dropout | torchvision.ops.StochasticDepth):
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, nn.Identity())
+        elif getattr(module, "inplace", False):
+            setattr(module, "inplace", False)  # noqa: B010  # no type declares it
+    return network
+
+
+# --------------------------------------------------------------------------- weights
+
+
+def load_weights(network: nn.Module, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Copy weights into ``network``; returns what a reader must know about them.
+
+    Args:
+        network: Changed in place, also in structure where the weights were folded.
+        checkpoint: torchvision's own file, one of its form, or ``quantized/network.safetensors`` of a run.
+
+    Raises:
+        CheckpointError: Keys, shapes or values are not this network's; all problems are listed together.
+    """
+    weights = load_state_dict(checkpoint.path)
+    notes: tuple[str, ...] = ()
+    if checkpoint.optimized and load_metadata(checkpoint.path).get("folded") == "true":
+        fold_structure(network, weights)
+        notes = ("The weights were loaded with batch norms folded into the convolutions.",)
+    own = network.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in weights]
+    problems += [f"{name} is not of this network" for name in weights if name not in own]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    problems += [f"{name} is not finite" for name in weights if not bool(torch.isfinite(weights[name].float()).all())]
+    if problems:
+        more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise CheckpointError(
+            f"{checkpoint.path} does not fit {type(network).__name__} with {_num_outputs(network)} outputs: "
+            f"{'; '.join(problems[:_SHOWN])}{more}.",
+            fix="give weights of this architecture for as many classes as the data has (--labels names the classes).",
+        )
+    network.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()})
+    return notes
+
+
+def fold_structure(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Give the network the form that folding batch norms leaves: identities, and biases where ``weights`` has them."""
+    for name, module in list(network.named_modules()):
+        parent, _, child = name.rpartition(".")
+        if isinstance(module, nn.BatchNorm2d) and f"{name}.weight" not in weights:
+            setattr(network.get_submodule(parent), child, nn.Identity())
+        elif isinstance(module, nn.Conv2d) and module.bias is None and f"{name}.bias" in weights:
+            module.bias = nn.Parameter(torch.zeros(module.out_channels))
+
+
+def _num_outputs(network: nn.Module) -> int:
+    return next((m.out_features for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)), 0)
+
+
+# --------------------------------------------------------------------------- what the entry names
+
+
+def _options(entry: ModelEntry) -> Mapping[str, Any]:
+    said = [f"does not know {name!r}" for name in sorted(set(entry.options) - set(_OPTIONS))]
+    said += [f"needs {name!r}, a text" for name in _NEEDED if not isinstance(entry.options.get(name), str)]
+    said += [
+        f"needs a mapping for {name!r}" for name in _OPTIONS[2:] if not isinstance(entry.options.get(name, {}), dict)
+    ]
+    if said:
+        raise RegistryError(
+            f"{entry.source}: {entry.model_id}.options: {entry.plugin} {', '.join(said)}.",
+            fix=f"use only {', '.join(_OPTIONS)}.",
+        )
+    return entry.options
+
+
+def _builder(entry: ModelEntry) -> Any:
+    name = entry.options["builder"]
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        hint = f"; the closest is {close[0]!r}" if close else ""
+        raise RegistryError(
+            f"{entry.source}: {entry.model_id}.options.builder: torchvision {torchvision.__version__} has no "
+            f"classifier {name!r}{hint}.",
+            fix="name one of torchvision.models.list_models(module=torchvision.models).",
+        )
+    return torchvision.models.get_model_builder(name)
+
+
+def _weights(entry: ModelEntry) -> Any:
+    name = entry.options["weights"]
+    try:
+        return torchvision.models.get_weight(name)
+    except (KeyError, ValueError) as error:
+        raise RegistryError(
+            f"{entry.source}: {entry.model_id}.options.weights: torchvision {torchvision.__version__} has no {name!r}.",
+            fix="write <enum>.<member>, e.g. ResNet18_Weights.IMAGENET1K_V1.",
+        ) from error
+
+
+def _call(entry: ModelEntry, option: str, function: Any, arguments: Mapping[str, Any]) -> Any:
+    try:
+        return function(**arguments)
+    except (TypeError, ValueError) as error:
+        raise RegistryError(
+            f"{entry.source}: {entry.model_id}.options.{option}: torchvision does not accept {dict(arguments)}: "
+            f"{error}",
+            fix="give the function's own keywords.",
+        ) from error
