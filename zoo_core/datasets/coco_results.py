@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zoo_core.datasets.reading import closest, read_file
-from zoo_core.datatypes import Detections
-from zoo_core.errors import DataError
+from zoo_core.datatypes import Detections, Prediction
+from zoo_core.errors import DataError, PluginError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,50 @@ def read_coco_results(
     boxes = numbers[:, 1:].copy()
     boxes[:, 2:] += boxes[:, :2]
     return _by_image(names, numbers[:, 0].astype(np.float32), boxes.astype(np.float32), labels)
+
+
+def write_coco_results(
+    path: Path,
+    predictions: Iterator[tuple[str, Prediction]],
+    image_numbers: Mapping[str, int],
+    category_ids: Sequence[int],
+) -> None:
+    """Write a results file, one detection a line, that gives an evaluator the very order of ties that ours has.
+
+    Args:
+        path: Created.
+        predictions: Image ids with their ``Detections``.
+        image_numbers: ``image_id`` of each image.
+        category_ids: ``category_id`` of each class.
+
+    Raises:
+        PluginError: A prediction is not a ``Detections``, or has a number that is not finite.
+    """
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        separator = "[\n"
+        for image_id, found in predictions:
+            if not isinstance(found, Detections):
+                raise PluginError(
+                    f"The prediction of image {image_id!r} is a {type(found).__name__}, not a Detections.",
+                    fix="let the plugin's decode return Detections.",
+                )
+            if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes).all()):
+                raise PluginError(
+                    f"Image {image_id!r} has a score or a box that is not finite.",
+                    fix="look for infinity in the network's outputs; a results file cannot hold it.",
+                )
+            x1, y1, x2, y2 = found.boxes.astype(np.float64).T
+            # Evaluators keep the order of equal scores; see FlatDetections.ranked.
+            for row in np.lexsort((y2, x2, y1, x1, -found.scores)):
+                entry = {
+                    "image_id": image_numbers[image_id],
+                    "category_id": category_ids[found.labels[row]],
+                    "bbox": [float(value) for value in (x1[row], y1[row], x2[row] - x1[row], y2[row] - y1[row])],
+                    "score": float(found.scores[row]),
+                }
+                file.write(separator + json.dumps(entry))
+                separator = ",\n"
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def _read_list(path: Path) -> list[Any]:
