@@ -55,6 +55,7 @@ LAYERS = (
     "classification_headers.0.3",
     "base_net.15.conv.0",
     "extras.0.conv.0",
+    "base_net.18.0",
 )
 """Every kind and depth, cheap ones first: 3x3, depthwise, expansion, projection, extra layers and heads."""
 
@@ -363,6 +364,7 @@ def main() -> None:
     parser.add_argument(
         "--layers", type=int, default=len(LAYERS), help="how many of the chosen layers, cheap ones first"
     )
+    parser.add_argument("--only", nargs="+", choices=LAYERS, metavar="LAYER", help="these layers instead")
     parser.add_argument("--iterations", type=int, default=10_000, help="of AIMET; 0 leaves it out")
     parser.add_argument("--bw", type=int, default=8, help="bits of a weight")
     parser.add_argument("--images", type=int, default=128, help="images seen; as many unseen score")
@@ -378,7 +380,7 @@ def main() -> None:
         time_network(network, images.repeat(-(-args.network // len(images)), 1, 1, 1)[: args.network], args.bw)
         return
     images = drawn_images(data_dir / "shapes_voc.tar", 2 * args.images)
-    names = LAYERS[: args.layers]
+    names = args.only or LAYERS[: args.layers]
     kept = args.out.with_suffix(".pt")  # AIMET's results of an earlier call hold for the inputs of that call alone
     if not kept.exists():
         torch.save(capture(network, images, LAYERS, args.bw), kept)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,14 @@ from hypothesis import settings
 # No wall-clock limits in tests; in CI the same examples every time, so that a failure is the change's.
 settings.register_profile("zoo_eval", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("zoo_eval")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of the session's own: no test takes what the user's holds, and none adds to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZOO_EVAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -528,6 +528,7 @@ class StepContext:
         seed: Seeds every random choice of the step.
         work_dir: An existing directory for temporary files, removed with the run's temporary data.
         progress: Call with (done, total, what) to move the step's progress bar.
+        cache_dir: Where a step may keep results by content from run to run; it need not exist. None: keep nothing.
     """
 
     example_input: torch.Tensor
@@ -536,6 +537,7 @@ class StepContext:
     seed: int
     work_dir: Path
     progress: Callable[[int, int, str], None]
+    cache_dir: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

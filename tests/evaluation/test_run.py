@@ -96,9 +96,25 @@ def test_the_run_directory_holds_everything_that_the_number_needs(evaluate: Eval
     assert not [path for path in run.iterdir() if path.name.startswith(".")]
 
 
+def test_rounded_layers_come_from_the_cache_unless_told_not_to(
+    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_EVAL_CACHE", str(tmp_path / "cache"))
+    results = [
+        evaluate(stages="optimized_fp32", settings=("adaround.engine=fast",), out=tmp_path / str(index), cache=cache)
+        for index, cache in enumerate((True, True, False))
+    ]
+    steps = [result.record["steps"][-1] for result in results]
+    assert ["from the cache, computed on" in step["summary"] for step in steps] == [False, True, False]
+    assert steps[1]["effect"]["cache"]["parts_computed"] == steps[0]["effect"]["cache"]["parts_from_cache"] == 0
+    assert steps[2]["effect"]["cache"] is None
+    files = [(result.run_dir / "quantized" / "network.safetensors").read_bytes() for result in results]
+    assert files[0] == files[1] == files[2]
+
+
 def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(evaluate: Evaluate, tmp_path: Path) -> None:
-    evaluate(out=tmp_path / "one", workers=0, seed=3)
-    evaluate(out=tmp_path / "two", workers=3, seed=3)
+    evaluate(out=tmp_path / "one", workers=0, seed=3, cache=False)
+    evaluate(out=tmp_path / "two", workers=3, seed=3, cache=False)
 
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one" / "predictions").rglob("*.parquet"))
     assert len(files) == 4

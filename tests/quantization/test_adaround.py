@@ -116,7 +116,7 @@ def test_fewer_iterations_than_aimets_default_are_called_short(
     context = dataclasses.replace(context, quant=dataclasses.replace(context.quant, param_bw=bits))
     asked = []
 
-    def no_rounding(given: nn.Module, params: Any, num_batches: int, _context: StepContext) -> RoundedWeights:
+    def no_rounding(_given: nn.Module, params: Any, num_batches: int, *_: Any) -> RoundedWeights:
         asked.append((params.num_iterations, num_batches))
         return RoundedWeights(weights={}, encodings={})
 

@@ -49,6 +49,12 @@ _SHARED_OPTIONS = (
     click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Where to run."),
     click.option("--seed", type=int, default=0, show_default=True, help="Draws the calibration set, seeds the steps."),
     click.option("--out", type=_FILE, help="Run directory [default: runs/<model>/<UTC time>-<short id>]."),
+    click.option(
+        "--cache/--no-cache",
+        default=True,
+        show_default=True,
+        help="Keep AdaRound's layers in the user's cache and reuse them.",
+    ),
     click.option("--offline", is_flag=True, help="Download nothing."),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else."),
     click.option("--verbose", is_flag=True, help="Show the log and tracebacks on stderr."),

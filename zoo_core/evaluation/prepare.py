@@ -304,6 +304,7 @@ def step_context(
         seed=job.request.seed,
         work_dir=work_dir,
         progress=progress,
+        cache_dir=artifacts.cache_dir() / "steps" if job.request.cache else None,
     )
 
 

@@ -46,6 +46,7 @@ class EvaluationRequest:
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         seed: Draws the calibration set and seeds every step.
         out: Run directory; None for ``runs/<model>/<UTC time>-<short id>``.
+        cache: Take results of slow steps from the user's cache where they are kept by content, and keep new ones.
         offline: Use nothing that is not on this machine already.
         command: The command line to record.
     """
@@ -69,6 +70,7 @@ class EvaluationRequest:
     device: str = "auto"
     seed: int = 0
     out: Path | None = None
+    cache: bool = True
     offline: bool = False
     command: tuple[str, ...] = field(default=())
 

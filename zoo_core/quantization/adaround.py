@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from zoo_core import provenance
 from zoo_core.datatypes import CalibrationBatches, Json, QuantNetwork, StepResult
 from zoo_core.errors import RecipeError
 from zoo_core.quantization import aimet, gradient_rounding, rounding
 from zoo_core.quantization.gradient_rounding import RoundedWeights
+from zoo_core.quantization.graph import program_sha256
+from zoo_core.quantization.step_cache import StepCache, engine_sha256, tensor_sha256
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import StepContext
@@ -34,20 +39,23 @@ def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepCo
     """Round every convolution's and linear layer's weights; the result runs in float with weights on their grids.
 
     AIMET leaves a weight between grid points where its relaxation has not converged; here it is rounded hard, as its
-    method says. Effect: ``engine``, ``num_weights``, ``num_changed`` (against nearest rounding), ``num_batches``, and
-    per layer the same two numbers; engine aimet adds ``num_iterations`` and ``short`` (fewer than AIMET's default),
-    engine fast ``choices`` and per layer ``error`` and ``error_nearest``.
+    method says. Effect: ``engine``, ``num_weights``, ``num_changed`` (against nearest rounding), ``num_batches``,
+    ``cache`` (what came from it; None where it is off), and per layer the same two numbers; engine aimet adds
+    ``num_iterations`` and ``short`` (fewer than AIMET's default), engine fast ``choices`` and per layer ``error`` and
+    ``error_nearest``.
 
     Raises:
         RecipeError: There is no calibration image, or more batches are asked for than there are.
     """
     num_batches = _num_batches(params, context.calibration)
+    cache = _cache(network, params, num_batches, context)
     if params.engine == "aimet":
         with seeded(context.seed, context.example_input.device):
-            weights = gradient_rounding.round_network(network.network, params, num_batches, context)
+            weights = gradient_rounding.round_network(network.network, params, num_batches, context, cache)
         made = _Rounded(weights=weights, facts=_iterations(params, context), layers={})
     else:
-        made = _fast(network, params, num_batches, context)
+        made = _fast(network, params, num_batches, context, cache)
+    cache.close()
     sim = aimet.build_quantsim(network.network, context.example_input, context.quant, made.weights.encodings)
     hard = copy.deepcopy(network.network)
     layers: dict[str, Json] = {}
@@ -62,7 +70,7 @@ def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepCo
             layers[layer] = {"num_weights": parameter.numel(), "num_changed": changed, **made.layers.get(layer, {})}
     encodings = aimet.encodings_of(sim)[1]
     result = QuantNetwork(network=hard, param_encodings={name: encodings[name] for name in made.weights.encodings})
-    return _result(result, params, made.facts, layers, num_batches)
+    return _result(result, params, made.facts, layers, num_batches, cache)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,7 +82,9 @@ class _Rounded:
     layers: dict[str, dict[str, Json]]
 
 
-def _fast(network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext) -> _Rounded:
+def _fast(
+    network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext, cache: StepCache
+) -> _Rounded:
     sim = aimet.build_quantsim(network.network, context.example_input, context.quant)
     grids = aimet.weight_grids(sim)
     made = rounding.round_network(
@@ -84,6 +94,7 @@ def _fast(network: QuantNetwork, params: AdaroundParams, num_batches: int, conte
         choices=params.choices,
         seed=context.seed,
         progress=context.progress,
+        cache=cache,
     )
     encodings = aimet.encodings_of(sim)[1]
     names = [f"{name}.weight" for name in grids]
@@ -104,7 +115,12 @@ def _iterations(params: AdaroundParams, context: StepContext) -> dict[str, Json]
 
 
 def _result(
-    network: QuantNetwork, params: AdaroundParams, facts: dict[str, Json], layers: dict[str, Json], num_batches: int
+    network: QuantNetwork,
+    params: AdaroundParams,
+    facts: dict[str, Json],
+    layers: dict[str, Json],
+    num_batches: int,
+    cache: StepCache,
 ) -> StepResult:
     counts: list[Any] = list(layers.values())
     num_weights = sum(layer["num_weights"] for layer in counts)
@@ -121,10 +137,37 @@ def _result(
             "num_batches": num_batches,
             "num_weights": num_weights,
             "num_changed": num_changed,
+            "cache": cache.record(),
             "layers": layers,
         },
         summary=f"engine {params.engine}: {num_changed / max(num_weights, 1):.1%} of {num_weights} weights in "
-        f"{len(layers)} layers not rounded to nearest{note}",
+        f"{len(layers)} layers not rounded to nearest{note}{cache.said()}",
+    )
+
+
+_LIBRARIES = ("torch", "aimet-torch", "numpy")
+
+
+def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext) -> StepCache:
+    """The entry for these weights, images and settings, on this kind of device, with these versions."""
+    if context.cache_dir is None:
+        return StepCache(None, {})
+    images = _FirstBatches(context.calibration, num_batches)
+    quant = dataclasses.asdict(context.quant)
+    config = quant.pop("config_file").read_bytes()
+    return StepCache(
+        context.cache_dir / "adaround",
+        {
+            "engine": params.engine,
+            "params": params.model_dump(mode="json"),
+            "weights": {name: tensor_sha256(value) for name, value in network.network.state_dict().items()},
+            "program": program_sha256(network.network, context.example_input),
+            "images": [tensor_sha256(batch) for batch in images],
+            "quant": {**quant, "config_sha256": hashlib.sha256(config).hexdigest()},
+            "seed": context.seed,
+            "versions": {name: provenance.installed_version(name) for name in _LIBRARIES},
+            "engine_sha256": engine_sha256(),
+        },
     )
 
 

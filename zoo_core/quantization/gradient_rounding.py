@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import nn
 
 from zoo_core.quantization import aimet
 from zoo_core.quantization.foreign import quiet
 from zoo_core.quantization.relu6 import ChannelClip
+from zoo_core.quantization.step_cache import Part, StepCache
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -37,21 +39,26 @@ class RoundedWeights:
     encodings: Mapping[str, Any]
 
 
-def round_network(network: nn.Module, params: AdaroundParams, num_batches: int, context: StepContext) -> RoundedWeights:
+def round_network(
+    network: nn.Module, params: AdaroundParams, num_batches: int, context: StepContext, cache: StepCache | None = None
+) -> RoundedWeights:
     """Run AIMET's AdaRound on a copy of ``network``.
+
+    Seeds the global random states anew for every layer, so that a run that goes on draws as one that was not stopped.
 
     Args:
         network: Not modified.
         params: Of the step.
         num_batches: Calibration batches to use; not more than there are.
         context: Its bit widths, scheme and configuration are those of the later simulation.
+        cache: Keeps each layer as a part. All other arguments must be in its content. None keeps nothing.
     """
     framework: Any = aimet.load()
     x = context.example_input
-    with quiet(aimet.logger), _progress_and_clips(context):
+    with quiet(aimet.logger), _bars_and_clips():
         prepared = aimet.prepare(copy.deepcopy(network), x)
         aimet.register_foreign_modules(prepared)
-        rounded = framework.adaround.adaround_weight.Adaround.apply_adaround(
+        rounded = _layer_by_layer(context, cache or StepCache(None, {})).apply_adaround(
             prepared,
             x,
             framework.adaround.adaround_weight.AdaroundParameters(
@@ -75,28 +82,61 @@ def round_network(network: nn.Module, params: AdaroundParams, num_batches: int, 
     return RoundedWeights(weights=weights, encodings=encodings)
 
 
-@contextlib.contextmanager
-def _progress_and_clips(context: StepContext) -> Iterator[None]:
-    """While AdaRound runs: its bar moves ours, and its loss looks behind a per-channel clip as behind a ReLU6.
+def _layer_by_layer(context: StepContext, cache: StepCache) -> Any:
+    """AIMET's AdaRound, entered anew for each layer; a layer that ``cache`` holds gets its weight from there.
 
-    AIMET offers neither as an argument. A name that a later version lacks is left alone: then a bar is not moved, or
-    the loss is taken before the clip.
+    AIMET has no argument for it. A later version that does not call the method overridden here rounds every layer.
+    """
+    framework: Any = aimet.load()
+    base = framework.adaround.adaround_weight.Adaround
+
+    class LayerByLayer(base):  # type: ignore[misc]  # AIMET has no types
+        @classmethod
+        def _run_adaround_model(
+            cls,
+            modules: Sequence[tuple[str, nn.Module]],
+            model: nn.Module,
+            sim_model: nn.Module,
+            *args: Any,
+            **kwargs: Any,
+        ) -> None:
+            layers = [(name, module) for name, module in modules if isinstance(module, aimet.ROUNDABLE)]
+            for index, (name, module) in enumerate(layers):
+                context.progress(index, len(layers), f"adaround {name}")
+                weight: torch.Tensor = sim_model.get_submodule(name).weight
+                part = cache.take(name)
+                if part is not None:
+                    with torch.no_grad():
+                        weight.copy_(part.tensors["weight"])
+                    continue
+                _seed(context.seed, index)
+                super()._run_adaround_model([(name, module)], model, sim_model, *args, **kwargs)
+                cache.put(name, Part(tensors={"weight": weight}))
+            context.progress(len(layers), len(layers), "adaround")
+
+    return LayerByLayer
+
+
+def _seed(seed: int, index: int) -> None:
+    first, second = (int(word) for word in np.random.SeedSequence((seed, index)).generate_state(2))
+    torch.manual_seed(first)
+    np.random.seed(second)
+
+
+@contextlib.contextmanager
+def _bars_and_clips() -> Iterator[None]:
+    """While AdaRound runs: it draws no bars, and its loss looks behind a per-channel clip as behind a ReLU6.
+
+    AIMET offers neither as an argument. A name that a later version lacks is left alone: then there are bars in the
+    log, or the loss is taken before the clip.
     """
     framework: Any = aimet.load()
     bars = sys.modules[framework.adaround.adaround_weight.AdaroundBase.__module__]
     graph_utils = framework.meta.connectedgraph_utils
 
-    def progress_bar(modules: Sequence[tuple[str, nn.Module]], *_: Any, **__: Any) -> Iterator[tuple[str, nn.Module]]:
-        layers = [name for name, module in modules if isinstance(module, aimet.ROUNDABLE)]
-        for name, module in modules:
-            if isinstance(module, aimet.ROUNDABLE):
-                context.progress(layers.index(name), len(layers), f"adaround {name}")
-            yield name, module
-        context.progress(len(layers), len(layers), "adaround")
-
     with contextlib.ExitStack() as stack:
         if hasattr(bars, "progress_bar"):
-            stack.enter_context(mock.patch.object(bars, "progress_bar", progress_bar))
+            stack.enter_context(mock.patch.object(bars, "progress_bar", lambda items, *_, **__: items))
         if hasattr(graph_utils, "ActivationTypes"):
             types = (*graph_utils.ActivationTypes, ChannelClip)
             stack.enter_context(mock.patch.object(graph_utils, "ActivationTypes", types))

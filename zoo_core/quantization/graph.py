@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from zoo_core.quantization.step_cache import tensor_sha256
 
 logger = logging.getLogger("zoo_eval.quantization")
 
@@ -171,3 +176,45 @@ class _Finder(fx.Interpreter):
             if name in _ARITHMETIC and len(operands) > 1:
                 self.found.append(n.name)
         return super().run_node(n)
+
+
+def program_sha256(network: nn.Module, x: torch.Tensor) -> str:
+    """A hash of what ``network`` computes for an input shaped like ``x``: operations, their order, links and constants.
+
+    Two networks of one structure whose ``forward`` differs have different programs. Values of ``x`` do not matter,
+    weights do.
+    """
+    recorder = _Recorder(x)
+    with torch.no_grad(), recorder:
+        outputs = network(x)
+    text = json.dumps([recorder.lines, recorder.describe(list(tensors_in(outputs)))])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes each operation with where its operands come from: the input, an earlier result, or a constant."""
+
+    def __init__(self, x: torch.Tensor) -> None:
+        super().__init__()
+        self.lines: list[Any] = [[list(x.shape), str(x.dtype), x.device.type]]
+        self._origin = {id(x): "input"}
+        self._alive = [x]  # an id is unique only while its tensor lives
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        operands = self.describe([args, kwargs or {}])
+        result = func(*args, **(kwargs or {}))
+        self.lines.append([str(func), operands])
+        for index, tensor in enumerate(tensors_in(result)):
+            self._origin[id(tensor)] = f"{len(self.lines)}.{index}"
+            self._alive.append(tensor)
+        return result
+
+    def describe(self, value: Any) -> Any:
+        """JSON of nested operands."""
+        if isinstance(value, torch.Tensor):
+            return self._origin.get(id(value)) or tensor_sha256(value)
+        if isinstance(value, Mapping):
+            return {str(key): self.describe(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.describe(item) for item in value]
+        return repr(value)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 from zoo_core.errors import RecipeError
 from zoo_core.quantization.lattice import LatticeProblem, solve
 from zoo_core.quantization.moments import ReconstructionError, num_positions
+from zoo_core.quantization.step_cache import Part, StepCache
 from zoo_core.quantization.streams import TwinStreams
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def round_network(
     seed: int = 0,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _what: None,
     memory_bytes: float = 2 * 1024**3,
+    cache: StepCache | None = None,
 ) -> RoundedNetwork:
     """Round each layer's weights to its grid so that the network's outputs change least.
 
@@ -125,6 +127,8 @@ def round_network(
         seed: Of the output positions that the statistics sample.
         progress: Called with layers done, layers in all, and the layer at hand.
         memory_bytes: For activations kept between layers; more memory, less work done again.
+        cache: Keeps the layers of each capture as a part; those that it holds are taken from it, and the result is
+            the same to the byte. All other arguments must be in its content. None keeps nothing.
 
     Raises:
         RecipeError: The network cannot be traced, a grid fits no layer, or there is no calibration image.
@@ -132,15 +136,22 @@ def round_network(
     layers = {name: _checked_layer(network, name, grid) for name, grid in grids.items()}
     streams = TwinStreams(network, layers)
     images = _Images(streams, calibration, memory_bytes)
+    cache = cache or StepCache(None, {})
     reports: dict[str, LayerReport] = {}
     while calls := streams.next_calls():
-        started = time.perf_counter()
         progress(len(reports), len(layers), next(iter(calls)))
-        errors = {name: ReconstructionError(layers[name]) for name in calls}
-        images.measure(calls, errors, seed)
-        capture_s = (time.perf_counter() - started) / len(calls)
-        for name, error in errors.items():
-            rows, reports[name] = _round_layer(name, error, grids[name], choices, capture_s)
+        part = cache.take(" ".join(calls))
+        if part is None:
+            errors = {name: ReconstructionError(layers[name]) for name in calls}
+            started = time.perf_counter()
+            images.measure(calls, errors, seed)
+            capture_s = (time.perf_counter() - started) / len(calls)
+            part = _round_layers(errors, grids, choices, capture_s, images.num_under_way)
+            cache.put(" ".join(calls), part)
+        facts: Any = part.facts
+        images.num_under_way = facts["num_images"]
+        for name, rows in part.tensors.items():
+            reports[name] = LayerReport(**facts["layers"][name])
             streams.set_weight(name, rows)
         streams.mark_done(calls)
     progress(len(reports), len(layers), "done")
@@ -210,8 +221,26 @@ def _round_layer(
     )
 
 
+def _round_layers(
+    errors: Mapping[str, ReconstructionError],
+    grids: Mapping[str, WeightGrid],
+    choices: Choices,
+    capture_s: float,
+    num_images: int,
+) -> Part:
+    rows, reports = {}, {}
+    for name, error in errors.items():
+        weight, report = _round_layer(name, error, grids[name], choices, capture_s)
+        rows[name], reports[name] = weight.cpu(), asdict(report)
+    return Part(tensors=rows, facts={"layers": reports, "num_images": num_images})
+
+
 class _Images:
-    """The calibration images, each read once, and how far each batch of them has come."""
+    """The calibration images, each read once, and how far each batch of them has come.
+
+    Attributes:
+        num_under_way: Images that the layers so far have used; where these came from a cache, not all are read yet.
+    """
 
     def __init__(self, streams: TwinStreams, calibration: CalibrationBatches, memory_bytes: float) -> None:
         self._streams = streams
@@ -219,12 +248,13 @@ class _Images:
         self._num_images = calibration.num_images
         self._memory_bytes = memory_bytes
         self._states: list[BatchState] = []
+        self.num_under_way = 0
 
     def measure(self, calls: Mapping[str, list[fx.Node]], errors: Mapping[str, ReconstructionError], seed: int) -> None:
         """Fill ``errors`` from as many images as their layers need."""
         if not self._num_images:
             raise RecipeError("There is no calibration image.", fix="give at least one calibration image.")
-        under_way = sum(state.num_images for state in self._states)
+        under_way = self.num_under_way
         index, num_used, num_wanted = 0, 0, 1
         while num_used < num_wanted and (state := self._state(index)) is not None:
             share = self._memory_bytes * state.num_images / self._num_images
@@ -237,6 +267,7 @@ class _Images:
                     errors[name].add(exact, rounded, _sample(available, per_image, layer_seed, exact.device))
             num_used += state.num_images
             index += 1
+        self.num_under_way = max(under_way, num_used)
 
     def _plan(self, available: int, num_weights: int, under_way: int) -> tuple[int, int]:
         """Positions per image and images, for a layer of so many positions an image and weights a filter.

@@ -213,7 +213,7 @@ def test_any_number_of_workers_gives_the_same_bytes_at_every_stage(
 ) -> None:
     files = []
     for workers in ("0", "3"):
-        done = command("run", tmp_path / workers, *base_options, *SMALL_OPTIONS, "--workers", workers)
+        done = command("run", tmp_path / workers, *base_options, *SMALL_OPTIONS, "--no-cache", "--workers", workers)
         assert [step["step"] for step in done.read("run.json")["steps"]][-1] == "adaround"
         files.append(done.prediction_files())
     assert set(files[0]) == {f"{stage}/chunk-00000.parquet" for stage in CORNERS}
