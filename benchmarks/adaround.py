@@ -344,9 +344,9 @@ def _ratios(row: dict[str, Any], iterations: int) -> Iterator[tuple[str, float]]
     yield "times faster (core time)", aimet["cpu_s"] / row["floor_ceil"]["cpu_s"]
 
 
-def time_network(network: nn.Module, images: torch.Tensor, bw: int) -> None:
-    """Round every layer, capture included, and print what it took."""
-    for choices in ("floor_ceil", "free"):
+def time_network(network: nn.Module, images: torch.Tensor, bw: int, choices_to_time: Sequence[Choices]) -> None:
+    """Round every layer, capture included, and print what it took; the peak is of the process so far."""
+    for choices in choices_to_time:
         started = time.process_time(), time.perf_counter()
         layers = round_network(network, _Images(images), _min_max_grids(network, bw), choices=choices).layers
         cpu_s, wall_s = time.process_time() - started[0], time.perf_counter() - started[1]
@@ -369,6 +369,7 @@ def main() -> None:
     parser.add_argument("--bw", type=int, default=8, help="bits of a weight")
     parser.add_argument("--images", type=int, default=128, help="images seen; as many unseen score")
     parser.add_argument("--network", type=int, metavar="IMAGES", help="only time the whole network on so many images")
+    parser.add_argument("--choices", nargs="+", choices=("floor_ceil", "free"), default=("floor_ceil", "free"))
     parser.add_argument("--out", type=Path, default=Path("adaround.json"), help="results so far; read and extended")
     args = parser.parse_args()
     data_dir = Path(os.environ["ZOO_EVAL_SHARED"]) / "data"
@@ -377,7 +378,9 @@ def main() -> None:
     if args.network:
         images = drawn_images(data_dir / "shapes_voc.tar", args.network)
         # The drawn set has 300 images; for the time alone, some may come twice.
-        time_network(network, images.repeat(-(-args.network // len(images)), 1, 1, 1)[: args.network], args.bw)
+        time_network(
+            network, images.repeat(-(-args.network // len(images)), 1, 1, 1)[: args.network], args.bw, args.choices
+        )
         return
     images = drawn_images(data_dir / "shapes_voc.tar", 2 * args.images)
     names = args.only or LAYERS[: args.layers]

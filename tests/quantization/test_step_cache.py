@@ -90,7 +90,7 @@ def test_a_damaged_file_is_computed_again_and_replaced(
         data[-1] ^= 1
     elif damage == "metadata":
         data = data.replace(b'\\"value\\": ', b'\\"value\\":-')
-    changed = {"cut": data[: len(data) // 2], "empty": b"", "text": b"not weights"}.get(damage, data)
+    changed: bytes | bytearray = {"cut": data[: len(data) // 2], "empty": b"", "text": b"not weights"}.get(damage, data)
     path.unlink()
     if damage == "folder":
         path.mkdir()

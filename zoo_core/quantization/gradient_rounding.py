@@ -88,9 +88,9 @@ def _layer_by_layer(context: StepContext, cache: StepCache) -> Any:
     AIMET has no argument for it. A later version that does not call the method overridden here rounds every layer.
     """
     framework: Any = aimet.load()
-    base = framework.adaround.adaround_weight.Adaround
+    base: Any = framework.adaround.adaround_weight.Adaround
 
-    class LayerByLayer(base):  # type: ignore[misc]  # AIMET has no types
+    class LayerByLayer(base):  # type: ignore[misc]  # AIMET is imported when it is needed
         @classmethod
         def _run_adaround_model(
             cls,
@@ -103,7 +103,7 @@ def _layer_by_layer(context: StepContext, cache: StepCache) -> Any:
             layers = [(name, module) for name, module in modules if isinstance(module, aimet.ROUNDABLE)]
             for index, (name, module) in enumerate(layers):
                 context.progress(index, len(layers), f"adaround {name}")
-                weight: torch.Tensor = sim_model.get_submodule(name).weight
+                weight = sim_model.get_parameter(f"{name}.weight")
                 part = cache.take(name)
                 if part is not None:
                     with torch.no_grad():

@@ -191,11 +191,11 @@ def program_sha256(network: nn.Module, x: torch.Tensor) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hook untyped
     """Notes each operation with where its operands come from: the input, an earlier result, or a constant."""
 
     def __init__(self, x: torch.Tensor) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self.lines: list[Any] = [[list(x.shape), str(x.dtype), x.device.type]]
         self._origin = {id(x): "input"}
         self._alive = [x]  # an id is unique only while its tensor lives

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, fx
 
-    from zoo_core.datatypes import CalibrationBatches
+    from zoo_core.datatypes import CalibrationBatches, Json
     from zoo_core.quantization.moments import RoundableLayer
     from zoo_core.quantization.streams import BatchState
 
@@ -228,7 +228,8 @@ def _round_layers(
     capture_s: float,
     num_images: int,
 ) -> Part:
-    rows, reports = {}, {}
+    rows: dict[str, Tensor] = {}
+    reports: dict[str, Json] = {}
     for name, error in errors.items():
         weight, report = _round_layer(name, error, grids[name], choices, capture_s)
         rows[name], reports[name] = weight.cpu(), asdict(report)
