@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ import pytest
 
 from toy_detector import data
 from toy_detector import hooks as toy_detector
+from zoo_core import __version__
+from zoo_core.api_version import API_VERSION
+from zoo_core.cli.main import run_command_line
 from zoo_core.datatypes import DatasetRequest, RecipeStep
 from zoo_core.errors import PluginCrashError, PluginError, RecipeError, RegistryError
 from zoo_core.hookspecs import hookimpl
@@ -225,3 +230,98 @@ def test_bundled_plugins_are_found_through_the_entry_points_that_outsiders_use()
 
     assert "ssd_mobilenetv2_lite" in host.plugin_ids
     assert host.broken == ()
+
+
+# --------------------------------------------------------------------------- the version of the API
+
+
+class FromTheFuture:
+    ZOO_API_VERSION = API_VERSION + 1
+
+    @hookimpl
+    def zoo_hook_that_is_not_there_yet(self) -> None: ...
+
+
+def test_a_plugin_that_needs_a_newer_core_is_named_with_both_versions(plugins: PluginHost) -> None:
+    plugins.register(FromTheFuture(), "from_the_future")
+
+    (broken,) = plugins.broken
+    assert broken.plugin_id == "from_the_future"
+    assert (
+        f"needs version {API_VERSION + 1} of the plugin API; zoo-eval {__version__} offers {API_VERSION}"
+        in broken.cause
+    )
+    assert plugins.model("toy_squares").plugin == "toy_detector"
+
+
+@pytest.mark.parametrize("version", [0, -1, "2", True, None, 1.5])
+def test_what_is_no_version_is_refused(plugins: PluginHost, version: object) -> None:
+    plugins.register(type("Vague", (), {"ZOO_API_VERSION": version})(), "vague")
+
+    assert f"declares ZOO_API_VERSION = {version!r}, which is no version" in plugins.broken[0].cause
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str], Path]]:
+    """Makes a package as an environment would hold it, module and metadata with its entry point; returns its folder."""
+    before = set(sys.modules)
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def make(name: str, hooks: str) -> Path:
+        (site / name).mkdir()
+        (site / name / "__init__.py").touch()
+        (site / name / "hooks.py").write_text(hooks)
+        metadata = site / f"{name}-1.0.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (metadata / "entry_points.txt").write_text(f"[zoo_eval]\n{name} = {name}.hooks\n")
+        return site / name
+
+    yield make
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == "faulty_guest":
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("hooks", "cause"),
+    [
+        ("import tensorflow_of_old\n", "ModuleNotFoundError: No module named 'tensorflow_of_old'"),
+        ("import sys\nsys.exit('not on this machine')\n", "SystemExit: not on this machine"),
+        ("def broken(:\n", "SyntaxError"),
+        (
+            "from zoo_core import hookimpl\n\n@hookimpl\ndef zoo_metric(entry, threshold): ...\n",
+            "zoo_metric.*threshold",
+        ),
+        ("from zoo_core import hookimpl\n\n@hookimpl\ndef zoo_metrics(entry): ...\n", "unknown hook 'zoo_metrics'"),
+        (
+            "from zoo_core import hookimpl\nfrom pathlib import Path\n\n@hookimpl\ndef zoo_registry():\n"
+            "    return Path(__file__).with_name('registry.yaml')\n",
+            "Model 'ssd_mobilenetv2_lite' is claimed twice: by .*registry.yaml and .*registry.yaml",
+        ),
+        (
+            "ZOO_API_VERSION = 1\nfrom zoo_core.datatypes import NoSuchName\n",
+            "ImportError: cannot import name 'NoSuchName'",
+        ),
+        (
+            f"from zoo_core.datatypes import TypeOfTheFuture\n\nZOO_API_VERSION = {API_VERSION + 1}\n",
+            f"needs version {API_VERSION + 1} of the plugin API; zoo-eval .* offers {API_VERSION}",
+        ),
+        (f"ZOO_API_VERSION = {API_VERSION + 1}\n", f"needs version {API_VERSION + 1} of the plugin API"),
+    ],
+)
+def test_doctor_and_list_name_an_installed_plugin_that_cannot_be_used(
+    hooks: str, cause: str, install: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = install("faulty_guest", hooks)
+    (folder / "registry.yaml").write_text(REGISTRY.format(name="ssd_mobilenetv2_lite", plugin="faulty_guest"))
+
+    assert run_command_line(["list", "--broken"]) == 0
+    listed = capsys.readouterr().out
+    assert re.search(f"^faulty_guest: .*({cause})", listed, flags=re.MULTILINE), listed
+    assert listed.count("\n") == 1  # nobody else
+    assert run_command_line(["doctor"]) == 2
+    assert re.search(f"^FAIL  plugin faulty_guest: .*({cause})", capsys.readouterr().out, flags=re.MULTILINE)
+    assert run_command_line(["show", "ssd_mobilenetv2_lite_shapes"]) == 0

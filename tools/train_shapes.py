@@ -22,10 +22,11 @@ import torch
 from safetensors.torch import save
 
 from ssd_mobilenetv2_lite.decode import decode
+from ssd_mobilenetv2_lite.encode import match_priors
 from ssd_mobilenetv2_lite.network import MobileNetV2SSDLite, build_network
 from ssd_mobilenetv2_lite.preprocess import preprocess
 from ssd_mobilenetv2_lite.priors import make_priors
-from tools.ssd_loss import TrainBatch, detection_loss, match_priors
+from tools.ssd_loss import TrainBatch, detection_loss
 from zoo_core.datasets.shapes import CLASS_NAMES, DRAWING_VERSION, Split, draw_image
 from zoo_core.datatypes import DetectionTarget, ImageSize
 from zoo_core.metrics.detection import DetectionMetric

@@ -304,6 +304,58 @@ class Metric(Protocol):
         ...
 
 
+# --------------------------------------------------------------------------- what the checks of a plugin need
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scene:
+    """A picture of which everything is known, because a program drew it.
+
+    Attributes:
+        image_id: As the dataset must name it.
+        image: ``(H, W, 3)`` uint8 RGB.
+        target: What the dataset must say of it.
+    """
+
+    image_id: str
+    image: NDArray[np.uint8]
+    target: Target
+
+
+class Encode(Protocol):
+    """The inverse of ``Decode``: what a network that is right would put out."""
+
+    def __call__(self, targets: Sequence[Target], sizes: Sequence[ImageSize]) -> tuple[torch.Tensor, ...]:
+        """Return the outputs from which ``decode`` finds exactly ``targets``, shaped as the network's own."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ConformanceKit:
+    """What lets the checks of a model run on a few drawn pictures, without a download.
+
+    Attributes:
+        root: The data set that was written, as a user would give it to ``--data``.
+        scenes: What was written: split to pictures. Holds the entry's evaluated and its calibration split.
+        label_file: As a user would give it to ``--labels``.
+        encode: The inverse of ``decode``; None leaves the checks with a perfect network out.
+        perfect: The best prediction for a target; needed for tasks other than detection and classification alone.
+        channels: The order in which the network wants colours; images always come in RGB.
+        checkpoint: Weights that the plugin carries; None is the untrained network.
+        least_headline: What these weights reach at least in the evaluated scenes, in ``[0, 1]``, under the entry's
+            headline protocol; None where nothing can be expected of them.
+    """
+
+    root: Path
+    scenes: Mapping[str, Sequence[Scene]]
+    label_file: Path | None = None
+    encode: Encode | None = None
+    perfect: Callable[[Target], Prediction] | None = None
+    channels: Literal["rgb", "bgr"] = "rgb"
+    checkpoint: Path | None = None
+    least_headline: float | None = None
+
+
 # --------------------------------------------------------------------------- the registry
 
 

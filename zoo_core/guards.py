@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from zoo_core.datatypes import (
+        ConformanceKit,
         Decode,
+        Encode,
         EvalDataset,
         ImageSize,
         Metric,
@@ -85,6 +87,36 @@ def guarded_bundle(bundle: ModelBundle, plugin_id: str) -> ModelBundle:
         bundle,
         preprocess=_Preprocess(bundle.preprocess, Naming(plugin_id, "preprocess of zoo_load_model")),
         decode=_Decode(bundle.decode, Naming(plugin_id, "decode of zoo_load_model")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Encode:
+    function: Encode
+    naming: Naming
+
+    def __call__(self, targets: Sequence[Target], sizes: Sequence[ImageSize]) -> tuple[torch.Tensor, ...]:
+        with self.naming:
+            return self.function(targets, sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Perfect:
+    function: Callable[[Target], Prediction]
+    naming: Naming
+
+    def __call__(self, target: Target) -> Prediction:
+        with self.naming:
+            return self.function(target)
+
+
+def guarded_kit(kit: ConformanceKit, plugin_id: str) -> ConformanceKit:
+    """The kit with its functions wrapped."""
+    encode, perfect = kit.encode, kit.perfect
+    return dataclasses.replace(
+        kit,
+        encode=encode and _Encode(encode, Naming(plugin_id, "encode of zoo_conformance")),
+        perfect=perfect and _Perfect(perfect, Naming(plugin_id, "perfect of zoo_conformance")),
     )
 
 

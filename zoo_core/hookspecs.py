@@ -11,6 +11,7 @@ import pluggy
 if TYPE_CHECKING:
     from zoo_core.datatypes import (
         Checkpoint,
+        ConformanceKit,
         DatasetRequest,
         EvalDataset,
         Metric,
@@ -86,6 +87,20 @@ def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
     Args:
         entry: The model's entry in the registry.
         class_names: Index is the label.
+    """
+
+
+@hookspec(firstresult=True)
+def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
+    """Write a few drawn pictures in the model's own data layout and say what is true of them.
+
+    Asked of the owning plugin alone, by ``zoo-eval validate`` and ``zoo_core.conformance``; never by a run. Optional:
+    what cannot be checked without it is reported as not checked. ``zoo_core.datasets.scenes`` draws pictures and
+    writes the usual layouts.
+
+    Args:
+        entry: The model's entry in the registry.
+        directory: Existing and empty; removed after the checks.
     """
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
 from zoo_core import hookspecs
+from zoo_core.api_version import check_api_version, declared_in_source, declared_version
 from zoo_core.errors import PluginError, ZooError
-from zoo_core.guards import GuardedDataset, GuardedMetric, Naming, guarded_bundle, guarded_step
+from zoo_core.guards import GuardedDataset, GuardedMetric, Naming, guarded_bundle, guarded_kit, guarded_step
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import (
         Checkpoint,
+        ConformanceKit,
         DatasetRequest,
         EvalDataset,
         Metric,
@@ -59,8 +61,10 @@ class PluginHost:
         self._broken: dict[str, BrokenPlugin] = {}
         self._catalog: dict[str, ModelEntry] | None = None
         self._claims: dict[str, list[str]] = {}
+        self._points: dict[str, EntryPoint] = {}
         if installed:
             for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+                self._points.setdefault(point.name, point)
                 self._add(point.name, point.load)
 
     def register(self, plugin: object, plugin_id: str) -> None:
@@ -173,10 +177,20 @@ class PluginHost:
         metric = cast("Metric", self._ask_owner(entry, "zoo_metric", entry=entry, class_names=class_names))
         return GuardedMetric(metric, entry.plugin)
 
-    def _ask_owner(self, entry: ModelEntry, hook: str, /, **arguments: object) -> object:
+    def conformance_kit(self, entry: ModelEntry, directory: Path) -> ConformanceKit | None:
+        """Call ``zoo_conformance`` of the plugin that owns ``entry``; None where it does not implement it."""
+        if not self._owners_caller(entry, "zoo_conformance").get_hookimpls():
+            return None
+        kit = cast("ConformanceKit", self._ask_owner(entry, "zoo_conformance", entry=entry, directory=directory))
+        return guarded_kit(kit, entry.plugin)
+
+    def _owners_caller(self, entry: ModelEntry, hook: str) -> pluggy.HookCaller:
         owner = self._owner(entry)
         others = [plugin for plugin in self._manager.get_plugins() if plugin is not owner]
-        caller = self._manager.subset_hook_caller(hook, remove_plugins=others)
+        return self._manager.subset_hook_caller(hook, remove_plugins=others)
+
+    def _ask_owner(self, entry: ModelEntry, hook: str, /, **arguments: object) -> object:
+        caller = self._owners_caller(entry, hook)
         if not caller.get_hookimpls():
             raise PluginError(
                 f"Plugin {entry.plugin!r} does not implement {hook}, which model {entry.model_id!r} needs.",
@@ -250,14 +264,27 @@ class PluginHost:
         if load is None:
             return
         try:
-            self._manager.register(load(), name=plugin_id)
+            plugin = load()
+            check_api_version(plugin_id, declared_version(plugin))
+            self._manager.register(plugin, name=plugin_id)
             self._manager.check_pending()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a module may call sys.exit while it is imported
             if self._manager.has_plugin(plugin_id):  # pluggy before 1.7 keeps a plugin that failed its check
                 self._manager.unregister(name=plugin_id)
-            self._break(plugin_id, error)
+            self._break(plugin_id, self._cause_of_failed_load(plugin_id, error))
 
-    def _break(self, plugin_id: str, error: Exception) -> None:
+    def _cause_of_failed_load(self, plugin_id: str, error: BaseException) -> BaseException:
+        """The error itself, or that the plugin needs a newer core: that is why an import of core names fails then."""
+        point = self._points.get(plugin_id)
+        try:
+            if point is not None and not isinstance(error, PluginError):
+                check_api_version(plugin_id, declared_in_source(point.module))
+        except PluginError as too_new:
+            too_new.__cause__ = error
+            return too_new
+        return error
+
+    def _break(self, plugin_id: str, error: BaseException) -> None:
         cause = error.fact if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
         details = "".join(traceback.format_exception(error))
         self._broken[plugin_id] = BrokenPlugin(plugin_id=plugin_id, cause=" ".join(cause.split()), details=details)

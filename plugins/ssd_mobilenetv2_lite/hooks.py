@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import (
         Checkpoint,
+        ConformanceKit,
         DatasetRequest,
         EvalDataset,
         Metric,
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _RECIPES = Path(__file__).parent / "recipes"
 _OPTIONS = ("width_mult",)
+
+ZOO_API_VERSION = 1
 
 
 @hookimpl
@@ -112,6 +115,14 @@ def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
     from zoo_core.metrics.detection import DetectionMetric
 
     return DetectionMetric(class_names, headline=entry.headline)
+
+
+@hookimpl
+def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
+    """Drawn pictures in VOC layout; see ``hookspecs.zoo_conformance``."""
+    from ssd_mobilenetv2_lite.conformance_kit import make_kit
+
+    return make_kit(entry, directory)
 
 
 def _width_mult(entry: ModelEntry) -> float:

@@ -10,9 +10,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ssd_mobilenetv2_lite.decode import decode_boxes
+from ssd_mobilenetv2_lite.encode import match_priors
 from ssd_mobilenetv2_lite.network import build_network
 from ssd_mobilenetv2_lite.priors import make_priors
-from tools.ssd_loss import TrainBatch, detection_loss, match_priors
+from tools.ssd_loss import TrainBatch, detection_loss
 from tools.train_shapes import (
     TrainConfig,
     Trainer,

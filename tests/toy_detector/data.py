@@ -6,14 +6,14 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
 from toy_detector.model import CELL, GRID
 from zoo_core.datasets.images import read_image
-from zoo_core.datatypes import Detections, DetectionTarget, Prediction
+from zoo_core.datatypes import Detections, DetectionTarget, Prediction, Scene
 from zoo_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -64,27 +64,41 @@ class GridDataset:
                     file.write(f"{image_id} {label} {score:.9g}\n")
 
 
-def write(root: Path, *, num_test: int = 12, num_trainval: int = 8, seed: int = 0) -> Path:
+def scenes(*, num_test: int = 12, num_trainval: int = 8, seed: int = 0) -> dict[str, list[Scene]]:
     """Draw the data set; every fifth image holds a green square too pale to be found."""
-    root.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
+    drawn: dict[str, list[Scene]] = {}
     for split, num in (("test", num_test), ("trainval", num_trainval)):
-        ids = [f"{split}_{index:03d}" for index in range(num)]
-        for index, image_id in enumerate(ids):
-            image, objects = _draw(rng, pale=index % 5 == 4)
-            cv2.imwrite(str(root / f"{image_id}.png"), image[..., ::-1])
-            (root / f"{image_id}.json").write_text(json.dumps(objects))
-        (root / f"{split}.json").write_text(json.dumps(ids))
+        drawn[split] = []
+        for index in range(num):
+            image, target = _draw(rng, pale=index % 5 == 4)
+            drawn[split].append(Scene(image_id=f"{split}_{index:03d}", image=image, target=target))
+    return drawn
+
+
+def write(root: Path, *, num_test: int = 12, num_trainval: int = 8, seed: int = 0) -> Path:
+    """Write what ``scenes`` draws."""
+    root.mkdir(parents=True, exist_ok=True)
+    for split, drawn in scenes(num_test=num_test, num_trainval=num_trainval, seed=seed).items():
+        for scene in drawn:
+            assert isinstance(scene.target, DetectionTarget)
+            objects = list(zip(scene.target.boxes.tolist(), scene.target.labels.tolist(), strict=True))
+            cv2.imwrite(str(root / f"{scene.image_id}.png"), scene.image[..., ::-1])
+            (root / f"{scene.image_id}.json").write_text(json.dumps(objects))
+        (root / f"{split}.json").write_text(json.dumps([scene.image_id for scene in drawn]))
     return root
 
 
-def _draw(rng: np.random.Generator, *, pale: bool) -> tuple[NDArray[np.uint8], list[Any]]:
+def _draw(rng: np.random.Generator, *, pale: bool) -> tuple[NDArray[np.uint8], DetectionTarget]:
     image = rng.integers(0, 8, (CELL * GRID, CELL * GRID, 3), dtype=np.uint8)
-    objects = []
+    boxes = []
     for label, cell in enumerate(rng.choice(GRID * GRID, 2, replace=False)):
         row, column = divmod(int(cell), GRID)
         x, y = column * CELL, row * CELL
         colour = np.array(COLOURS[label]) // (8 if pale and label == 1 else 1)
         image[y : y + CELL, x : x + CELL] = colour
-        objects.append([[x, y, x + CELL, y + CELL], label])
-    return image, objects
+        boxes.append([x, y, x + CELL, y + CELL])
+    target = DetectionTarget(
+        boxes=np.array(boxes, np.float32), labels=np.array([0, 1], np.int64), difficult=np.zeros(2, np.bool_)
+    )
+    return image, target

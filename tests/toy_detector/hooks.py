@@ -13,6 +13,7 @@ from zoo_core.hookspecs import hookimpl
 if TYPE_CHECKING:
     from zoo_core.datatypes import (
         Checkpoint,
+        ConformanceKit,
         DatasetRequest,
         EvalDataset,
         Metric,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         RecipeStep,
     )
 
+ZOO_API_VERSION = 1
 HERE = Path(__file__).parent
 
 
@@ -61,6 +63,15 @@ def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
     from zoo_core.metrics.detection import DetectionMetric
 
     return DetectionMetric(class_names, headline=entry.headline)
+
+
+@hookimpl
+def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
+    from toy_detector.data import scenes, write
+    from toy_detector.model import encode
+    from zoo_core.datatypes import ConformanceKit
+
+    return ConformanceKit(root=write(directory), scenes=scenes(), encode=encode, least_headline=0.8)
 
 
 @hookimpl

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import torch
 
 from zoo_core import artifacts
-from zoo_core.datatypes import Checkpoint, Detections, ImageSize, ModelBundle
+from zoo_core.datatypes import Checkpoint, Detections, DetectionTarget, ImageSize, ModelBundle, Target
 from zoo_core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -67,17 +68,29 @@ def load(checkpoint: Checkpoint | None, class_names: Sequence[str], device: str)
 
 
 def preprocess(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    scaled: NDArray[np.float32] = (image.transpose(2, 0, 1) / np.float32(255)).astype(np.float32)
+    side = CELL * GRID
+    resized = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    scaled: NDArray[np.float32] = (resized.transpose(2, 0, 1) / np.float32(255)).astype(np.float32)
     return scaled
 
 
 def decode(outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> list[Detections]:
-    return [_decode_one(scores) for scores in outputs[0].numpy()]
+    return [_decode_one(scores, size) for scores, size in zip(outputs[0].numpy(), sizes, strict=True)]
 
 
-def _decode_one(scores: NDArray[np.float32]) -> Detections:
+def _decode_one(scores: NDArray[np.float32], size: ImageSize) -> Detections:
     labels, rows, columns = np.nonzero(scores > SCORE_THRESHOLD)
     found = np.minimum(scores[labels, rows, columns], 1.0)
     order = np.argsort(-found, kind="stable")
-    corners = np.stack([columns, rows, columns + 1, rows + 1], axis=1).astype(np.float32) * CELL
+    cell = np.array([size.width_px, size.height_px, size.width_px, size.height_px], np.float32) / GRID
+    corners = np.stack([columns, rows, columns + 1, rows + 1], axis=1).astype(np.float32) * cell
     return Detections(boxes=corners[order], scores=found[order], labels=labels[order].astype(np.int64))
+
+
+def encode(targets: Sequence[Target], sizes: Sequence[ImageSize]) -> tuple[torch.Tensor]:
+    scores = torch.zeros(len(targets), 2, GRID, GRID)
+    for image, (target, size) in enumerate(zip(targets, sizes, strict=True)):
+        assert isinstance(target, DetectionTarget)
+        for (x, y, _, _), label in zip(target.boxes.tolist(), target.labels.tolist(), strict=True):
+            scores[image, label, round(y / size.height_px * GRID), round(x / size.width_px * GRID)] = 1.0
+    return (scores,)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
-from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 import cv2
 from filelock import FileLock
 
 from zoo_core.datasets.shapes import CLASS_NAMES, DEFAULT_SEED, DRAWING_VERSION, ShapesImage, Split, draw_image
+from zoo_core.datasets.voc_writing import FOLDER, write_annotation
 from zoo_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 DEFAULT_SPLITS: Mapping[Split, int] = MappingProxyType({"test": 250, "trainval": 64})
 """Pictures a split in the embedded demo."""
 
-FOLDER = "VOC2007"
 MARKER = "shapes.json"
 JPEG_QUALITY = 92
 
@@ -136,31 +135,16 @@ def _write_picture(folder: Path, name: str, picture: ShapesImage) -> None:
     bgr = cv2.cvtColor(picture.image, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     (folder / "JPEGImages" / f"{name}.jpg").write_bytes(data.tobytes())
-    tree = ElementTree(_annotation(name, picture))
-    indent(tree, "\t")
-    tree.write(folder / "Annotations" / f"{name}.xml", encoding="utf-8")
-
-
-def _annotation(name: str, picture: ShapesImage) -> Element:
-    """VOC's annotation: corners count from 1."""
-    height, width, depth = picture.image.shape
-    root = Element("annotation")
-    _add(root, folder=FOLDER, filename=f"{name}.jpg")
-    _add(SubElement(root, "size"), width=width, height=height, depth=depth)
-    _add(root, segmented=0)
-    for box, label, truncated, difficult in zip(
-        picture.boxes, picture.labels, picture.truncated, picture.difficult, strict=True
-    ):
-        element = SubElement(root, "object")
-        _add(element, name=CLASS_NAMES[label], pose="Unspecified", truncated=int(truncated), difficult=int(difficult))
-        corners = [int(value) + 1 for value in box]
-        _add(SubElement(element, "bndbox"), **dict(zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True)))
-    return root
-
-
-def _add(parent: Element, **values: str | int) -> None:
-    for tag, value in values.items():
-        SubElement(parent, tag).text = str(value)
+    write_annotation(
+        folder / "Annotations" / f"{name}.xml",
+        image_file=f"{name}.jpg",
+        image_shape=picture.image.shape,
+        class_names=CLASS_NAMES,
+        boxes=picture.boxes,
+        labels=picture.labels,
+        difficult=picture.difficult,
+        truncated=picture.truncated,
+    )
 
 
 def _swap_in(partial: Path, folder: Path) -> None:

@@ -1,0 +1,55 @@
+"""What a check is and what can come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from zoo_core.errors import PluginError
+
+if TYPE_CHECKING:
+    from zoo_core.conformance.subject import Subject
+
+
+class CheckFailedError(PluginError):
+    """The plugin breaks what the check stands for."""
+
+
+class NotCheckedError(Exception):
+    """The check cannot be made; says why. Nothing is known then, so it never counts as passed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One check.
+
+    Attributes:
+        name: What holds when it passes, e.g. ``the network is in eval mode``.
+        make: Returns what was seen, in one line; raises ``CheckFailedError`` or ``NotCheckedError``. Whatever else it
+            raises comes from the plugin and fails the check too.
+    """
+
+    name: str
+    make: Callable[[Subject], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of a check.
+
+    Attributes:
+        name: The check's.
+        status: ``passed``, ``failed``, or ``not checked``.
+        found: What was seen; for ``not checked`` the reason.
+        fix: What to do about a failure; empty otherwise.
+        seconds: Wall time.
+        details: The traceback of a failure.
+    """
+
+    name: str
+    status: Literal["passed", "failed", "not checked"]
+    found: str
+    fix: str = ""
+    seconds: float = 0.0
+    details: str = ""
