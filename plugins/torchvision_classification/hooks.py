@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import (
         Checkpoint,
+        ConformanceKit,
         DatasetRequest,
         EvalDataset,
         Metric,
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
         ModelEntry,
         Recipe,
     )
+
+ZOO_API_VERSION = 1
 
 _HERE = Path(__file__).parent
 _RECIPES = _HERE / "recipes"
@@ -82,3 +85,11 @@ def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
     from zoo_core.metrics.classification import ClassificationMetric
 
     return ClassificationMetric(class_names, headline=entry.headline)
+
+
+@hookimpl
+def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
+    """Drawn pictures in ImageNet's layout; see ``hookspecs.zoo_conformance``."""
+    from torchvision_classification.conformance_kit import make_kit
+
+    return make_kit(entry, directory)

@@ -71,7 +71,7 @@ def load_bundle(entry: ModelEntry, checkpoint: Checkpoint | None, num_classes: i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         arguments = {"num_classes": num_classes, **options.get("builder_args", {})}
-        network = for_device(_call(entry, "builder_args", _builder(entry), arguments).eval())
+        network = for_device(_call(entry, "builder_args", _builder(entry), arguments)).eval()
     notes: tuple[str, ...] = (_UNTRAINED,)
     if checkpoint is not None:
         notes = load_weights(network, checkpoint)
@@ -93,7 +93,7 @@ def for_device(network: nn.Module) -> nn.Module:
     its input and its output one tensor, so that a convolution with its activation is not recognized as one operation.
 
     Args:
-        network: In eval mode; modified and returned.
+        network: Modified and returned; what is put in is in training mode, as every new module.
     """
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Dropout | torchvision.ops.StochasticDepth):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from zoo_core.conformance.outcomes import NotCheckedError
-from zoo_core.datatypes import Detections, DetectionTarget, Prediction, Target
+from zoo_core.datatypes import Classification, ClassTarget, Detections, DetectionTarget, Prediction, Target
+from zoo_core.errors import PluginError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,23 +29,25 @@ def perfect_prediction(subject: Subject, target: Target) -> Prediction:
             scores=np.linspace(1.0, 0.5, len(target.labels), dtype=np.float32),  # equal ones would have no ranking
             labels=target.labels.astype(np.int64),
         )
+    if isinstance(target, ClassTarget):
+        return Classification(labels=np.array([target.label], np.int64), scores=np.ones(1, np.float64))
     raise NotCheckedError(f"the kit of zoo_conformance has no perfect prediction for a {type(target).__name__}")
 
 
-def empty_prediction(prediction: Prediction) -> Prediction:
+def empty_prediction(prediction: P) -> P:
     """A prediction of that kind that found nothing."""
-    if not isinstance(prediction, Detections):
-        raise NotCheckedError(f"a {type(prediction).__name__} always answers")
-    return dataclasses.replace(
-        prediction, boxes=prediction.boxes[:0], scores=prediction.scores[:0], labels=prediction.labels[:0]
-    )
+    try:
+        return dataclasses.replace(prediction, **{name: array[:0] for name, array in prediction.arrays().items()})
+    except PluginError as error:
+        raise NotCheckedError(f"a {type(prediction).__name__} cannot be empty") from error
 
 
 def empty_target(target: Target) -> Target:
     """What is true of an image without objects."""
     if not isinstance(target, DetectionTarget):
         raise NotCheckedError(f"a {type(target).__name__} cannot be empty")
-    return dataclasses.replace(target, boxes=target.boxes[:0], labels=target.labels[:0], difficult=target.difficult[:0])
+    arrays = {field.name: getattr(target, field.name) for field in dataclasses.fields(target)}
+    return dataclasses.replace(target, **{name: array[:0] for name, array in arrays.items() if array is not None})
 
 
 def as_detections(predictions: Sequence[Prediction]) -> list[Detections]:

@@ -11,7 +11,7 @@ import torch
 from zoo_core.conformance.answers import as_detections, empty_prediction, empty_target, perfect_prediction
 from zoo_core.conformance.outcomes import Check, CheckFailedError, NotCheckedError
 from zoo_core.conformance.subject import CPU, size_of
-from zoo_core.datatypes import Detections, ImageSize
+from zoo_core.datatypes import Classification, Detections, ImageSize
 from zoo_core.inference import run_batch
 
 if TYPE_CHECKING:
@@ -31,11 +31,21 @@ _SIZE = ImageSize(width_px=320, height_px=200)
 
 
 def random_outputs(subject: Subject) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Outputs as a network might give them, in the shapes of the real one; many rounds."""
+    """Outputs as a network might give them, in the shapes of the real one; many rounds.
+
+    Every second one has the ends of its last axis raised, where classes mostly lie: chance alone would hardly ever make
+    the last of 1000 classes the most probable one.
+    """
     generator = torch.Generator().manual_seed(0)
     for _ in range(_ROUNDS):
         for spread in _SPREADS:
-            yield tuple(torch.randn(output.shape, generator=generator) * spread for output in subject.outputs)
+            made = tuple(torch.randn(output.shape, generator=generator) * spread for output in subject.outputs)
+            yield made
+            raised = tuple(output.clone() for output in made)
+            for output in raised:
+                output[..., 0] += 3 * spread
+                output[..., -1] += 3 * spread
+            yield raised
 
 
 def check_decode(subject: Subject) -> str:
@@ -67,19 +77,24 @@ def _check_prediction(prediction: Prediction, kind: type[Prediction]) -> None:
     for name, array in prediction.arrays().items():
         if not np.isfinite(array).all():
             raise CheckFailedError(f"decode gives {name} that are not finite.", fix="look for exp() of large values.")
-    if not isinstance(prediction, Detections):
+    if not isinstance(prediction, Detections | Classification):
         return
-    wrong = {
-        "boxes are not float32": prediction.boxes.dtype != np.float32,
-        "scores are not float32": prediction.scores.dtype != np.float32,
-        "labels are not int64": prediction.labels.dtype != np.int64,
-        "scores lie outside [0, 1]": bool(((prediction.scores < 0) | (prediction.scores > 1)).any()),
-        "scores do not descend": bool((np.diff(prediction.scores) > 0).any()),
-    }
-    problems = [what for what, is_so in wrong.items() if is_so]
+    due = {"labels": np.int64, "scores": np.float64 if isinstance(prediction, Classification) else np.float32}
+    if isinstance(prediction, Detections):
+        due["boxes"] = np.float32
+    problems = [
+        f"{name} are {array.dtype}, not {np.dtype(due[name])}"
+        for name, array in prediction.arrays().items()
+        if array.dtype != due[name]
+    ]
+    if ((prediction.scores < 0) | (prediction.scores > 1)).any():
+        problems.append("scores lie outside [0, 1]")
+    if (np.diff(prediction.scores) > 0).any():
+        problems.append("scores do not descend")
     if problems:
         raise CheckFailedError(
-            f"decode gives detections whose {'; '.join(problems)}.", fix="see Detections in zoo_core/datatypes.py."
+            f"decode gives {kind.__name__} of which {'; '.join(problems)}.",
+            fix=f"see {kind.__name__} in zoo_core/datatypes.py.",
         )
 
 
@@ -124,9 +139,12 @@ def check_labels(subject: Subject) -> str:
     seen: set[int] = set()
     num_found = 0
     for outputs in random_outputs(subject):
-        for detections in as_detections(subject.decode(outputs, sizes)):
-            seen.update(np.unique(detections.labels).tolist())
-            num_found += len(detections.labels)
+        for prediction in subject.decode(outputs, sizes):
+            labels = prediction.arrays().get("labels")
+            if labels is None:
+                raise NotCheckedError(f"a {type(prediction).__name__} has no labels")
+            seen.update(np.unique(labels).tolist())
+            num_found += len(labels)
         outside = sorted(label for label in seen if not 0 <= label < num_classes)
         if outside:
             raise CheckFailedError(
@@ -134,13 +152,15 @@ def check_labels(subject: Subject) -> str:
                 fix="count labels from 0 without background: subtract 1 where the network has background first.",
             )
         if {0, num_classes - 1} <= seen and num_found >= _ENOUGH_PER_CLASS:
-            return f"{len(seen)} of {num_classes} labels in {num_found} random detections, first and last among them"
+            return f"{len(seen)} of {num_classes} labels in {num_found} random predictions, first and last among them"
     if num_found < _ENOUGH_PER_CLASS * num_classes:
-        raise NotCheckedError(f"random outputs give only {num_found} detections")
+        raise NotCheckedError(
+            f"random outputs give {num_found} labels, none outside, but not both the first and the last"
+        )
     missing = sorted({0, num_classes - 1} - seen)
     raise CheckFailedError(
         f"decode never gives the label {missing[0]} ({subject.class_names[missing[0]]!r}) among {num_found} random "
-        "detections: the label map looks shifted by one.",
+        "ones: the label map looks shifted by one.",
         fix="check whether the network has a background class, and which index it has.",
     )
 

@@ -15,19 +15,24 @@ import cv2
 import numpy as np
 
 from zoo_core.datasets.voc_writing import write_annotation
-from zoo_core.datatypes import DetectionTarget, Scene
+from zoo_core.datatypes import ClassTarget, DetectionTarget, Scene
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
+
+    from zoo_core.datatypes import ImageSize, Target
 
 Scenes: TypeAlias = Mapping[str, Sequence[Scene]]
 
 DEFAULT_SPLITS: Mapping[str, int] = MappingProxyType({"test": 6, "trainval": 4})
 """Pictures a split: few, since every check runs the network on a CPU."""
+DEFAULT_CLASS_SPLITS: Mapping[str, int] = MappingProxyType({"val": 6, "train": 4})
 
 # Width, height: wide, tall and square, none a multiple of another.
 _SIZES = ((320, 240), (230, 310), (280, 280), (400, 250), (257, 383), (300, 200))
 _OBJECTS_PER_IMAGE = 4
+_CERTAIN = 20.0  # of a logit among zeros
 
 
 def draw_detection_scenes(
@@ -49,17 +54,54 @@ def draw_detection_scenes(
     }
 
 
+def draw_class_scenes(
+    folders: Sequence[str],
+    splits: Mapping[str, int] = DEFAULT_CLASS_SPLITS,
+    *,
+    sizes: Sequence[tuple[int, int]] = _SIZES,
+) -> dict[str, list[Scene]]:
+    """Draw pictures of one class each, labels spread over all classes, the first and the last among them.
+
+    Args:
+        folders: Name of each class's folder; index is the label. An image's id is ``<split>/<folder>/<number>.png``.
+        splits: Number of pictures of each split.
+        sizes: Width and height of the pictures, in turn.
+    """
+    scenes: dict[str, list[Scene]] = {}
+    for order, (split, number) in enumerate(splits.items()):
+        scenes[split] = []
+        for index, label in enumerate(np.linspace(0, len(folders) - 1, number).round().astype(int).tolist()):
+            image, _ = _draw_picture(_generator(order, index), *sizes[index % len(sizes)])
+            name = f"{split}/{folders[label]}/{index:04d}.png"
+            scenes[split].append(Scene(image_id=name, image=image, target=ClassTarget(label=label)))
+    return scenes
+
+
+def encode_classes(targets: Sequence[Target], sizes: Sequence[ImageSize], *, num_classes: int) -> tuple[torch.Tensor]:
+    """Logits ``(B, num_classes)`` of a classifier that is right: what ``ConformanceKit.encode`` is for most of them."""
+    import torch
+
+    logits = torch.zeros(len(sizes), num_classes)
+    for row, target in zip(logits, targets, strict=True):
+        assert isinstance(target, ClassTarget)  # noqa: S101  # documented; a plugin's author reads the trace
+        row[target.label] = _CERTAIN
+    return (logits,)
+
+
 def _draw_split(split: str, order: int, number: int, num_classes: int, sizes: Sequence[tuple[int, int]]) -> list[Scene]:
     labels = np.linspace(0, num_classes - 1, number * _OBJECTS_PER_IMAGE).round().astype(np.int64)
     # Dealt out in turn, so that one picture holds different classes.
     dealt = labels.reshape(_OBJECTS_PER_IMAGE, number).T
     scenes = []
     for index in range(number):
-        rng = np.random.Generator(np.random.PCG64([order, index]))
-        image, boxes = _draw_picture(rng, *sizes[index % len(sizes)])
+        image, boxes = _draw_picture(_generator(order, index), *sizes[index % len(sizes)])
         target = DetectionTarget(boxes=boxes, labels=dealt[index].copy(), difficult=np.zeros(len(boxes), np.bool_))
         scenes.append(Scene(image_id=f"{split}_{index:04d}", image=image, target=target))
     return scenes
+
+
+def _generator(order: int, index: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([order, index]))
 
 
 def _draw_picture(rng: np.random.Generator, width: int, height: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
@@ -113,6 +155,19 @@ def write_voc(root: Path, scenes: Scenes, class_names: Sequence[str]) -> Path:
             )
     _write_lines(folder / "labels.txt", ("BACKGROUND", *class_names))
     return folder
+
+
+def write_image_folder(root: Path, scenes: Scenes, folders: Sequence[str]) -> Path:
+    """Write class scenes as ``<root>/<split>/<folder>/<number>.png``.
+
+    Returns:
+        ``root``; ``labels.txt`` in it names every folder, in the order of the labels.
+    """
+    for drawn in scenes.values():
+        for scene in drawn:
+            write_png(root / scene.image_id, scene.image)
+    _write_lines(root / "labels.txt", folders)
+    return root
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
