@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
+from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -79,6 +79,13 @@ def _shared(command: Command) -> Command:
 @click.option("--split", help="Evaluated split [default: the model's].")
 @click.option("--ids", "ids_file", type=_FILE, help="Evaluate the image ids in this file, one a line.")
 @click.option("--limit", type=int, help="Evaluate the first N ids.")
+@click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="torch",
+    show_default=True,
+    help="What computes float stages; onnxruntime is faster on a CPU and checked against torch.",
+)
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report.html into the run directory.")
 def run(*, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> int:
     """Quantize MODEL by its recipe, evaluate every stage on its dataset, and record the result.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ from zoo_core import artifacts
 from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
 from zoo_core.errors import CheckpointError, DataError, RunError
 from zoo_core.evaluation import stages as stage_names
-from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, EvaluationRequest, Reporter, read_ids
+from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, EvaluationRequest, Reporter, read_ids
 from zoo_core.inference import CalibrationSet, InferenceSettings
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline
@@ -166,8 +167,26 @@ def resolve_device(device: str) -> str:
 
 def _inference_settings(request: EvaluationRequest) -> InferenceSettings:
     device = resolve_device(request.device)
+    _check_backend(request.backend, device)
     batch_size = request.batch_size or DEFAULT_BATCH_SIZE[device.split(":")[0]]
     return InferenceSettings(batch_size=batch_size, workers=request.workers, device=device)
+
+
+def _check_backend(backend: str, device: str) -> None:
+    if backend not in BACKENDS:
+        raise DataError(f"--backend is {backend!r}.", fix=f"give {' or '.join(BACKENDS)}.")
+    if backend != "onnxruntime":
+        return
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise DataError(
+            "--backend is 'onnxruntime', which is not installed.",
+            fix="run `pip install onnxruntime`, or use --backend torch.",
+        )
+    if device != "cpu":
+        raise DataError(
+            f"--backend is 'onnxruntime', which this program runs on the CPU alone, and the device is {device!r}.",
+            fix="add --device cpu, or use --backend torch.",
+        )
 
 
 # ------------------------------------------------------------------ data

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
     from zoo_core.datatypes import Checkpoint, ProtocolScore
+    from zoo_core.evaluation.onnx_backend import Exported
     from zoo_core.evaluation.stages import Stage
     from zoo_core.inference import InferenceStats
     from zoo_core.quantization.pipeline import Simulation, StepOutcome
@@ -51,6 +52,7 @@ class Record:
                 "batch_size": job.settings.batch_size,
                 "workers": job.settings.workers,
                 "device": job.settings.device,
+                "backend": job.request.backend,
                 "seed": job.request.seed,
                 "stages": [stage.name for stage in job.stages],
             },
@@ -113,10 +115,14 @@ class Record:
         size_bytes: int,
         *,
         scoring_seconds: float,
+        exported: Exported | None,
     ) -> None:
-        """Record a stage's scores and what it cost."""
+        """Record a stage's scores, what computed it (torch unless it was exported), and what it cost."""
         self.content["stages"][stage.name] = {
             "quantized": stage.quantized,
+            "backend": "torch" if exported is None else "onnxruntime",
+            "agreement": None if exported is None else exported.agreement.as_json(),
+            "export_seconds": None if exported is None else exported.seconds,
             "seconds": stats.seconds,
             "network_seconds": stats.network_seconds,
             "scoring_seconds": scoring_seconds,

@@ -18,6 +18,9 @@ DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 64}
 
 Larger batches are slower on a CPU: docs/performance.md has the measurement."""
 
+BACKENDS = ("torch", "onnxruntime")
+"""What can compute a float stage; ``onnxruntime`` is an optional extra, two to three times as fast on a CPU."""
+
 DEFAULT_WORKERS = 2
 """Threads that decode images: at 2 ms an image two of them feed any network on a CPU."""
 
@@ -44,6 +47,7 @@ class EvaluationRequest:
         batch_size: Images per forward pass.
         workers: Threads that decode images.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        backend: What computes float stages, one of BACKENDS; quantized stages are torch's.
         seed: Draws the calibration set and seeds every step.
         out: Run directory; None for ``runs/<model>/<UTC time>-<short id>``.
         cache: Take results of slow steps from the user's cache where they are kept by content, and keep new ones.
@@ -68,6 +72,7 @@ class EvaluationRequest:
     batch_size: int | None = None
     workers: int = DEFAULT_WORKERS
     device: str = "auto"
+    backend: str = "torch"
     seed: int = 0
     out: Path | None = None
     cache: bool = True

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from zoo_core.datatypes import Metric, ModelBundle
+    from zoo_core.evaluation.onnx_backend import Exported
     from zoo_core.quantization.pipeline import Simulation
 
 logger = logging.getLogger("zoo_eval")
@@ -243,25 +244,51 @@ class _Run:
         self.place = f" at stage {stage.name!r}"
         metric = self.host.metric(job.entry, job.data.dataset.class_names)
         store = PredictionStore(self.run_dir.folder("predictions", stage.name), metric.prediction_type)
+        exported = self._export(stage, network, bundle)
         self.reporter.start(stage.name, len(job.data.image_ids))
         stats = predict(
-            network, bundle, job.data.dataset, job.data.image_ids, store, job.settings, self.reporter.advance
+            network if exported is None else exported.network,
+            bundle,
+            job.data.dataset,
+            job.data.image_ids,
+            store,
+            job.settings,
+            self.reporter.advance,
         )
         self.reporter.finish()
-        self._score(stage, metric, store, stats, size_bytes)
+        self._score(stage, metric, store, stats, size_bytes, exported)
         submission = self.run_dir.folder(job.data.dataset.submission_format, stage.name)
         predictions = (pair for chunk in store for pair in zip(chunk.image_ids, chunk.predictions, strict=True))
         job.data.dataset.write_submission(submission, predictions)
 
+    def _export(self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle) -> Exported | None:
+        """The network for ONNX Runtime, where that was asked for and the stage is float."""
+        job = self.job
+        if job.request.backend != "onnxruntime" or stage.quantized:
+            return None
+        from zoo_core.evaluation.onnx_backend import export_checked
+
+        exported = export_checked(network, bundle, job.data.dataset, job.data.image_ids, job.settings)
+        self.reporter.say(f"{stage.name}: {exported.summary}")
+        return exported
+
     def _score(
-        self, stage: Stage, metric: Metric, store: PredictionStore, stats: InferenceStats, size_bytes: int
+        self,
+        stage: Stage,
+        metric: Metric,
+        store: PredictionStore,
+        stats: InferenceStats,
+        size_bytes: int,
+        exported: Exported | None,
     ) -> None:
         started = time.perf_counter()
         for chunk in store:
             targets = [self.job.data.targets[image_id] for image_id in chunk.image_ids]
             metric.update(chunk.image_ids, chunk.predictions, targets)
         scores = metric.compute()
-        self.record.add_stage(stage, scores, stats, size_bytes, scoring_seconds=time.perf_counter() - started)
+        self.record.add_stage(
+            stage, scores, stats, size_bytes, scoring_seconds=time.perf_counter() - started, exported=exported
+        )
         headline = scores[self.job.entry.headline].headline
         if headline is not None and headline < NEAR_ZERO:
             self._warn(f"{stage.name}: {self.job.entry.headline} is {headline:.4f}, near zero. The usual suspects:")

@@ -30,6 +30,7 @@ _CONDITIONS: tuple[tuple[str, str, str, bool], ...] = (
     ("seed", "settings", "seed", False),
     ("batch size", "settings", "batch_size", False),
     ("device", "settings", "device", False),
+    ("backend of float stages", "settings", "backend", False),
 )
 _PACKAGES = ("torch", "aimet-torch", "numpy", "opencv-python")
 

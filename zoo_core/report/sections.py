@@ -274,6 +274,8 @@ def reproducing_command(run: LoadedRun) -> str:
     batch, device = settings.number("batch_size"), settings.text("device")
     words += ["--batch-size", str(int(batch))] if batch is not None else []
     words += ["--device", device] if device else []
+    backend = settings.text("backend")
+    words += ["--backend", backend] if backend else []
     words += ["--allow-calibration-overlap"] if request.flag("allow_calibration_overlap") else []
     return _lines(words)
 

@@ -1,0 +1,218 @@
+"""Float stages in ONNX Runtime: the network exported, and held against torch on the first images of every run."""
+
+from __future__ import annotations
+
+import io
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from zoo_core.errors import RunError
+from zoo_core.inference import InferenceSettings, load_inputs, run_batch
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from zoo_core.datatypes import EvalDataset, Json, ModelBundle, Prediction
+
+logger = logging.getLogger("zoo_eval.onnxruntime")
+
+CHECKED_IMAGES = 8
+"""Images, or one batch where that is more, on which both backends are compared before a stage runs."""
+
+TOLERANCE = 1e-3
+"""Largest difference from torch's output, over the largest magnitude in that output, that is rounding and no fault.
+
+Sums in another order differ by 1e-6 on a network of 86 layers; a wrong operator differs by 1e-1 and more."""
+
+_OPSET = 17
+_USE_TORCH = "use --backend torch."
+
+
+class OnnxNetwork(nn.Module):
+    """A network that ONNX Runtime computes, called like the one it was exported from.
+
+    The session has no threads of its own: it computes in the thread that calls, so that lanes use the cores as they do
+    with torch. Sessions may be called from several threads at once; a copy is therefore the same object.
+
+    Args:
+        model: An ONNX model, serialized.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # its warnings go to stderr, among the progress bars
+        self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the outputs for ``(B, C, H, W)`` float32, batch axis first."""
+        return tuple(map(torch.from_numpy, self._session.run(None, {self._input: x.contiguous().numpy()})))
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """How far ONNX Runtime and torch agree on the first images.
+
+    Attributes:
+        num_images: Images compared.
+        max_difference: Of all outputs, over the largest magnitude in torch's.
+        num_same_predictions: Images with as many predictions in both, integers equal, other values within TOLERANCE.
+    """
+
+    num_images: int
+    max_difference: float
+    num_same_predictions: int
+
+    def as_json(self) -> dict[str, Json]:
+        """The entry of ``run.json``."""
+        return {
+            "num_images": self.num_images,
+            "max_difference": self.max_difference,
+            "tolerance": TOLERANCE,
+            "num_same_predictions": self.num_same_predictions,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Exported:
+    """A stage's network for ONNX Runtime, checked.
+
+    Attributes:
+        network: On the CPU.
+        agreement: With the torch network.
+        seconds: Wall time of exporting and checking.
+    """
+
+    network: OnnxNetwork
+    agreement: Agreement
+    seconds: float
+
+    @property
+    def summary(self) -> str:
+        """The check in one line."""
+        found = self.agreement
+        return (
+            f"onnxruntime agrees with torch to {found.max_difference:.1e} of the largest output on {found.num_images} "
+            f"images; {found.num_same_predictions} have the same predictions ({self.seconds:.1f} s)"
+        )
+
+
+def export_checked(
+    network: nn.Module,
+    bundle: ModelBundle,
+    dataset: EvalDataset,
+    image_ids: Sequence[str],
+    settings: InferenceSettings,
+) -> Exported:
+    """Export a float network and compare it with torch on the first images.
+
+    Args:
+        network: In eval mode on the CPU; not modified.
+        bundle: Gives the example input, ``preprocess`` and ``decode``.
+        dataset: Gives the images.
+        image_ids: Of the stage; the first ``CHECKED_IMAGES`` are used, or the first batch where that is more.
+        settings: Batch size and workers.
+
+    Raises:
+        RunError: torch cannot export the network, ONNX Runtime cannot run it, or their outputs differ.
+        DataError: An image cannot be read.
+    """
+    started = time.perf_counter()
+    exported = _load(export(network, bundle.example_input), type(network).__name__)
+    num_images = max(CHECKED_IMAGES, settings.batch_size)
+    inputs = load_inputs(dataset, image_ids[:num_images], bundle.preprocess, settings.workers)
+    differences, same, num_compared = [0.0], 0, 0
+    while batch := list(islice(inputs, settings.batch_size)):
+        arrays, sizes = [array for array, _ in batch], [size for _, size in batch]
+        expected = run_batch(network, arrays, "cpu")
+        found = run_batch(exported, arrays, "cpu")
+        differences += _differences(expected, found)
+        pairs = zip(bundle.decode(expected, sizes), bundle.decode(found, sizes), strict=True)
+        same += sum(same_predictions(one, other) for one, other in pairs)
+        num_compared += len(batch)
+    agreement = Agreement(num_images=num_compared, max_difference=max(differences), num_same_predictions=same)
+    if not agreement.max_difference <= TOLERANCE:  # not a number is no agreement either
+        raise RunError(
+            f"ONNX Runtime's outputs differ from torch's by {agreement.max_difference:.2g} of the largest on the first "
+            f"{num_compared} images; rounding gives less than {TOLERANCE:g}.",
+            fix=_USE_TORCH,
+        )
+    made = Exported(network=exported, agreement=agreement, seconds=time.perf_counter() - started)
+    logger.info("%s", made.summary)
+    return made
+
+
+def export(network: nn.Module, example_input: torch.Tensor) -> bytes:
+    """Export a network to ONNX for batches of any size.
+
+    Args:
+        network: In eval mode; not modified.
+        example_input: ``(1, C, H, W)``, on the network's device.
+
+    Raises:
+        RunError: torch cannot.
+    """
+    file = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            # The exporter that traces takes 1 s, its successor (dynamo=True) 6 s in torch 2.15 for the same graph; both
+            # are there in every torch that is supported. It warns of its end and of every constant shape.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                network,
+                (example_input,),
+                file,
+                input_names=["x"],
+                dynamic_axes={"x": {0: "batch"}},
+                opset_version=_OPSET,
+                dynamo=False,
+            )
+    except Exception as error:  # whatever the exporter makes of a plugin's network
+        raise RunError(
+            f"torch cannot export {type(network).__name__} to ONNX: {str(error).strip().splitlines()[0]}",
+            fix=_USE_TORCH,
+        ) from error
+    return file.getvalue()
+
+
+def _load(model: bytes, name: str) -> OnnxNetwork:
+    try:
+        return OnnxNetwork(model)
+    except Exception as error:  # onnxruntime's errors have no common base but Exception
+        raise RunError(f"ONNX Runtime cannot load the exported {name}: {error}", fix=_USE_TORCH) from error
+
+
+def _differences(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> list[float]:
+    if [one.shape for one in expected] != [other.shape for other in found]:
+        return [float("inf")]
+    return [
+        float((one - other).abs().max()) / (float(one.abs().max()) or 1.0)
+        for one, other in zip(expected, found, strict=True)
+        if one.numel()
+    ]
+
+
+def same_predictions(one: Prediction, other: Prediction) -> bool:
+    """Whether two predictions of an image have the same length, equal integers and other values within TOLERANCE."""
+    pairs = [(array, other.arrays()[name]) for name, array in one.arrays().items()]
+    return all(
+        a.shape == b.shape
+        and (np.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE) if a.dtype.kind == "f" else np.array_equal(a, b))
+        for a, b in pairs
+    )
