@@ -186,6 +186,7 @@ def imported_packages(path: Path) -> set[str]:
         "import zoo_core.datatypes",
         "import ssd_mobilenetv2_lite.hooks",
         "import torchvision_classification.hooks",
+        "import torchvision_detection.hooks",
         "from zoo_core.registry import *; load_registry(builtin_registry())",
         "from zoo_core.cli.main import main; main(['--help'])",
         "from zoo_core.cli.main import main; main(['list'])",

@@ -3,6 +3,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from zoo_core.metrics.detection import DetectionMetric
 
 FIRST = "000000000139"
 EMPTY = "000000001139"
+NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_1", "mar_10", "mar_100")
+METRICS_PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 @pytest.fixture
@@ -88,6 +92,20 @@ def test_an_image_of_another_size_than_annotated_is_refused(root: Path) -> None:
 
     with pytest.raises(DataError, match=r"000000000139.jpg has 40 x 50 pixels; .*instances_val2017.json says \d+ x"):
         CocoDetection(root, "val2017").image(FIRST)
+
+
+def test_the_annotated_size_tells_whether_an_exif_orientation_is_applied(root: Path) -> None:
+    path = root / "val2017" / f"{FIRST}.jpg"
+    stored = CocoDetection(root, "val2017").image(FIRST)
+    tag = struct.pack("<HHII", 0x112, 3, 1, 6) + struct.pack("<I", 0)  # a quarter turn
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + struct.pack("<H", 1) + tag
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + data[2:])
+    np.testing.assert_array_equal(CocoDetection(root, "val2017").image(FIRST), stored)
+
+    height, width = stored.shape[:2]
+    edit(root, "val2017", images=change(width=height, height=width))
+    np.testing.assert_array_equal(CocoDetection(root, "val2017").image(FIRST), np.rot90(stored, k=-1))
 
 
 @pytest.mark.parametrize("folder", ["images/val2017", "images"])
@@ -276,12 +294,27 @@ def test_the_files_of_a_submission_score_in_pycocotools_as_here(tmp_path: Path) 
         evaluator.evaluate()
         evaluator.accumulate()
         evaluator.summarize()
-    names = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_1", "mar_10", "mar_100")
     values = metric.compute(["coco"])["coco"].values
 
     assert 0.1 < values["map"] < 0.9  # type: ignore[operator]
-    assert {name: values[name] for name in names} == pytest.approx(
-        dict(zip(names, evaluator.stats.tolist(), strict=False)), abs=1e-9
+    assert {name: values[name] for name in NAMES} == pytest.approx(
+        dict(zip(NAMES, evaluator.stats.tolist(), strict=False)), abs=1e-9
+    )
+
+    # The program in docs/metrics.md says the same.
+    pytest.importorskip("faster_coco_eval")
+    (program,) = re.findall(r"```python\n(from faster_coco_eval .*?)```", METRICS_PAGE.read_text(), flags=re.DOTALL)
+    for there, here in (
+        ("coco/annotations/instances_val2017.json", str(dataset.annotation_path)),
+        ("runs/my-run/coco/w8a8/detections.json", str(tmp_path / "detections.json")),
+    ):
+        assert there in program
+        program = program.replace(there, here)
+    variables: dict[str, Any] = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(program, variables)  # noqa: S102  # our own page
+    assert {name: values[name] for name in NAMES} == pytest.approx(
+        dict(zip(NAMES, list(variables["evaluator"].stats), strict=False)), abs=1e-9
     )
 
 

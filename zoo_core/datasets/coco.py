@@ -114,14 +114,17 @@ class CocoDetection:
         return self._folder / self._image(image_id).file_name
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """Return ``(H, W, 3)`` uint8 RGB.
+        """Return ``(H, W, 3)`` uint8 RGB, as stored: an EXIF orientation is applied only where the annotated size asks.
 
         Raises:
             DataError: The file is missing, truncated, damaged or too large, see ``read_image``; or it has another size
                 than the annotation file says, so that the boxes are not this picture's.
         """
         path, size = self.image_path(image_id), self._image(image_id).size
-        image = read_image(path, max_pixels=self._max_pixels)
+        image = read_image(path, max_pixels=self._max_pixels, orient=False)
+        if image.shape[:2] != (size.height_px, size.width_px):
+            # The size tells whether boxes were drawn on the picture as it is stored or as it is shown.
+            image = read_image(path, max_pixels=self._max_pixels)
         height, width = image.shape[:2]
         if (width, height) != size:
             raise DataError(

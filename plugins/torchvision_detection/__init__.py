@@ -1,0 +1,1 @@
+"""Single-shot detectors of torchvision; ``registry.yaml`` lists them."""
