@@ -276,6 +276,33 @@ class ProtocolScore:
         return next(iter(self.values.values()))
 
 
+class Measure(NamedTuple):
+    """How people call a value of a ``ProtocolScore``.
+
+    Attributes:
+        overall: Of all images together.
+        per_class: Of one class.
+        counted: What the numbers of a class count.
+    """
+
+    overall: str
+    per_class: str
+    counted: str
+
+
+_MEASURES = {
+    "map": Measure("mAP", "AP", "objects"),
+    "top1": Measure("top-1", "top-1", "images"),
+    "top5": Measure("top-5", "top-5", "images"),
+    "top1_balanced": Measure("class-balanced top-1", "top-1", "images"),
+}
+
+
+def measure(key: str) -> Measure:
+    """How people call the value ``key``; one that has no other name is called by its key."""
+    return _MEASURES.get(key, Measure(key, key, "items"))
+
+
 class Metric(Protocol):
     """Every protocol of a task from one pass over the predictions.
 

@@ -63,6 +63,18 @@ class PredictionStore:
         os.replace(partial, target)  # noqa: PTH105 - Path.replace is the same call, os.replace names the guarantee
         return target
 
+    @staticmethod
+    def columns(directory: Path) -> frozenset[str]:
+        """Fields of the predictions that lie in a directory; empty where there is no readable chunk."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = next(iter(sorted(directory.glob("chunk-*.parquet"))), None)
+        try:
+            return frozenset(pq.read_schema(path).names if path is not None else ()) - {"image_id"}
+        except (pa.ArrowException, OSError):
+            return frozenset()
+
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in order, one in memory at a time.
 

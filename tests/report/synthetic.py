@@ -1,4 +1,4 @@
-"""A run directory made without a network: detections are the ground truth, jittered more in one stage."""
+"""A run directory made without a network: predictions are the ground truth, jittered more in one stage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from zoo_core.datatypes import Detections, DetectionTarget, EvalDataset
+from zoo_core.datatypes import (
+    Classification,
+    ClassTarget,
+    Detections,
+    DetectionTarget,
+    EvalDataset,
+    Metric,
+    Prediction,
+    Target,
+)
+from zoo_core.metrics.classification import ClassificationMetric, rank_classes
 from zoo_core.metrics.detection import DetectionMetric
 from zoo_core.predictions import Chunk, PredictionStore
 from zoo_core.runs import SCHEMA, RunDirectory
@@ -36,6 +46,20 @@ def detections(target: DetectionTarget, num_classes: int, rng: np.random.Generat
     )
 
 
+def classification(target: ClassTarget, num_classes: int, rng: np.random.Generator, noise: float) -> Classification:
+    """The true class ahead of others that differ by image, by less the more noise there is."""
+    logits = rng.normal(0.0, 2.0, num_classes) + rng.normal(0.0, 30.0 * noise, num_classes)
+    logits[target.label] += 4.0
+    return rank_classes(logits.astype(np.float32))
+
+
+def predicted(target: Target, num_classes: int, rng: np.random.Generator, noise: float) -> Prediction:
+    if isinstance(target, ClassTarget):
+        return classification(target, num_classes, rng, noise)
+    assert isinstance(target, DetectionTarget)
+    return detections(target, num_classes, rng, noise)
+
+
 def write_run(
     path: Path,
     dataset: EvalDataset,
@@ -51,21 +75,23 @@ def write_run(
     """Write what `zoo-eval run --stages fp32,w8a8,optimized_fp32` leaves, as far as the report looks at it."""
     run = RunDirectory.create(path, model)
     ids = dataset.ids[:limit]
-    metrics: dict[str, Any] = {"schema": SCHEMA, "model": model, "headline": HEADLINE, "num_images": len(ids)}
+    of_classes = isinstance(dataset.target(ids[0]), ClassTarget)
+    headline = "topk/first" if of_classes else HEADLINE
+    metrics: dict[str, Any] = {"schema": SCHEMA, "model": model, "headline": headline, "num_images": len(ids)}
     metrics |= {"limited": limit is not None, "fingerprint": "f" * 64, "stages": {}, "warnings": list(warnings)}
     baseline = 0.0
     for stage, amplitude in (("fp32", noise / 3), ("w8a8", noise)):
-        metric = DetectionMetric(dataset.class_names)
-        store = PredictionStore(run.folder("predictions", stage), Detections)
+        metric: Metric = (ClassificationMetric if of_classes else DetectionMetric)(dataset.class_names)
+        store = PredictionStore(run.folder("predictions", stage), metric.prediction_type)
         rng = np.random.default_rng(seed)  # the same draw for both stages: only the amplitude differs
         for index, start in enumerate(range(0, len(ids), CHUNK)):
             part = tuple(ids[start : start + CHUNK])
-            targets = [target for image_id in part if isinstance(target := dataset.target(image_id), DetectionTarget)]
-            found = tuple(detections(target, len(dataset.class_names), rng, amplitude) for target in targets)
+            targets = [dataset.target(image_id) for image_id in part]
+            found = tuple(predicted(target, len(dataset.class_names), rng, amplitude) for target in targets)
             store.write(Chunk(index=index, image_ids=part, predictions=found))
             metric.update(part, found, targets)
         scores = metric.compute()
-        value = scores[HEADLINE].headline or 0.0
+        value = scores[headline].headline or 0.0
         baseline = value if stage == "fp32" else baseline
         metrics["stages"][stage] = {
             "same_as": None,
@@ -84,7 +110,7 @@ def write_run(
             for name, score in scores.items()
         }
     metrics["stages"]["optimized_fp32"] = {**metrics["stages"]["fp32"], "same_as": "fp32"}
-    run.write_json("run.json", record(dataset, root, model, ids, labels, warnings, limit))
+    run.write_json("run.json", record(dataset, root, model, ids, labels, warnings, limit) | {"headline": headline})
     run.write_json("metrics.json", metrics)
     return run.path
 

@@ -292,7 +292,7 @@ def test_a_stage_without_predictions_is_named(run_dir: Path, host: PluginHost) -
 
     page = Page(render_report(run_dir, host=host))
 
-    assert "predictions/w8a8 is missing: its detections cannot be shown." in page.text
+    assert "predictions/w8a8 is missing: what it saw cannot be shown." in page.text
     assert "The detections of two stages are needed for this" in page.text
 
 
@@ -302,7 +302,7 @@ def test_a_damaged_chunk_is_named(run_dir: Path, host: PluginHost) -> None:
 
     page = Page(render_report(run_dir, host=host))
 
-    assert "The detections of w8a8 cannot be shown:" in page.text
+    assert "What w8a8 saw cannot be shown:" in page.text
     assert str(chunk) in page.text
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import cv2
-from filelock import FileLock
 
+from zoo_core.datasets.drawn import drawn_once
 from zoo_core.datasets.shapes import CLASS_NAMES, DEFAULT_SEED, DRAWING_VERSION, ShapesImage, Split, draw_image
 from zoo_core.datasets.voc_writing import FOLDER, write_annotation
 from zoo_core.errors import DataError
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 DEFAULT_SPLITS: Mapping[Split, int] = MappingProxyType({"test": 250, "trainval": 64})
 """Pictures a split in the embedded demo."""
 
-MARKER = "shapes.json"
 JPEG_QUALITY = 92
 
 # An image id tells its split, so that no id stands in two of them.
@@ -63,22 +60,7 @@ def write_voc(
         "jpeg_quality": JPEG_QUALITY,
         "opencv": cv2.__version__,
     }
-    folder = root / FOLDER
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".shapes.lock"):
-            if _read_marker(folder) != marker:
-                partial = root / f".{FOLDER}.partial"
-                shutil.rmtree(partial, ignore_errors=True)
-                _draw_all(partial, splits, seed, progress)
-                _write_text(partial / MARKER, json.dumps(marker, indent=1) + "\n")
-                _swap_in(partial, folder)
-    except OSError as error:
-        raise DataError(
-            f"The drawn pictures cannot be written to {root}: {error}",
-            fix="make room and check the right to write there, or name another folder.",
-        ) from error
-    return folder
+    return drawn_once(root / FOLDER, marker, lambda folder: _draw_all(folder, splits, seed, progress))
 
 
 def image_id(split: Split, index: int) -> str:
@@ -94,24 +76,6 @@ def _check(splits: Mapping[Split, int], seed: int) -> None:
             f"Shapes cannot be drawn for splits {dict(splits)} and seed {seed}.",
             fix=f"ask for 1 to {_MAX_IMAGES} pictures of {', '.join(_FIRST_IDS)}, with a seed from 0.",
         )
-
-
-def _read_marker(folder: Path) -> object:
-    """What the folder's marker says; None where there is no folder.
-
-    Raises:
-        DataError: The folder is not one that `write_voc` wrote.
-    """
-    if not folder.exists():
-        return None
-    try:
-        marker: object = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        raise DataError(
-            f"{folder} was not drawn by zoo-eval: it has no readable {MARKER}.",
-            fix="name another folder for the drawn pictures, or move this one away.",
-        ) from error
-    return marker
 
 
 def _draw_all(
@@ -145,16 +109,6 @@ def _write_picture(folder: Path, name: str, picture: ShapesImage) -> None:
         difficult=picture.difficult,
         truncated=picture.truncated,
     )
-
-
-def _swap_in(partial: Path, folder: Path) -> None:
-    """Rename ``partial`` to ``folder``; what was there goes aside first, since a full folder cannot be replaced."""
-    outdated = folder.with_name(f".{folder.name}.outdated")
-    shutil.rmtree(outdated, ignore_errors=True)
-    if folder.exists():
-        folder.rename(outdated)
-    partial.rename(folder)
-    shutil.rmtree(outdated, ignore_errors=True)
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo_core.report.facts import DASH, percent, points
-from zoo_core.report.sections import Table, headline, headline_value
+from zoo_core.report.sections import Table, headline, headline_measure, headline_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,5 +119,5 @@ def _stages(this: LoadedRun, other: LoadedRun) -> Table:
     return Table(
         columns=("stage", "this run, %", "other run, %", "difference, points"),
         rows=tuple(rows),
-        caption=f"mAP under {protocol}; the difference is this run minus the other.",
+        caption=f"{headline_measure(this).overall} under {protocol}; the difference is this run minus the other.",
     )

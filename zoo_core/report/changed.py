@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo_core.comparison import StageChanges, objects_found, stage_changes
+from zoo_core.datatypes import Detections, DetectionTarget
+from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import Table
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ def find_changes(run: LoadedRun) -> Changed | None:
     """Compare the two stages; None where the predictions of either are not there."""
     if run.pair is None or not all(stage in run.predictions for stage in run.pair):
         return None
-    before, after = (run.predictions[stage] for stage in run.pair)
+    seen, targets = predictions_of(run, Detections), targets_of(run, DetectionTarget)
+    before, after = (seen[stage] for stage in run.pair)
     num_classes = len(run.class_names)
     changes = stage_changes(before, after, num_classes)
     if run.dataset is None:
@@ -43,7 +46,7 @@ def find_changes(run: LoadedRun) -> Changed | None:
     right = np.zeros((2, num_classes), dtype=np.int64)
     for image_id, found in changes.images.items():
         for side, preds, rows in ((0, before[image_id], found.lost), (1, after[image_id], found.gained)):
-            target = run.targets.get(image_id)
+            target = targets.get(image_id)
             if target is None or not len(rows):
                 continue
             labels = preds.labels[rows][objects_found(preds, rows, target)]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo_core.datatypes import Detections
+from zoo_core.datatypes import Detections, DetectionTarget
 from zoo_core.errors import ZooError
 from zoo_core.metrics.average_precision import RECALL_POINTS_11, average_precision_11pt, average_precision_area
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.report.facts import percent
+from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import headline
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Curves:
     classes: Mapping[str, ClassCurves] = field(default_factory=dict)
 
 
-def compute_curves(run: LoadedRun, scores: list[ClassScore]) -> Curves:
+def compute_curves(run: LoadedRun, scores: Sequence[ClassScore]) -> Curves:
     """Work out the curves of the stages whose predictions are loaded.
 
     Recomputes each class's AP on the way; where it differs from ``metrics.json``, predictions, annotations or scores
@@ -72,8 +73,9 @@ def compute_curves(run: LoadedRun, scores: list[ClassScore]) -> Curves:
     """
     class_names = run.class_names
     protocol = headline(run) if headline(run) in DETECTION_PROTOCOLS else DETECTION_PROTOCOLS[0]
-    metrics = _metrics(run, class_names) if run.dataset is not None else {}
-    histograms = {stage: _histograms(found, len(class_names)) for stage, found in run.predictions.items()}
+    seen = predictions_of(run, Detections)
+    metrics = _metrics(run, seen, class_names) if run.dataset is not None else {}
+    histograms = {stage: _histograms(found, len(class_names)) for stage, found in seen.items()}
     classes: dict[str, ClassCurves] = {}
     computed: dict[tuple[str, str], float] = {}
     for label, name in enumerate(class_names):
@@ -90,13 +92,16 @@ def compute_curves(run: LoadedRun, scores: list[ClassScore]) -> Curves:
     return Curves(protocol=protocol if metrics else "", classes=classes)
 
 
-def _metrics(run: LoadedRun, class_names: tuple[str, ...]) -> dict[str, DetectionMetric]:
+def _metrics(
+    run: LoadedRun, seen: Mapping[str, Mapping[str, Detections]], class_names: tuple[str, ...]
+) -> dict[str, DetectionMetric]:
     metrics = {}
-    for stage, found in run.predictions.items():
+    targets = targets_of(run, DetectionTarget)
+    for stage, found in seen.items():
         metric = DetectionMetric(class_names)
-        ids = [image_id for image_id in found if image_id in run.targets]
+        ids = [image_id for image_id in found if image_id in targets]
         try:
-            metric.update(ids, [found[image_id] for image_id in ids], [run.targets[image_id] for image_id in ids])
+            metric.update(ids, [found[image_id] for image_id in ids], [targets[image_id] for image_id in ids])
         except ZooError as error:
             run.gaps.append(f"The detections of {stage} cannot be matched to the ground truth: {error.fact}")
             continue
@@ -109,7 +114,7 @@ def _average(protocol: str, curve: PrecisionRecall) -> float:
     return average(curve.recall, curve.precision)
 
 
-def _compare(run: LoadedRun, scores: list[ClassScore], computed: Mapping[tuple[str, str], float]) -> None:
+def _compare(run: LoadedRun, scores: Sequence[ClassScore], computed: Mapping[tuple[str, str], float]) -> None:
     differing = []
     for score in scores:
         for stage, recorded in score.values.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 
 from zoo_core.comparison import StageChanges, most_changed
-from zoo_core.datatypes import ImageSize
+from zoo_core.datatypes import Detections, DetectionTarget, ImageSize
 from zoo_core.errors import ZooError
 from zoo_core.report.drawing import DrawnBox, detection_boxes, object_boxes
+from zoo_core.report.loading import predictions_of, targets_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo_core.comparison import ImageChanges
-    from zoo_core.datatypes import Detections
     from zoo_core.report.loading import LoadedRun
 
 NUM_IMAGES = 24
@@ -31,7 +31,8 @@ SIDE_PX = 340
 FONT_PX = 12.0
 
 _JPEG_QUALITY = 80
-_BYTES_BUDGET = 2_500_000
+BYTES_BUDGET = 2_500_000
+"""What the pictures of a gallery may weigh: half of what a page may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,36 +77,42 @@ def build_gallery(run: LoadedRun, changes: StageChanges, *, num_images: int = NU
     Fewer than ``num_images`` where fewer changed, or where the pictures would take more than half of what a page may
     weigh.
     """
+    if run.pair is None:  # changes exist between two stages only
+        raise ValueError("a gallery needs two stages")
+    seen, targets = predictions_of(run, Detections), targets_of(run, DetectionTarget)
     images: list[GalleryImage] = []
     weight = 0
     for image_id in most_changed(changes, num_images):
-        image = _gallery_image(run, image_id, changes.images[image_id])
+        before, after = (seen[stage][image_id] for stage in run.pair)
+        image = _gallery_image(run, image_id, before, after, targets.get(image_id), changes.images[image_id])
         weight += len(image.picture)
-        if weight > _BYTES_BUDGET:
+        if weight > BYTES_BUDGET:
             run.gaps.append(f"The gallery stops at {len(images)} images: more would make the page too large.")
             break
         images.append(image)
     return images
 
 
-def _gallery_image(run: LoadedRun, image_id: str, changes: ImageChanges) -> GalleryImage:
-    if run.pair is None:  # changes exist between two stages only
-        raise ValueError("a gallery needs two stages")
-    before, after = (run.predictions[stage][image_id] for stage in run.pair)
-    pixels = _pixels(run, image_id)
+def _gallery_image(
+    run: LoadedRun,
+    image_id: str,
+    before: Detections,
+    after: Detections,
+    target: DetectionTarget | None,
+    changes: ImageChanges,
+) -> GalleryImage:
+    first, second = run.pair or ("", "")
+    pixels = read_pixels(run, image_id)
     size = ImageSize(pixels.shape[1], pixels.shape[0]) if pixels is not None else _size_around(before, after)
     scale = min(1.0, SIDE_PX / max(size))
     names = run.class_names
     panels = [
         Panel(
-            title=run.pair[0],
+            title=first,
             boxes=detection_boxes(before, names, size, scale, FONT_PX, changes=changes, side="before"),
         ),
-        Panel(
-            title=run.pair[1], boxes=detection_boxes(after, names, size, scale, FONT_PX, changes=changes, side="after")
-        ),
+        Panel(title=second, boxes=detection_boxes(after, names, size, scale, FONT_PX, changes=changes, side="after")),
     ]
-    target = run.targets.get(image_id)
     if target is not None:
         panels.insert(0, Panel(title="ground truth", boxes=object_boxes(target, names, size, scale, FONT_PX)))
     width, height = max(1, round(size.width_px * scale)), max(1, round(size.height_px * scale))
@@ -121,6 +128,19 @@ def _gallery_image(run: LoadedRun, image_id: str, changes: ImageChanges) -> Gall
     )
 
 
+def token_classes(tokens: Iterable[Sequence[str]], class_names: Sequence[str]) -> list[tuple[int, str]]:
+    """Label and name of the classes that a gallery's filter offers, by name.
+
+    Args:
+        tokens: Of each image, ``<kind>:<label>``.
+        class_names: Index is the label; what has no name is not offered.
+    """
+    labels = {int(token.rpartition(":")[2]) for image in tokens for token in image}
+    return sorted(
+        ((label, class_names[label]) for label in labels if 0 <= label < len(class_names)), key=lambda pair: pair[1]
+    )
+
+
 def _tokens(changes: ImageChanges, before: Detections, after: Detections) -> list[str]:
     found = {f"lost:{label}" for label in before.labels[changes.lost].tolist()}
     found |= {f"gained:{label}" for label in after.labels[changes.gained].tolist()}
@@ -128,7 +148,8 @@ def _tokens(changes: ImageChanges, before: Detections, after: Detections) -> lis
     return sorted(found)
 
 
-def _pixels(run: LoadedRun, image_id: str) -> NDArray[np.uint8] | None:
+def read_pixels(run: LoadedRun, image_id: str) -> NDArray[np.uint8] | None:
+    """The image of an id; None, with a gap noted where it should be there, without it."""
     if run.dataset is None:
         return None
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,34 +10,23 @@ from typing import TYPE_CHECKING
 import jinja2
 from markupsafe import Markup
 
-from zoo_core.comparison import MATCH_IOU, MOVED_IOU, SCORE_THRESHOLD
 from zoo_core.errors import RunError
 from zoo_core.plugins import PluginHost
-from zoo_core.report import origin, plots, sections
+from zoo_core.report import origin, plots, sections, views
 from zoo_core.report.against import Comparison, compare_runs
-from zoo_core.report.changed import change_table, find_changes
-from zoo_core.report.curves import Curves, compute_curves
-from zoo_core.report.gallery import GalleryImage, build_gallery
 from zoo_core.report.layers import layer_groups
-from zoo_core.report.loading import LoadedRun, load_detections, load_run, open_dataset
+from zoo_core.report.loading import LoadedRun, load_run
 from zoo_core.runs import RunDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from zoo_core.datatypes import Measure
     from zoo_core.report.plots import Plot
     from zoo_core.report.sections import ClassScore
 
 REPORT = "report.html"
 
-MAX_CLASS_PLOTS = 60
-"""Classes with plots of their own; beyond them the page would take more than 5 MB."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ClassPlots:
-    name: str
-    plots: Sequence[Plot]
+MAX_DROPS = 60
+"""Bars in the plot of drops: as many as a screen or two hold."""
 
 
 def write_report(
@@ -71,13 +59,15 @@ def render_report(run_dir: Path, *, host: PluginHost | None = None, against: Pat
     """The page of a run as text; see ``write_report``."""
     run = load_run(run_dir)
     comparison = _comparison(run, against) if against is not None else None
-    load_detections(run)
-    open_dataset(run, host or PluginHost())
+    view = views.choose_view(run)
+    views.load_and_open(run, view, host or PluginHost())
     scores = sections.class_scores(run)
-    curves = compute_curves(run, scores)
-    changed = find_changes(run)
-    gallery = build_gallery(run, changed.changes) if changed is not None else []
+    shown = views.show(run, view, scores)
+    measured = sections.headline_measure(run)
     context = {
+        **shown.values,
+        "classes_template": shown.classes,
+        "changed_template": shown.changed,
         "title": _title(run),
         "summary": sections.summary(run),
         "warnings": sections.all_warnings(run),
@@ -85,24 +75,13 @@ def render_report(run_dir: Path, *, host: PluginHost | None = None, against: Pat
         "stages": sections.stage_table(run),
         "protocols": sections.protocol_table(run),
         "definitions": sections.definitions(run),
-        "classes": sections.class_table(scores, run.pair),
-        "drops": _drops(scores, run.pair),
-        "class_plots": _class_plots(scores, curves),
-        "num_classes": len(scores),
-        "curve_protocol": curves.protocol,
+        "classes": sections.class_table(scores, run.pair, measured),
+        "drops": _drops(scores, run.pair, measured),
         "pair": run.pair,
-        "changes": change_table(run, changed) if changed is not None else None,
-        "num_changed": sum(found.any for found in changed.changes.images.values()) if changed is not None else 0,
-        "num_compared": len(changed.changes.images) if changed is not None else 0,
-        "gallery": gallery,
-        "gallery_classes": _gallery_classes(gallery, run.class_names),
         "layers": layer_groups(run),
         "origin": origin.provenance(run),
         "command": sections.reproducing_command(run),
         "recorded_command": sections.recorded_command(run),
-        "score_threshold": SCORE_THRESHOLD,
-        "match_iou": MATCH_IOU,
-        "moved_iou": MOVED_IOU,
         "path": str(run.path.absolute()),
         "gaps": run.gaps,  # last: everything above may have added to it
     }
@@ -120,33 +99,9 @@ def _title(run: LoadedRun) -> str:
     return f"{model} on {where}" if where else model
 
 
-def _drops(scores: list[ClassScore], pair: tuple[str, str] | None) -> Plot | None:
+def _drops(scores: list[ClassScore], pair: tuple[str, str] | None, measured: Measure) -> Plot | None:
     known = [(score.name, score.drop_points) for score in scores if score.drop_points is not None]
-    return plots.drop_plot(known[:MAX_CLASS_PLOTS], pair) if known and pair is not None else None
-
-
-def _class_plots(scores: list[ClassScore], curves: Curves) -> list[_ClassPlots]:
-    found = []
-    for score in scores[:MAX_CLASS_PLOTS]:
-        numbers = curves.classes.get(score.name)
-        if numbers is None:
-            continue
-        drawn = []
-        if any(len(points) for points in numbers.recall_precision.values()):
-            drawn.append(plots.precision_recall(score.name, numbers, score.values))
-        if any(counts.any() for counts in numbers.histograms.values()):
-            drawn.append(plots.score_histogram(score.name, numbers))
-        if drawn:
-            found.append(_ClassPlots(name=score.name, plots=drawn))
-    return found
-
-
-def _gallery_classes(gallery: list[GalleryImage], class_names: Sequence[str]) -> list[tuple[int, str]]:
-    """Label and name of the classes that the gallery's filter offers, by name."""
-    labels = {int(token.rpartition(":")[2]) for image in gallery for token in image.tokens}
-    return sorted(
-        ((label, class_names[label]) for label in labels if 0 <= label < len(class_names)), key=lambda pair: pair[1]
-    )
+    return plots.drop_plot(known[:MAX_DROPS], pair, measured.per_class) if known and pair is not None else None
 
 
 def _environment() -> jinja2.Environment:

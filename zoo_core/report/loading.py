@@ -6,16 +6,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from zoo_core.datatypes import DatasetRequest, Detections, DetectionTarget
+from zoo_core.datatypes import DatasetRequest
 from zoo_core.errors import RunError, ZooError
 from zoo_core.predictions import PredictionStore
 from zoo_core.report.facts import Facts, joined, read_facts
 
 if TYPE_CHECKING:
-    from zoo_core.datatypes import EvalDataset
+    from zoo_core.datatypes import EvalDataset, Prediction, Target
     from zoo_core.plugins import PluginHost
+
+P = TypeVar("P", bound="Prediction")
+T = TypeVar("T", bound="Target")
 
 BASELINE = "fp32"
 _PLAIN = re.compile(r"w\d+a\d+")
@@ -31,8 +34,8 @@ class LoadedRun:
         record: ``run.json``; empty facts where it cannot be read.
         metrics: ``metrics.json``, likewise.
         gaps: A sentence for each thing that is missing or not usable; grows while the page is made.
-        pair: The two stages whose detections are compared, or None.
-        predictions: Detections by image id, for the compared stages.
+        pair: The two stages that are compared, or None.
+        predictions: By stage and image id, for the compared stages; empty where their kind is not known.
         dataset: The evaluated split; None where it cannot be opened, ``gaps`` says why.
         targets: By image id, for the images with predictions.
     """
@@ -42,9 +45,9 @@ class LoadedRun:
     metrics: Facts
     gaps: list[str]
     pair: tuple[str, str] | None = None
-    predictions: dict[str, dict[str, Detections]] = field(default_factory=dict)
+    predictions: dict[str, dict[str, Prediction]] = field(default_factory=dict)
     dataset: EvalDataset | None = None
-    targets: dict[str, DetectionTarget] = field(default_factory=dict)
+    targets: dict[str, Target] = field(default_factory=dict)
 
     @property
     def stages(self) -> dict[str, Facts]:
@@ -110,8 +113,20 @@ def load_run(path: Path) -> LoadedRun:
     )
 
 
-def load_detections(run: LoadedRun) -> None:
-    """Read the predictions of the two compared stages, or of the baseline alone, into ``run``."""
+def stored_fields(run: LoadedRun) -> frozenset[str]:
+    """Fields of the predictions that a run holds, by which their kind is known; empty where there are none."""
+    folder = run.path / "predictions"
+    stages = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    return next((fields for stage in stages if (fields := PredictionStore.columns(stage))), frozenset())
+
+
+def load_predictions(run: LoadedRun, kind: type[Prediction] | None) -> None:
+    """Choose the compared stages, and read their predictions, or the baseline's alone, into ``run``.
+
+    Args:
+        run: ``pair`` and ``predictions`` are filled.
+        kind: The class of the predictions; None leaves them unread.
+    """
     folder = run.path / "predictions"
     there = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
     named = [name for name, stage in run.stages.items() if stage.text("same_as") is None]
@@ -122,18 +137,19 @@ def load_detections(run: LoadedRun) -> None:
         run.gaps.append("No fp32 stage with a quantized one beside it: what quantization changed cannot be shown.")
     for stage in run.pair or names[:1]:
         if stage not in there:
-            run.gaps.append(f"predictions/{stage} is missing: its detections cannot be shown.")
+            run.gaps.append(f"predictions/{stage} is missing: what it saw cannot be shown.")
+            continue
+        if kind is None:
             continue
         try:
-            chunks = list(PredictionStore(folder / stage, Detections))
+            chunks = list(PredictionStore(folder / stage, kind))
         except ZooError as error:
-            run.gaps.append(f"The detections of {stage} cannot be shown: {error.fact}")
+            run.gaps.append(f"What {stage} saw cannot be shown: {error.fact}")
             continue
         run.predictions[stage] = {
             image_id: found
             for chunk in chunks
             for image_id, found in zip(chunk.image_ids, chunk.predictions, strict=True)
-            if isinstance(found, Detections)
         }
     _check_counts(run)
 
@@ -150,8 +166,14 @@ def _check_counts(run: LoadedRun) -> None:
             run.gaps.append(f"{num} images have predictions of one compared stage only; they are left out.")
 
 
-def open_dataset(run: LoadedRun, host: PluginHost) -> None:
-    """Open the evaluated split where ``run.json`` says it lay, and read the targets; a gap says why not."""
+def open_dataset(run: LoadedRun, host: PluginHost, kind: type[Target]) -> None:
+    """Open the evaluated split where ``run.json`` says it lay, and read the targets; a gap says why not.
+
+    Args:
+        run: With predictions; ``dataset`` and ``targets`` are filled.
+        host: The plugins.
+        kind: The class of the targets.
+    """
     facts = run.record.object("dataset")
     model, root, split = run.record.text("model"), facts.text("root"), facts.text("split")
     if model is None or root is None or split is None:
@@ -162,7 +184,7 @@ def open_dataset(run: LoadedRun, host: PluginHost) -> None:
     try:
         dataset = host.dataset(host.model(model), request)
         _check_classes(run, dataset.class_names)
-        run.targets = _targets(dataset, run.predictions)
+        run.targets = _targets(dataset, run.predictions, kind)
     except ZooError as error:
         run.gaps.append(f"The data cannot be read any more, so pictures and ground truth are not shown: {error.fact}")
         return
@@ -178,11 +200,28 @@ def _check_classes(run: LoadedRun, class_names: tuple[str, ...]) -> None:
         )
 
 
-def _targets(dataset: EvalDataset, predictions: Mapping[str, Mapping[str, Detections]]) -> dict[str, DetectionTarget]:
+def _targets(
+    dataset: EvalDataset, predictions: Mapping[str, Mapping[str, Prediction]], kind: type[Target]
+) -> dict[str, Target]:
     targets = {}
     for image_id in next(iter(predictions.values()), {}):
         target = dataset.target(image_id)
-        if not isinstance(target, DetectionTarget):
-            raise RunError("its targets are no boxes.", fix="report a detection run.")
+        if not isinstance(target, kind):
+            raise RunError(
+                f"its targets are {type(target).__name__}, not {kind.__name__}.", fix="name the data of the run."
+            )
         targets[image_id] = target
     return targets
+
+
+def predictions_of(run: LoadedRun, kind: type[P]) -> dict[str, dict[str, P]]:
+    """The predictions of that kind, by stage and image id."""
+    return {
+        stage: {image_id: one for image_id, one in found.items() if isinstance(one, kind)}
+        for stage, found in run.predictions.items()
+    }
+
+
+def targets_of(run: LoadedRun, kind: type[T]) -> dict[str, T]:
+    """The targets of that kind, by image id."""
+    return {image_id: target for image_id, target in run.targets.items() if isinstance(target, kind)}

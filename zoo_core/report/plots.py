@@ -23,6 +23,7 @@ from zoo_core.report.sections import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from zoo_core.report.curves import ClassCurves
 
@@ -110,31 +111,67 @@ def precision_recall(name: str, curves: ClassCurves, values: Mapping[str, float 
     return _plot(figure, f"pr-{name}", f"Precision over recall for {name}: AP {results}.", table, 300)
 
 
-@mpl.rc_context(_STYLE)
 def score_histogram(name: str, curves: ClassCurves) -> Plot:
     """How many detections of one class have which score, one outline per stage; counts on a logarithmic axis."""
-    figure, axes = _figure(300, 190)
-    for (stage, counts), (colour, dashes, width) in zip(curves.histograms.items(), _LINES, strict=False):
+    totals = ", ".join(f"{stage} {int(counts.sum())}" for stage, counts in curves.histograms.items())
+    return count_histogram(
+        f"scores-{name}",
+        curves.histograms,
+        xlabel="score",
+        ylabel="detections",
+        alt=f"Scores of the detections of {name}: {totals} in all.",
+        caption=f"Detections of {name} per score.",
+    )
+
+
+def score_counts(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many of ``(N,)`` scores lie in each bin of ``SCORE_BINS``, 1.0 in the last."""
+    return np.histogram(scores, SCORE_BINS)[0].astype(np.int64)
+
+
+@mpl.rc_context(_STYLE)
+def count_histogram(
+    key: str,
+    histograms: Mapping[str, NDArray[np.int64]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    alt: str,
+    caption: str,
+    width_px: int = 300,
+) -> Plot:
+    """Counts per bin of ``SCORE_BINS``, one outline per series; counts on a logarithmic axis.
+
+    Args:
+        key: Distinguishes this plot's element ids.
+        histograms: ``(20,)`` by the series' name; one or two.
+        xlabel: What is binned.
+        ylabel: What is counted.
+        alt: What the drawing shows, in a sentence.
+        caption: Of the table of numbers.
+        width_px: Of the drawing.
+    """
+    figure, axes = _figure(width_px, 190)
+    for (stage, counts), (colour, dashes, width) in zip(histograms.items(), _LINES, strict=False):
         axes.stairs(counts, SCORE_BINS, color=colour, linestyle=dashes, linewidth=width, label=stage, baseline=None)
-    most = max((int(counts.max(initial=0)) for counts in curves.histograms.values()), default=0)
+    most = max((int(counts.max(initial=0)) for counts in histograms.values()), default=0)
     axes.set_yscale("symlog", linthresh=1.0)
     ticks = [0, *(10**power for power in range(7) if 10**power <= max(1, most))]
     axes.set_yticks(ticks, [_count(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set(xlim=(0, 1), ylim=(0, 2.2 * max(1, most)), xlabel="score", ylabel="detections")
+    axes.set(xlim=(0, 1), ylim=(0, 2.2 * max(1, most)), xlabel=xlabel, ylabel=ylabel)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "0.25", "0.5", "0.75", "1"])
     _legend_above(axes)
-    stages = list(curves.histograms)
+    stages = list(histograms)
     rows = tuple(
         (
             f"{low:.2f} to {high:.2f}",
-            *(str(int(curves.histograms[stage][index])) for stage in stages),
+            *(str(int(histograms[stage][index])) for stage in stages),
         )
         for index, (low, high) in enumerate(itertools.pairwise(SCORE_BINS))
     )
-    totals = ", ".join(f"{stage} {int(curves.histograms[stage].sum())}" for stage in stages)
-    table = Table(columns=("score", *stages), rows=rows, caption=f"Detections of {name} per score.")
-    return _plot(figure, f"scores-{name}", f"Scores of the detections of {name}: {totals} in all.", table, 300)
+    table = Table(columns=(xlabel, *stages), rows=rows, caption=caption)
+    return _plot(figure, key, alt, table, width_px)
 
 
 def _legend_above(axes: Axes) -> None:
@@ -196,12 +233,13 @@ def _figure_text(value: float | None) -> str:
 
 
 @mpl.rc_context(_STYLE)
-def drop_plot(scores: Sequence[tuple[str, float]], pair: tuple[str, str]) -> Plot:
-    """A bar per class: what quantization changed in AP.
+def drop_plot(scores: Sequence[tuple[str, float]], pair: tuple[str, str], measured: str = "AP") -> Plot:
+    """A bar per class: what quantization changed.
 
     Args:
         scores: Class name and drop in points, in the order to draw, top first.
         pair: The compared stages.
+        measured: What was measured of a class.
     """
     figure, axes = _figure(340, 56 + 21 * len(scores), (150, 6, 12, 44))
     at = np.arange(len(scores))
@@ -212,13 +250,13 @@ def drop_plot(scores: Sequence[tuple[str, float]], pair: tuple[str, str]) -> Plo
     axes.set_ylim(len(scores) - 0.4, -0.6)
     axes.axvline(0.0, color=_INK, linewidth=1)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"AP of {pair[1]} against {pair[0]}, points")
+    axes.set_xlabel(f"change of {measured}, points")
     most = max(0.1, float(np.abs(drops).max(initial=0.0)))
     axes.set_xlim(min(-0.1 * most, -1.08 * drops.max(initial=0.0)), max(0.1 * most, -1.08 * drops.min(initial=0.0)))
     rows = tuple((name, points(-drop)) for name, drop in scores)
     worst = f"; {scores[0][0]} lost most, {scores[0][1]:.2f} points" if scores and scores[0][1] > 0 else ""
-    table = Table(columns=("class", "points"), rows=rows, caption="Change of AP, largest drop first.")
-    return _plot(figure, "drops", f"Change of AP from {pair[0]} to {pair[1]} by class{worst}.", table, 340)
+    table = Table(columns=("class", "points"), rows=rows, caption=f"Change of {measured}, largest drop first.")
+    return _plot(figure, "drops", f"Change of {measured} from {pair[0]} to {pair[1]} by class{worst}.", table, 340)
 
 
 def shortened(name: str, most: int) -> str:

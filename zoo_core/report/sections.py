@@ -7,11 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from zoo_core.datatypes import Measure, measure
 from zoo_core.report.facts import DASH, Facts, percent, points
 from zoo_core.report.loading import BASELINE
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun
+
+
+MAX_CLASS_ROWS = 120
+"""Rows of the class table; ImageNet's thousand would be ten screens of small changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +41,7 @@ class ClassScore:
     Attributes:
         name: The class.
         num_objects: Objects that count; None where not recorded.
-        values: AP in ``[0, 1]`` by stage; None where undefined.
+        values: Of the protocol, e.g. AP, in ``[0, 1]`` by stage; None where undefined.
         drop_points: Between the compared stages; None where undefined.
     """
 
@@ -60,14 +65,25 @@ def headline(run: LoadedRun) -> str:
     return next((name for stage in run.stages.values() for name in stage.object("metrics")), "")
 
 
+def headline_measure(run: LoadedRun) -> Measure:
+    """How the headline protocol's first value is called."""
+    protocol = headline(run)
+    keys = (key for stage in run.stages.values() for key in stage.object("metrics").object(protocol))
+    return measure(next((key for key in keys if key != "per_class"), "map"))
+
+
 def all_warnings(run: LoadedRun) -> tuple[str, ...]:
     """What limits the number, from both files, each once."""
     return tuple(dict.fromkeys([*run.metrics.texts("warnings"), *run.record.texts("warnings")]))
 
 
+_COST_COLUMNS = ("network, ms an image", "weights, MB")
+
+
 def stage_table(run: LoadedRun) -> Table:
     """One row per stage: headline value, drop, time and size."""
     protocol = headline(run)
+    name_of_value = headline_measure(run).overall
     costs = run.record.objects("stages")
     rows = []
     for name, stage in run.stages.items():
@@ -82,10 +98,10 @@ def stage_table(run: LoadedRun) -> Table:
             )
         )
     return Table(
-        columns=("stage", "mAP, %", "against fp32, points", "images per second", "network, ms an image", "weights, MB"),
+        columns=("stage", f"{name_of_value}, %", "against fp32, points", "images per second", *_COST_COLUMNS),
         rows=tuple(rows),
-        caption=f"mAP under {protocol}. Quantized stages are simulated (quantsim), so their time is not a device's; "
-        "their size counts weights at the simulated width and biases at 32 bits.",
+        caption=f"{name_of_value} under {protocol}. Quantized stages are simulated (quantsim), so their time is not a "
+        "device's; their size counts weights at the simulated width and biases at 32 bits.",
     )
 
 
@@ -119,12 +135,12 @@ def protocol_table(run: LoadedRun) -> Table:
     )
     rows = tuple(
         (
-            protocol if key == "map" else f"{protocol} {key}",
+            protocol if key == "map" else f"{protocol} {measure(key).overall}",
             *(percent(values[protocol].number(key) if protocol in values else None) for values in scores.values()),
         )
         for protocol, key in keys
     )
-    return Table(columns=("protocol", *stages), rows=rows, caption="The same detections under every protocol, in %.")
+    return Table(columns=("protocol", *stages), rows=rows, caption="The same predictions under every protocol, in %.")
 
 
 def definitions(run: LoadedRun) -> list[tuple[str, str, list[str]]]:
@@ -167,8 +183,11 @@ def _drop(values: Mapping[str, float | None], pair: tuple[str, str] | None) -> f
     return None if before is None or after is None else 100.0 * (before - after)
 
 
-def class_table(scores: list[ClassScore], pair: tuple[str, str] | None) -> Table:
-    """The scores as a table."""
+def class_table(scores: list[ClassScore], pair: tuple[str, str] | None, measured: Measure) -> Table:
+    """The scores as a table; of more than ``MAX_CLASS_ROWS`` classes those that lost and those that gained most."""
+    shown = scores
+    if len(scores) > MAX_CLASS_ROWS:
+        shown = [*scores[: MAX_CLASS_ROWS * 3 // 4], *scores[-(MAX_CLASS_ROWS // 4) :]]
     stages = list(scores[0].values) if scores else []
     rows = tuple(
         (
@@ -177,13 +196,14 @@ def class_table(scores: list[ClassScore], pair: tuple[str, str] | None) -> Table
             *(percent(score.values[stage]) for stage in stages),
             points(_negative(score.drop_points)),
         )
-        for score in scores
+        for score in shown
     )
+    part = "" if len(shown) == len(scores) else f" {len(shown)} of {len(scores)} classes; metrics.json holds all."
     against = f"; the change is that of {pair[1]} against {pair[0]}" if pair else ""
     return Table(
-        columns=("class", "objects", *stages, "change, points"),
+        columns=("class", measured.counted, *stages, "change, points"),
         rows=rows,
-        caption=f"AP in %{against}, largest drop first.",
+        caption=f"{measured.per_class} in %{against}, largest drop first.{part}",
     )
 
 
@@ -200,7 +220,10 @@ def summary(run: LoadedRun) -> str:
     where = f"{dataset.text('name') or 'data that the record does not name'}{f' {split}' if split else ''}"
     how_many = "" if num_images is None else f", {num_images:.0f} images"
     part = f" of {in_split:.0f} (a limited run)" if limited and in_split is not None else ""
-    sentences = [f"{what} was evaluated on {where}{how_many}{part}, mAP under {protocol or 'an unknown protocol'}."]
+    sentences = [
+        f"{what} was evaluated on {where}{how_many}{part}, {headline_measure(run).overall} under "
+        f"{protocol or 'an unknown protocol'}."
+    ]
     results = [text for name, stage in run.stages.items() if (text := _result(name, stage, protocol))]
     if results:
         sentences.append(f"Result: {'; '.join(results)}.")

@@ -1,0 +1,79 @@
+"""A folder of drawn pictures: written whole or not at all, and only where exactly these do not lie there yet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from zoo_core.errors import DataError
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import Json
+
+MARKER = "shapes.json"
+"""The file in the folder that says what was drawn."""
+
+
+def drawn_once(folder: Path, marker: Mapping[str, Json], draw: Callable[[Path], None]) -> Path:
+    """Draw a folder unless it holds what ``marker`` says; returns it.
+
+    It is drawn beside its place and then renamed, so a reader never sees half of it; two processes take turns.
+
+    Args:
+        folder: Its parent is created when missing.
+        marker: What a picture depends on; another marker there is replaced.
+        draw: Gets a folder that does not exist, to create and fill.
+
+    Raises:
+        DataError: The folder holds something that was not drawn by this function, or cannot be written.
+    """
+    root = folder.parent
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".shapes.lock"):
+            if _read_marker(folder) != marker:
+                partial = root / f".{folder.name}.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                draw(partial)
+                text = json.dumps(dict(marker), indent=1) + "\n"
+                (partial / MARKER).write_text(text, encoding="utf-8", newline="\n")
+                _swap_in(partial, folder)
+    except OSError as error:
+        raise DataError(
+            f"The drawn pictures cannot be written to {root}: {error}",
+            fix="make room and check the right to write there, or name another folder.",
+        ) from error
+    return folder
+
+
+def _read_marker(folder: Path) -> object:
+    """What the folder's marker says; None where there is no folder.
+
+    Raises:
+        DataError: The folder is not one that ``drawn_once`` wrote.
+    """
+    if not folder.exists():
+        return None
+    try:
+        marker: object = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise DataError(
+            f"{folder} was not drawn by zoo-eval: it has no readable {MARKER}.",
+            fix="name another folder for the drawn pictures, or move this one away.",
+        ) from error
+    return marker
+
+
+def _swap_in(partial: Path, folder: Path) -> None:
+    """Rename ``partial`` to ``folder``; what was there goes aside first, since a full folder cannot be replaced."""
+    outdated = folder.with_name(f".{folder.name}.outdated")
+    shutil.rmtree(outdated, ignore_errors=True)
+    if folder.exists():
+        folder.rename(outdated)
+    partial.rename(folder)
+    shutil.rmtree(outdated, ignore_errors=True)
