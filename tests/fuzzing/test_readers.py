@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from fuzzing import mutations
 from zoo_core.artifacts import load_metadata, load_state_dict
+from zoo_core.datasets.coco import CocoDetection
 from zoo_core.datasets.coco_results import read_coco_results
 from zoo_core.datasets.comp4 import read_comp4
 from zoo_core.datasets.voc import VocDetection
@@ -185,6 +186,47 @@ def test_a_coco_results_file(tmp_path_factory: pytest.TempPathFactory, data: byt
     for preds in found.values() if isinstance(found, dict) else ():
         assert np.isfinite(preds.boxes).all()
         assert np.isfinite(preds.scores).all()
+
+
+INSTANCES = {
+    "info": {"year": 2017},
+    "images": [
+        {"id": 139, "file_name": "000000000139.jpg", "width": 640, "height": 426},
+        {"id": 285, "file_name": "a/b c.jpg", "width": 5, "height": 4, "license": 1},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 139, "category_id": 90, "bbox": [1, 2.5, 30, 4e1], "area": 12.5, "iscrowd": 1},
+        {
+            "id": 2,
+            "image_id": 285,
+            "category_id": 1,
+            "bbox": [0, 0, 5, 4],
+            "segmentation": {"counts": [1, 2], "size": [4, 5]},
+        },
+    ],
+    "categories": [{"id": 1, "name": "cat", "supercategory": "animal"}, {"id": 90, "name": "traffic light"}],
+}
+
+
+@given(
+    mutations.damaged(
+        (json.dumps(INSTANCES).encode(), json.dumps(INSTANCES, indent=1).encode("utf-16")), mutations.json_tokens
+    )
+    | mutations.json_edits(INSTANCES)
+)
+@fuzz
+def test_a_coco_annotation_file(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    root = folder(tmp_path_factory, "coco_instances")
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations/instances_val.json").write_bytes(data)
+    dataset = give("COCO annotations", lambda: CocoDetection(root, "val"))
+    for image_id in dataset.ids if isinstance(dataset, CocoDetection) else ():
+        target = dataset.target(image_id)
+        assert np.isfinite(target.boxes).all()
+        assert target.areas is not None
+        assert np.isfinite(target.areas).all()
+        assert (target.labels < len(dataset.class_names)).all()
+        assert dataset.image_path(image_id).resolve().is_relative_to(root.resolve())
 
 
 # --------------------------------------------------------------------------- weights

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -369,9 +368,8 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_number(value: Any, limit: float = _MAX_COORDINATE) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < limit
-    )
+    # Infinity and not-a-number are not below the limit either, and a whole number beyond a float compares as it is.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < limit
 
 
 def _show(value: Any) -> str:
