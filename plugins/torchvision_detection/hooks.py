@@ -63,7 +63,7 @@ def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
 
     if request.root is None:
         raise DataError(
-            f"{entry.model_id} evaluates on COCO, which is not downloaded: its archives hold 20 GB.",
+            f"{entry.model_id} evaluates on COCO, which is not downloaded: its archives hold 19 GB.",
             fix=f"unpack val2017, train2017 and annotations from https://cocodataset.org/#download into one folder and "
             f"give it with --data; needed are annotations/instances_{request.split}.json and the images in "
             f"{request.split}.",

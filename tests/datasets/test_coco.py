@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from coco_writing import CATEGORIES, edit, near, write_coco
 from zoo_core.datasets.coco import CocoDetection
+from zoo_core.datasets.coco_annotations import read_category_ids
 from zoo_core.datasets.coco_results import read_coco_results
 from zoo_core.datasets.shapes import draw_image
 from zoo_core.datatypes import Detections, Prediction
@@ -322,16 +323,27 @@ def test_a_submission_is_read_back(root: Path, tmp_path: Path) -> None:
     dataset = CocoDetection(root, "val2017")
     found = imagined(dataset)
     dataset.write_submission(tmp_path, iter(found.items()))
-    entries = json.loads((tmp_path / "detections.json").read_text())
-    for entry in entries:  # the reader counts categories without gaps
-        entry["category_id"] = dataset.category_ids.index(entry["category_id"])
-    (tmp_path / "renamed.json").write_text(json.dumps(entries))
-    back = read_coco_results(tmp_path / "renamed.json", dataset.class_names, dataset.ids, first_category=0)
+    ids = read_category_ids(root, "val2017", dataset.class_names)
+    back = read_coco_results(tmp_path / "detections.json", dataset.class_names, dataset.ids, category_ids=ids)
 
     assert sorted(back) == [image_id for image_id in dataset.ids if image_id != EMPTY]
     for image_id, detections in back.items():
         np.testing.assert_array_equal(detections.scores, found[image_id].scores)
         assert sorted(map(tuple, detections.boxes.tolist())) == sorted(map(tuple, found[image_id].boxes.tolist()))
+
+
+def test_category_ids_are_those_of_the_file_in_the_order_asked_for(root: Path) -> None:
+    assert read_category_ids(root, "val2017", ("toothbrush", "person")) == (90, 1)
+    assert read_category_ids(root, "test", ("person",)) is None
+    with pytest.raises(DataError, match="has no category 'unicorn'"):
+        read_category_ids(root, "val2017", ("unicorn",))
+
+
+def test_a_category_that_no_class_has_is_refused(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text('[{"image_id": 139, "category_id": 12, "bbox": [0, 0, 1, 1], "score": 1}]')
+
+    with pytest.raises(DataError, match="category_id is '12'; the 20 classes are 1 to 90, with gaps"):
+        read_coco_results(tmp_path / "r.json", tuple(CATEGORIES.values()), (FIRST,), category_ids=tuple(CATEGORIES))
 
 
 def test_a_submission_without_detections_is_an_empty_list(root: Path, tmp_path: Path) -> None:

@@ -27,7 +27,12 @@ _FIX = 'write [{"image_id": 42, "category_id": 3, "bbox": [x, y, width, height],
 
 
 def read_coco_results(
-    path: Path, class_names: Sequence[str], image_ids: Sequence[str], *, first_category: int = 1
+    path: Path,
+    class_names: Sequence[str],
+    image_ids: Sequence[str],
+    *,
+    first_category: int = 1,
+    category_ids: Sequence[int] | None = None,
 ) -> dict[str, Detections]:
     """Return the detections of every image that has some, highest score first, ties in the file's order.
 
@@ -35,10 +40,11 @@ def read_coco_results(
 
     Args:
         path: The JSON file.
-        class_names: Category ``first_category + i`` is class i.
+        class_names: Category ``first_category + i`` is class i, unless ``category_ids`` are given.
         image_ids: The split's ids. A text names one as it is; a number is the id whose digits, read together, are that
             number: 42 is ``000042``, and 2007000042 is ``2007_000042``.
-        first_category: ``category_id`` of the first class: 1 in COCO's own files and in VOC's usual conversion.
+        first_category: ``category_id`` of the first class: 1 in VOC's usual conversion.
+        category_ids: ``category_id`` of each class, where annotations give them; ``first_category`` then says nothing.
 
     Raises:
         DataError: The file is no such list; a category, an image or a number in it cannot be used. The first entry at
@@ -46,6 +52,9 @@ def read_coco_results(
     """
     entries = _read_list(path)
     known = _ImageNumbers(path, image_ids)
+    if category_ids is None:
+        category_ids = range(first_category, first_category + len(class_names))
+    label_of = {number: label for label, number in enumerate(category_ids)}
     names: list[str] = []
     numbers = np.empty((len(entries), 5), dtype=np.float64)
     labels = np.empty(len(entries), dtype=np.int64)
@@ -54,7 +63,7 @@ def read_coco_results(
         if not isinstance(entry, dict):
             raise DataError(f"{where} is no JSON object.", fix=_FIX)
         names.append(known.find(entry.get("image_id"), where))
-        labels[index] = _label(entry.get("category_id"), first_category, class_names, where)
+        labels[index] = _label(entry.get("category_id"), label_of, where)
         numbers[index] = _numbers(entry, where)
     boxes = numbers[:, 1:].copy()
     boxes[:, 2:] += boxes[:, :2]
@@ -148,15 +157,15 @@ class _ImageNumbers:
         )
 
 
-def _label(value: Any, first_category: int, class_names: Sequence[str], where: str) -> int:
-    last = first_category + len(class_names) - 1
-    if isinstance(value, bool) or not isinstance(value, int) or not first_category <= value <= last:
+def _label(value: Any, label_of: Mapping[int, int], where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value not in label_of:
+        gaps = ", with gaps" if max(label_of) - min(label_of) >= len(label_of) else ""
         raise DataError(
-            f"{where}: category_id is {str(value)[:80]!r}; the {len(class_names)} classes are {first_category} to "
-            f"{last}.",
+            f"{where}: category_id is {str(value)[:80]!r}; the {len(label_of)} classes are {min(label_of)} to "
+            f"{max(label_of)}{gaps}.",
             fix="name the classes with --labels FILE, or say with --first-category which id the first one has.",
         )
-    return value - first_category
+    return label_of[value]
 
 
 def _numbers(entry: Mapping[str, Any], where: str) -> tuple[float, ...]:

@@ -144,10 +144,20 @@ def _rescore_comp4(request: RescoreRequest, host: PluginHost) -> Rescored:
 
 
 def _rescore_coco(request: RescoreRequest, host: PluginHost) -> Rescored:
+    from zoo_core.datasets.coco_annotations import read_category_ids
     from zoo_core.datasets.coco_results import read_coco_results
 
     dataset, headline = _open(request, host, request.split)
-    found = read_coco_results(request.source, dataset.class_names, dataset.ids, first_category=request.first_category)
+    category_ids = read_category_ids(dataset.root, dataset.split, dataset.class_names)
+    found = read_coco_results(
+        request.source,
+        dataset.class_names,
+        dataset.ids,
+        first_category=request.first_category,
+        category_ids=category_ids,
+    )
+    if category_ids is not None:  # COCO's own rule: a class that nothing was found of has AP 0
+        return _rescore_submission("coco", found, dataset.class_names, dataset, headline, request)
     labels = np.unique(np.concatenate([np.zeros(0, np.int64), *(preds.labels for preds in found.values())]))
     # The format cannot say that a class was looked for in vain, so a class without detections counts as left out.
     submitted = [dataset.class_names[label] for label in labels]

@@ -14,6 +14,7 @@ from pycocotools.cocoeval import COCOeval
 
 from zoo_core.cli.main import cli
 
+MODEL = "torchvision_ssdlite320_mobilenet_v3_large"
 CORNERS = ("fp32", "w8a8", "optimized_fp32", "optimized_w8a8")
 NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_1", "mar_10", "mar_100")
 
@@ -21,7 +22,7 @@ NAMES = ("map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar
 @pytest.mark.slow
 def test_every_corner_scores_as_pycocotools_scores_its_files(coco: Path, weights: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    arguments = ["run", "torchvision_ssdlite320_mobilenet_v3_large", "--data", str(coco), "--checkpoint", str(weights)]
+    arguments = ["run", MODEL, "--data", str(coco), "--checkpoint", str(weights)]
     done = CliRunner().invoke(cli, [*arguments, "--limit", "3", "--out", str(run)])
     assert done.exit_code == 0, done.output
     record = json.loads((run / "run.json").read_text())
@@ -45,3 +46,10 @@ def test_every_corner_scores_as_pycocotools_scores_its_files(coco: Path, weights
         expected = {name: value for name, value in zip(NAMES, evaluator.stats.tolist(), strict=False) if value >= 0}
         values = metrics["stages"][stage]["metrics"]["coco"]
         assert {name: values[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+
+    # Its own results file is scored again as the run was.
+    arguments = ["rescore", str(run / "coco" / "fp32" / "detections.json"), "--model", MODEL, "--data", str(coco)]
+    done = CliRunner().invoke(cli, [*arguments, "--ids", str(run / "image_ids.txt"), "--json"])
+    assert done.exit_code == 0, done.output
+    again = json.loads(done.stdout)["metrics"]["coco"]
+    assert again["map"] == pytest.approx(metrics["stages"]["fp32"]["metrics"]["coco"]["map"], abs=1e-6)
