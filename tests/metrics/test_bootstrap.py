@@ -27,7 +27,9 @@ CLASSES = ("a", "b", "c")
 
 def outcomes(images: list[int], found: list[bool], num_objects: list[int]) -> ClassOutcomes:
     return ClassOutcomes(
-        images=np.array(images, np.int32), found=np.array(found, np.bool_), num_objects=np.array(num_objects, np.int64)
+        images=np.array(images, np.int32),
+        outcome=np.array(found, np.int8).reshape(1, -1),  # FOUND is 1, FALSE is 0
+        num_objects=np.array(num_objects, np.int64),
     )
 
 
@@ -146,7 +148,8 @@ def population(rng: np.random.Generator, num_images: int) -> tuple[list[ClassOut
             scores = np.concatenate([rng.beta(5, 2, int(hit.sum())), rng.beta(2, 4, len(false))])
             order = np.argsort(-scores)
             found = np.concatenate([np.ones(int(hit.sum()), bool), np.zeros(len(false), bool)])
-            model.append(ClassOutcomes(images=images[order], found=found[order], num_objects=num_objects))
+            outcome = found[order].astype(np.int8)[None]  # FOUND is 1, FALSE is 0
+            model.append(ClassOutcomes(images=images[order], outcome=outcome, num_objects=num_objects))
     return models
 
 
@@ -156,7 +159,7 @@ def part_of(found: ClassOutcomes, chosen: NDArray[np.int64]) -> ClassOutcomes:
     kept = place[found.images] >= 0
     return ClassOutcomes(
         images=place[found.images][kept].astype(np.int32),
-        found=found.found[kept],
+        outcome=found.outcome[:, kept],
         num_objects=found.num_objects[chosen],
     )
 

@@ -2,7 +2,8 @@
 
 Matching is local to an image, so it is done once. Drawing an image n times counts its detections and its objects n
 times: the AP of a resample is that of the same ranked detections with whole-number weights, and what happens between
-two detections that found an object is a sum. All resamples of a class are worked out side by side.
+two detections that found an object is a sum. All resamples of a class are worked out side by side, and the thresholds of
+one class share the sums.
 
 Source: Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13 (the percentile interval).
 """
@@ -11,29 +12,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from zoo_core.metrics.voc import FALSE, FOUND, IGNORED
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Weights gathered in one go: a few MB, which caches hold, however many detections there are.
-_WEIGHTS_PER_BLOCK = 1 << 19
+# Weights gathered in one go: some 8 MB, however many detections there are. Half as much takes twice as long, because a row
+# of a class with many detections is then only a few columns wide.
+_WEIGHTS_PER_BLOCK = 1 << 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClassOutcomes:
-    """What matching said of one class's detections.
+    """What matching said of one class's detections, at one IoU threshold or several.
 
     Attributes:
-        images: ``(N,)`` int, index of the image of each detection that counts, highest score first.
-        found: ``(N,)`` bool, whether it found an object.
+        images: ``(N,)`` int, index of the image of each detection, highest score first.
+        outcome: ``(T, N)`` int8, ``FOUND``, ``FALSE`` or ``IGNORED`` at each of T thresholds.
         num_objects: ``(I,)`` int, objects of the class that count, per image.
     """
 
     images: NDArray[np.int32]
-    found: NDArray[np.bool_]
+    outcome: NDArray[np.int8]
     num_objects: NDArray[np.int64]
 
 
@@ -55,7 +60,7 @@ def resample_weights(num_images: int, num_resamples: int, seed: int) -> NDArray[
 def weighted_average_precision(
     outcomes: ClassOutcomes, weights: NDArray[np.int32], recall_points: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
-    """AP of one class in every resample.
+    """AP of one class in every resample, the mean over its thresholds.
 
     It equals the AP of the detections with each image's rows repeated as often as the image was drawn. Only where two
     detections of one class and image have equal scores may the two differ: the copies of an image are then ranked one
@@ -64,7 +69,8 @@ def weighted_average_precision(
     Args:
         outcomes: Of the class.
         weights: ``(I, R)``, how often each image was drawn.
-        recall_points: ``(P,)``, where the best precision is averaged; None for the area at every change of recall.
+        recall_points: ``(P,)`` evenly spaced from 0, where the best precision is averaged; None for the area at every
+            change of recall.
 
     Returns:
         ``(R,)`` in ``[0, 1]``; not-a-number where no object that counts was drawn.
@@ -72,56 +78,95 @@ def weighted_average_precision(
     num_objects = outcomes.num_objects @ weights.astype(np.int64)
     result = np.full(weights.shape[1], np.nan)
     result[num_objects > 0] = 0.0
-    rows = np.flatnonzero(outcomes.found)
-    if not len(rows):
+    finds = np.flatnonzero((outcomes.outcome == FOUND).any(axis=0))
+    if not len(finds):
         return result
-    images = outcomes.images[: rows[-1] + 1]  # what is ranked below the last find never raises a precision
-    starts = np.concatenate([[0], rows[:-1] + 1])
+    end = finds[-1] + 1  # what is ranked below the last find never raises a precision
+    images, outcome = outcomes.images[:end], outcomes.outcome[:, :end]
+    # Most detections are false at every threshold: they are added up once, and the others alone are looked at for each.
+    events = np.flatnonzero((outcome != FALSE).any(axis=0))
     block = max(1, _WEIGHTS_PER_BLOCK // len(images))
     for low in range(0, weights.shape[1], block):
-        part = np.ascontiguousarray(weights[:, low : low + block])
-        counted = np.cumsum(np.add.reduceat(part[images], starts, axis=0), axis=0, dtype=np.int64)
-        found = part[images[rows]].astype(np.int64)
-        result[low : low + block] = _average(found, counted, num_objects[low : low + block], recall_points)
+        drawn = np.ascontiguousarray(weights[:, low : low + block])[images]
+        table = _EventTable(drawn, events, num_objects[low : low + block])
+        result[low : low + block] = np.mean([table.average(row[events], recall_points) for row in outcome], axis=0)
     return result
 
 
+class _EventTable:
+    """The E detections of a class that are found or ignored at some threshold, in B resamples.
+
+    Args:
+        drawn: ``(N, B)``, how often each detection was drawn.
+        events: ``(E,)`` ascending rows of these detections.
+        num_objects: ``(B,)``.
+    """
+
+    def __init__(self, drawn: NDArray[np.int32], events: NDArray[np.int64], num_objects: NDArray[np.int64]) -> None:
+        starts = np.concatenate([[0], events[:-1] + 1])
+        self._own = drawn[events]
+        self._counted = _cumulated(np.add.reduceat(drawn, starts, axis=0))  # up to each event, itself included
+        self._num_objects = num_objects
+
+    def average(self, outcome: NDArray[np.int8], recall_points: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """AP of the B resamples from what the events are at one threshold, ``(E,)``."""
+        rows, ignored = np.flatnonzero(outcome == FOUND), np.flatnonzero(outcome == IGNORED)
+        found, counted = self._own[rows], self._counted[rows]
+        if len(ignored):
+            before = np.searchsorted(ignored, rows)
+            counted -= np.concatenate([np.zeros_like(counted[:1]), _cumulated(self._own[ignored])])[before]
+        return _average(found, counted, self._num_objects, recall_points)
+
+
+def _cumulated(table: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Running sums down the columns, in place."""
+    for above, row in pairwise(table):  # a row at a time runs along memory, which cumsum(axis=0) does not
+        row += above
+    return table
+
+
 def _average(
-    found: NDArray[np.int64],
-    counted: NDArray[np.int64],
+    found: NDArray[np.int32],
+    counted: NDArray[np.int32],
     num_objects: NDArray[np.int64],
     recall_points: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     """AP of B resamples from K finds: ``found`` and ``counted`` are ``(K, B)``, ``num_objects`` ``(B,)``."""
-    num_found = np.cumsum(found, axis=0)
-    precision = np.divide(num_found, counted, out=np.zeros(counted.shape), where=counted > 0)
-    best = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    defined = num_objects > 0
+    if not len(found):
+        return np.where(defined, 0.0, np.nan)
+    num_found = _cumulated(found.copy())
+    best = num_found / np.maximum(counted, 1)
+    for below, row in pairwise(best[::-1]):
+        np.maximum(row, below, out=row)
     with np.errstate(invalid="ignore", divide="ignore"):
         if recall_points is None:
-            area: NDArray[np.float64] = np.sum(best * found, axis=0) / num_objects
-            return area
-        rows = _first_rows(num_found, num_objects, recall_points)
-        padded = np.concatenate([best, np.zeros((1, best.shape[1]))])
-        mean: NDArray[np.float64] = np.take_along_axis(padded, rows, axis=0).sum(axis=0) / len(recall_points)
-    mean[num_objects == 0] = np.nan
+            return _summed(best, found) / num_objects
+        reached = _points_reached(num_found / num_objects, recall_points)
+    # A point belongs to the first find that reaches it: the best precision from there on.
+    mean = _summed(best, np.diff(reached, axis=0, prepend=0)) / len(recall_points)
+    mean[~defined] = np.nan
     return mean
 
 
-def _first_rows(
-    num_found: NDArray[np.int64], num_objects: NDArray[np.int64], recall_points: NDArray[np.float64]
-) -> NDArray[np.int64]:
-    """First row of each column whose recall is at least the point, ``(P, B)``; K where there is none."""
-    # Recall is compared in whole objects, the least number whose share reaches the point: one search for all columns.
-    least = np.maximum(np.floor(recall_points[:, None] * num_objects) - 1, 0).astype(np.int64)
-    for _ in range(3):  # the product may be off by its last bit, either way; what decides is the quotient
-        least += least / np.maximum(num_objects, 1) < recall_points[:, None]
-    num_rows, num_columns = num_found.shape
-    stride = int(max(num_found.max(initial=0), least.max(initial=0))) + 2
-    offsets = np.arange(num_columns, dtype=np.int64) * stride
-    flat = (num_found + offsets).T.reshape(-1)
-    places = np.searchsorted(flat, (least + offsets).T.reshape(-1), side="left").reshape(num_columns, -1)
-    rows: NDArray[np.int64] = (places - np.arange(num_columns)[:, None] * num_rows).T
-    return rows
+def _summed(values: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.float64]:
+    """The columns' sums of ``values * counts``, ``(B,)``, in the order of the rows whatever B is."""
+    total = np.zeros(values.shape[1])
+    for value, count in zip(values, counts, strict=True):
+        total += value * count
+    return total
+
+
+def _points_reached(recall: NDArray[np.float64], recall_points: NDArray[np.float64]) -> NDArray[np.int32]:
+    """How many of the points are at most the recall; the points are evenly spaced but for their last bits."""
+    last = len(recall_points) - 1
+    recall = np.nan_to_num(recall, nan=0.0, posinf=0.0)  # without objects nothing is defined, and nothing is read
+    near = np.minimum((recall / recall_points[1]).astype(np.int32), last)
+    ahead = np.append(recall_points[1:], np.inf)
+    near += ahead[near] <= recall  # the quotient may be off by its last bit, either way
+    near -= recall_points[near] > recall
+    near += 1
+    return near
 
 
 def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:

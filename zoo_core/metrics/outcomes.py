@@ -13,7 +13,7 @@ from zoo_core.metrics.bootstrap import ClassOutcomes, weighted_average_precision
 from zoo_core.metrics.coco import MAX_DETECTIONS, RECALL_POINTS_101, coco_candidates, match_coco
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS
 from zoo_core.metrics.flat import class_slices
-from zoo_core.metrics.voc import FOUND, IGNORED, VOC_RULES, match_voc
+from zoo_core.metrics.voc import IGNORED, VOC_RULES, match_voc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,21 +26,16 @@ class ProtocolOutcomes:
     """Outcomes under one protocol.
 
     Attributes:
-        classes: For each class the outcomes at each IoU threshold of the protocol: one for VOC, ten for COCO.
+        classes: For each class the outcomes at the IoU thresholds of the protocol: one for VOC, ten for COCO.
         recall_points: Where precision is averaged; None for the area.
     """
 
-    classes: tuple[tuple[ClassOutcomes, ...], ...]
+    classes: tuple[ClassOutcomes, ...]
     recall_points: NDArray[np.float64] | None
 
     def average_precisions(self, weights: NDArray[np.int32]) -> NDArray[np.float64]:
         """AP of every class in every resample, ``(C, R)``; see ``weighted_average_precision``."""
-        return np.stack(
-            [
-                np.mean([weighted_average_precision(part, weights, self.recall_points) for part in parts], axis=0)
-                for parts in self.classes
-            ]
-        )
+        return np.stack([weighted_average_precision(part, weights, self.recall_points) for part in self.classes])
 
 
 def protocol_outcomes(images: GatheredImages, num_classes: int, protocol: str) -> ProtocolOutcomes:
@@ -62,18 +57,14 @@ def protocol_outcomes(images: GatheredImages, num_classes: int, protocol: str) -
         classes = []
         for label, rows in enumerate(slices):
             outcome, among_best = matches.outcome(rows), candidates.ranks[rows] < MAX_DETECTIONS
-            classes.append(
-                tuple(
-                    _class_outcomes(images, rows, np.where(among_best, row, np.int8(IGNORED)), easy[label])
-                    for row in outcome
-                )
-            )
+            counting = np.where(among_best, outcome, np.int8(IGNORED))
+            classes.append(_class_outcomes(images, rows, counting, easy[label]))
         return ProtocolOutcomes(classes=tuple(classes), recall_points=RECALL_POINTS_101)
     average, _, rule = protocol.partition("/")
     outcome = match_voc(images.detections, images.objects, VOC_RULES[rule])  # type: ignore[index]  # checked above
     return ProtocolOutcomes(
         classes=tuple(
-            (_class_outcomes(images, rows, outcome[rows], num_objects[label]),) for label, rows in enumerate(slices)
+            _class_outcomes(images, rows, outcome[None, rows], num_objects[label]) for label, rows in enumerate(slices)
         ),
         recall_points=RECALL_POINTS_11 if average == "voc07_11pt" else None,
     )
@@ -82,9 +73,10 @@ def protocol_outcomes(images: GatheredImages, num_classes: int, protocol: str) -
 def _class_outcomes(
     images: GatheredImages, rows: slice, outcome: NDArray[np.int8], num_objects: NDArray[np.int64]
 ) -> ClassOutcomes:
-    counts = outcome != IGNORED
+    """From the outcomes ``(T, n)`` of the detections in ``rows``."""
+    counts = (outcome != IGNORED).any(axis=0)
     return ClassOutcomes(
-        images=images.detections.images[rows][counts], found=outcome[counts] == FOUND, num_objects=num_objects
+        images=images.detections.images[rows][counts], outcome=outcome[:, counts], num_objects=num_objects
     )
 
 
