@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -52,11 +53,22 @@ def git_state(path: Path) -> dict[str, Json] | None:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this process so far, or since ``take_peak_memory_bytes`` was called."""
     import resource
 
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in status if line.startswith("VmHWM:")).split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux kibibytes
+
+
+def take_peak_memory_bytes() -> int:
+    """``peak_memory_bytes``, which begins anew from what is resident now; only Linux can, elsewhere it goes on."""
+    peak = peak_memory_bytes()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    return peak
 
 
 def _git(git: str, folder: Path, *arguments: str) -> str | None:

@@ -99,7 +99,8 @@ def test_a_network_that_computes_something_else_is_refused(
 
 class NotExportable(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.special.i0e(x)
+        y: torch.Tensor = torch.special.i0e(x)
+        return y
 
 
 def test_a_network_that_cannot_be_exported_is_named(bundle: ModelBundle) -> None:

@@ -168,7 +168,7 @@ def export(network: nn.Module, example_input: torch.Tensor) -> bytes:
     Raises:
         RunError: torch cannot.
     """
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # torch's annotation leaves out what the tracing exporter takes
     try:
         with warnings.catch_warnings():
             # The exporter that traces takes 1 s, its successor (dynamo=True) 6 s in torch 2.15 for the same graph; both
@@ -188,7 +188,8 @@ def export(network: nn.Module, example_input: torch.Tensor) -> bytes:
             f"torch cannot export {type(network).__name__} to ONNX: {str(error).strip().splitlines()[0]}",
             fix=_USE_TORCH,
         ) from error
-    return file.getvalue()
+    model: bytes = file.getvalue()
+    return model
 
 
 def _load(model: bytes, name: str) -> OnnxNetwork:

@@ -74,6 +74,7 @@ class Record:
         self._protocols: dict[str, Any] = {}
         run_dir.write_text("image_ids.txt", "".join(f"{image_id}\n" for image_id in job.data.image_ids))
         self._save()
+        provenance.take_peak_memory_bytes()  # what preparation needed is no stage's
 
     def _save(self) -> None:
         self._run_dir.write_json("run.json", self.content)
@@ -90,7 +91,7 @@ class Record:
                 "seconds": outcome.seconds,
                 "summary": outcome.summary,
                 "effect": dict(outcome.effect),
-                "peak_memory_bytes": provenance.peak_memory_bytes(),
+                "peak_memory_bytes": provenance.take_peak_memory_bytes(),
             }
         )
         if outcome.effect.get("short"):
@@ -104,6 +105,7 @@ class Record:
             "summary": simulation.summary,
             "effect": dict(simulation.effect),
             "layers": [layer.as_json() for layer in layers],
+            "peak_memory_bytes": provenance.take_peak_memory_bytes(),
         }
         self._save()
 
@@ -128,7 +130,7 @@ class Record:
             "scoring_seconds": scoring_seconds,
             "images_per_second": stats.num_images / stats.seconds if stats.seconds else None,
             "weights_bytes": size_bytes,
-            "peak_memory_bytes": provenance.peak_memory_bytes(),
+            "peak_memory_bytes": provenance.take_peak_memory_bytes(),
         }
         self._scores[stage.name] = {
             "quantized": stage.quantized,
