@@ -10,11 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo_core.cli.tables import percent
+from zoo_core.datatypes import measure
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import ProtocolScore
     from zoo_core.results.gate import Verdict
-    from zoo_core.results.paired import BoxCounts, Compared, Difference
+    from zoo_core.results.paired import Compared, Difference
+    from zoo_core.results.paired_tasks import ChangeCounts
     from zoo_core.results.rescoring import Rescored
 
 
@@ -39,10 +41,12 @@ def metrics_json(scores: dict[str, ProtocolScore]) -> dict[str, Any]:
     return {protocol: {**score.values, "per_class": dict(score.per_class)} for protocol, score in scores.items()}
 
 
-def classes_note(score: ProtocolScore) -> str:
-    """Over how many classes a mean was taken."""
+def classes_note(score: ProtocolScore) -> Sequence[str]:
+    """Over how many classes a mean was taken; nothing for a value that is no mean over classes."""
+    if next(iter(score.values)) != "map":
+        return ()
     num_scored = sum(value is not None for value in score.per_class.values())
-    return f"mAP is the mean over {num_scored} of {len(score.per_class)} classes."
+    return (f"mAP is the mean over {num_scored} of {len(score.per_class)} classes.",)
 
 
 def print_rescored(found: Rescored) -> None:
@@ -50,28 +54,35 @@ def print_rescored(found: Rescored) -> None:
     first = next(iter(found.stages.values()))
     columns = [name.replace("/", "/\n") for name in first]
     some = next(iter(first.values()))
-    notes = [*found.notes, *some.notes, classes_note(some)]
+    notes = [*found.notes, *some.notes, *classes_note(some)]
+    measured = measure(next(iter(some.values)))
+    title = f"{found.dataset}, {some.num_images} images"
     if list(found.stages) == [""]:
         rows = [[name, *(percent(score.per_class[name]) for score in first.values())] for name in some.per_class]
         rows.append(["mean", *(percent(score.headline) for score in first.values())])
-        print_table(f"{found.dataset}, {some.num_images} images; AP in percent", ["class", *columns], rows, notes)
+        print_table(
+            f"{title}; {measured.per_class} in percent",
+            ["class", *columns],
+            rows,
+            notes,
+        )
         return
     rows = [[name, *(percent(score.headline) for score in scores.values())] for name, scores in found.stages.items()]
-    print_table(f"{found.dataset}, {some.num_images} images; mAP in percent", ["stage", *columns], rows, notes)
+    print_table(f"{title}; {measured.overall} in percent", ["stage", *columns], rows, notes)
 
 
 def print_compared(found: Compared) -> None:
     """Print, for each pair of stages, every class and the mean."""
     for pair in found.pairs:
-        rows = [_difference_row(name, pair.classes[name], pair.boxes[name]) for name in pair.classes]
-        counts = list(pair.boxes.values())
+        rows = [_difference_row(name, pair.classes[name], pair.changes[name]) for name in pair.classes]
+        counts = list(pair.changes.values())
         total = type(counts[0])(
             kept=sum(count.kept for count in counts),
             moved=sum(count.moved for count in counts),
             lost=sum(count.lost for count in counts),
             gained=sum(count.gained for count in counts),
         )
-        rows.append(_difference_row("mean", pair.mean, total))
+        rows.append(_difference_row(found.measured, pair.mean, total))
         names = (pair.before, pair.after) if pair.before != pair.after else ("RUN_A", "RUN_B")
         title = f"{pair.after} against {pair.before}" if pair.before != pair.after else f"{pair.after}: RUN_B - RUN_A"
         columns = ("class", *names, "points", "95 % interval", "p", "kept", "moved", "lost", "gained")
@@ -84,13 +95,13 @@ def print_compared(found: Compared) -> None:
         [
             f"Intervals and p-values from {found.num_resamples} resamples of the images, seed {found.seed}; p-values "
             "of classes carry Holm's correction for their number, their intervals stand for each class alone.",
-            f"Boxes are counted from score {found.score_threshold:g} on.",
+            *([f"Boxes are counted from score {found.score_threshold:g} on."] if found.measured == "mAP" else []),
             *found.notes,
         ],
     )
 
 
-def _difference_row(name: str, value: Difference, boxes: BoxCounts) -> list[str]:
+def _difference_row(name: str, value: Difference, changes: ChangeCounts) -> list[str]:
     interval = value.interval
     return [
         name,
@@ -99,7 +110,7 @@ def _difference_row(name: str, value: Difference, boxes: BoxCounts) -> list[str]
         "-" if value.difference is None else f"{100 * value.difference:+.2f}",
         "-" if interval is None else f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}",
         "-" if value.p_value is None else f"{value.p_value:.3f}",
-        *(str(count) for count in (boxes.kept, boxes.moved, boxes.lost, boxes.gained)),
+        *(str(count) for count in (changes.kept, changes.moved, changes.lost, changes.gained)),
     ]
 
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from zoo_core.datatypes import measure
+
 NUM_WORST_CLASSES = 3
 
 
@@ -39,8 +41,10 @@ def stage_table(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
     """One row per stage: headline value, drop against fp32, speed and size."""
     dataset, headline = record["dataset"], metrics["headline"]
     title = f"{metrics['model']} on {dataset['name']} {dataset['split']}, {metrics['num_images']} images"
-    table = Table(title=Text(title), caption=Text(f"mAP: {headline}, in percent; drop against fp32, in points"))
-    for name, justify in (("stage", "left"), ("mAP", "right"), ("drop", "right"), ("images/s", "right")):
+    values = next(iter(metrics["stages"].values()))["metrics"][headline]
+    measured = measure(next(iter(values))).overall
+    table = Table(title=Text(title), caption=Text(f"{measured}: {headline}, in percent; drop against fp32, in points"))
+    for name, justify in (("stage", "left"), (measured, "right"), ("drop", "right"), ("images/s", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("weights MB", justify="right")
     for name, stage in metrics["stages"].items():
@@ -58,8 +62,8 @@ def stage_table(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
 
 
 def protocol_table(metrics: Mapping[str, Any]) -> Table:
-    """One row per stage, one column per protocol: its first value, from the same detections."""
-    table = Table(title="the same detections under every protocol, in percent")
+    """One row per stage, one column per protocol: its first value, from the same predictions."""
+    table = Table(title="the same predictions under every protocol, in percent")
     table.add_column("stage")
     stages = {name: stage for name, stage in metrics["stages"].items() if not stage["same_as"]}
     for protocol in next(iter(stages.values()))["metrics"]:

@@ -1,27 +1,25 @@
-"""Two stages paired by image: the difference of their mean APs with an interval, class by class, and what was lost."""
+"""Two stages paired by image: the difference of their values with an interval, class by class, and what was lost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo_core.comparison import SCORE_THRESHOLD, most_changed, stage_changes
-from zoo_core.datatypes import Detections, DetectionTarget
+from zoo_core.comparison import SCORE_THRESHOLD
+from zoo_core.datatypes import Prediction, measure
 from zoo_core.errors import DataError, RunError
 from zoo_core.metrics.bootstrap import (
     holm,
-    mean_over_classes,
     percentile_interval,
     resample_weights,
     two_sided_p_value,
 )
-from zoo_core.metrics.gathering import ImageGatherer
-from zoo_core.metrics.outcomes import protocol_outcomes
 from zoo_core.report.loading import compared_pair
+from zoo_core.results.paired_tasks import ChangeCounts, PairedImages, StageValues, paired_task
 from zoo_core.results.stored import StoredRun, open_run
 
 if TYPE_CHECKING:
@@ -93,41 +91,32 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BoxCounts:
-    """Detections of both stages matched one to one, from the score threshold on."""
-
-    kept: int
-    moved: int
-    lost: int
-    gained: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PairedDifference:
     """A stage held against another.
 
     Attributes:
         before: Name of the baseline stage.
         after: Name of the other.
-        mean: The mean AP.
-        classes: The AP of each class.
-        boxes: Of each class.
-        most_changed: Ids of the images whose detections changed most, most first.
+        mean: The protocol's first value: the mean AP, or top-1.
+        classes: That of each class: its AP, or top-1 of its images.
+        changes: Of each class, what became of its detections or images.
+        most_changed: Ids of the images that changed most, most first.
     """
 
     before: str
     after: str
     mean: Difference
     classes: Mapping[str, Difference]
-    boxes: Mapping[str, BoxCounts]
+    changes: Mapping[str, ChangeCounts]
     most_changed: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Every pair, and the conditions they share."""
+    """Every pair, and the conditions they share; ``measured`` is what people call the protocol's first value."""
 
     protocol: str
+    measured: str
     dataset: str
     num_images: int
     num_resamples: int
@@ -154,12 +143,21 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
     if other is not run:
         _refuse_unlike(run, other, protocol, asked=request.protocol is not None)
     pairs = _stage_pairs(run, other, request)
-    dataset = run.open_dataset(host.model(run.needed("model")), host, data=request.data, labels=request.labels)
-    targets = [_detection_target(dataset.target(image_id), image_id) for image_id in run.image_ids]
-    work = _Work(dataset.class_names, run.image_ids, targets, protocol, request)
+    entry = host.model(run.needed("model"))
+    dataset = run.open_dataset(entry, host, data=request.data, labels=request.labels)
+    images = PairedImages(
+        class_names=dataset.class_names,
+        image_ids=run.image_ids,
+        targets=[dataset.target(image_id) for image_id in run.image_ids],
+        weights=_weights(len(run.image_ids), request),
+        protocol=protocol,
+        score_threshold=request.score_threshold,
+    )
+    work = _Work(host.metric(entry, dataset.class_names).prediction_type, images)
     found = [work.compare(run, before, other, after) for before, after in pairs]
     return Compared(
         protocol=protocol,
+        measured=_measured(run, protocol),
         dataset=f"{dataset.name} {dataset.split}",
         num_images=len(run.image_ids),
         num_resamples=request.num_resamples,
@@ -170,10 +168,22 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
     )
 
 
+def _weights(num_images: int, request: CompareRequest) -> NDArray[np.int32]:
+    """The images as they are, then each resample; the same draws serve every stage, which pairs them."""
+    ones = np.ones((num_images, 1), dtype=np.int32)
+    return np.hstack([ones, resample_weights(num_images, request.num_resamples, request.seed)])
+
+
 def _notes(run: StoredRun) -> list[str]:
     if run.record.object("dataset").flag("limited"):
         return [f"Limited: compared on {len(run.image_ids)} images of the split alone."]
     return []
+
+
+def _measured(run: StoredRun, protocol: str) -> str:
+    stages = run.metrics.objects("stages") if run.metrics is not None else {}
+    keys = (key for stage in stages.values() for key in stage.object("metrics").object(protocol))
+    return measure(next((key for key in keys if key != "per_class"), "value")).overall
 
 
 def _complete(run: StoredRun) -> StoredRun:
@@ -242,81 +252,52 @@ def _stage_pairs(run: StoredRun, other: StoredRun, request: CompareRequest) -> l
     return [(request.stages[0], name) for name in request.stages[1:]]
 
 
-def _detection_target(target: object, image_id: str) -> DetectionTarget:
-    if not isinstance(target, DetectionTarget):
-        raise RunError(
-            f"The target of image {image_id!r} is no set of boxes; only detection runs are compared.",
-            fix="compare runs of a detection model.",
-        )
-    return target
-
-
 class _Work:
     """What all pairs of a comparison share; each stage is read and matched once."""
 
-    def __init__(
-        self,
-        class_names: tuple[str, ...],
-        image_ids: tuple[str, ...],
-        targets: list[DetectionTarget],
-        protocol: str,
-        request: CompareRequest,
-    ) -> None:
-        self._class_names = class_names
-        self._image_ids = image_ids
-        self._targets = targets
-        self._protocol = protocol
-        self._score_threshold = request.score_threshold
-        ones = np.ones((len(image_ids), 1), dtype=np.int32)
-        # The first column is the images as they are; the same draws serve every stage, which pairs them.
-        self._weights = np.hstack([ones, resample_weights(len(image_ids), request.num_resamples, request.seed)])
-        self._read: dict[tuple[Path, str], tuple[dict[str, Detections], NDArray[np.float64]]] = {}
+    def __init__(self, kind: type[Prediction], images: PairedImages) -> None:
+        self._kind = kind
+        self._class_names = images.class_names
+        self._task = paired_task(kind, images)
+        self._read: dict[tuple[Path, str], tuple[Mapping[str, Prediction], StageValues]] = {}
 
     def compare(self, run: StoredRun, before: str, other: StoredRun, after: str) -> PairedDifference:
-        old, old_aps = self._stage(run, before)
-        new, new_aps = self._stage(other, after)
-        differences = new_aps - old_aps
-        p_values = holm([two_sided_p_value(row[1:]) for row in differences])
-        means = mean_over_classes(old_aps), mean_over_classes(new_aps)
-        mean_difference = (means[1] - means[0])[1:]
-        changes = stage_changes(old, new, len(self._class_names), score_threshold=self._score_threshold)
-        counts = (changes.num_kept, changes.num_moved, changes.num_lost, changes.num_gained)
+        old, old_values = self._stage(run, before)
+        new, new_values = self._stage(other, after)
+        p_values = holm([two_sided_p_value(row[1:]) for row in new_values.classes - old_values.classes])
+        changes = self._task.changes(old, new, MOST_CHANGED)
         return PairedDifference(
             before=before,
             after=after,
-            mean=Difference(
-                before=_known(means[0][0]),
-                after=_known(means[1][0]),
-                interval=percentile_interval(mean_difference, CONFIDENCE),
-                p_value=two_sided_p_value(mean_difference),
-            ),
+            mean=_difference(old_values.overall, new_values.overall),
             classes={
-                name: Difference(
-                    before=_known(old_aps[label, 0]),
-                    after=_known(new_aps[label, 0]),
-                    interval=percentile_interval(differences[label, 1:], CONFIDENCE),
-                    p_value=p_values[label],
+                name: replace(
+                    _difference(old_values.classes[label], new_values.classes[label]), p_value=p_values[label]
                 )
                 for label, name in enumerate(self._class_names)
             },
-            boxes={
-                name: BoxCounts(**dict(zip(("kept", "moved", "lost", "gained"), map(int, row), strict=True)))
-                for name, *row in zip(self._class_names, *counts, strict=True)
-            },
-            most_changed=most_changed(changes, MOST_CHANGED),
+            changes=dict(zip(self._class_names, changes.classes, strict=True)),
+            most_changed=changes.most_changed,
         )
 
-    def _stage(self, run: StoredRun, name: str) -> tuple[dict[str, Detections], NDArray[np.float64]]:
-        """Detections by image, and the AP of every class in every resample, ``(C, 1 + R)``."""
+    def _stage(self, run: StoredRun, name: str) -> tuple[Mapping[str, Prediction], StageValues]:
+        """Predictions by image, and the values in every resample, the first column being the images as they are."""
         key = (run.path, run.stages.get(name, name))
         if key not in self._read:
-            stored = run.predictions(name, Detections)
-            found = {image_id: pred for image_id, pred in stored.items() if isinstance(pred, Detections)}
-            gatherer = ImageGatherer(self._class_names)
-            gatherer.add(self._image_ids, [found[image_id] for image_id in self._image_ids], self._targets)
-            outcomes = protocol_outcomes(gatherer.gathered(), len(self._class_names), self._protocol)
-            self._read[key] = found, outcomes.average_precisions(self._weights)
+            found = run.predictions(name, self._kind)
+            self._read[key] = found, self._task.values(found)
         return self._read[key]
+
+
+def _difference(before: NDArray[np.float64], after: NDArray[np.float64]) -> Difference:
+    """From ``(1 + R,)`` values: of the images as they are, then of each resample."""
+    resampled = (after - before)[1:]
+    return Difference(
+        before=_known(before[0]),
+        after=_known(after[0]),
+        interval=percentile_interval(resampled, CONFIDENCE),
+        p_value=two_sided_p_value(resampled),
+    )
 
 
 def _known(value: np.float64) -> float | None:
