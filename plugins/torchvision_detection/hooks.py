@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import (
         Checkpoint,
+        ConformanceKit,
         DatasetRequest,
         EvalDataset,
         Metric,
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
         ModelEntry,
         Recipe,
     )
+
+ZOO_API_VERSION = 1
+"""The plugin API that these hooks are written for."""
 
 _HERE = Path(__file__).parent
 
@@ -77,3 +81,11 @@ def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
     from zoo_core.metrics.detection import DetectionMetric
 
     return DetectionMetric(class_names, headline=entry.headline)
+
+
+@hookimpl
+def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
+    """Drawn pictures in COCO layout; see ``hookspecs.zoo_conformance``."""
+    from torchvision_detection.conformance_kit import make_kit
+
+    return make_kit(entry, directory)

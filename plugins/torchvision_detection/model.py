@@ -214,6 +214,15 @@ def _options(entry: ModelEntry) -> tuple[str, tuple[str, ...]]:
     return builder, tuple(weights.meta["categories"])
 
 
+def published_categories(entry: ModelEntry) -> tuple[str, ...]:
+    """The category of each column of the published head: background first, gaps as ``N/A``.
+
+    Raises:
+        RegistryError: As ``load_model``.
+    """
+    return _options(entry)[1]
+
+
 def _no_weights(entry: ModelEntry) -> RegistryError:
     return RegistryError(
         f"{entry.source}: {entry.model_id}.options: torchvision {torchvision.__version__} has no weights "
