@@ -64,3 +64,52 @@ def test_a_damaged_chunk_names_the_file(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match=r"chunk-00000\.parquet cannot be read as predictions"):
         list(store)
+
+
+def ids(index: int, counts: list[int]) -> tuple[str, ...]:
+    return chunk(index, counts).image_ids
+
+
+def test_only_chunks_that_are_whole_and_hold_the_right_images_are_kept(tmp_path: Path) -> None:
+    store = PredictionStore(tmp_path, Detections)
+    for index in range(5):
+        store.write(chunk(index, [2, 30]))
+    cut, flipped = store.path(1).read_bytes(), bytearray(store.path(2).read_bytes())
+    store.path(1).write_bytes(cut[:-1])
+    flipped[len(flipped) // 3] ^= 1
+    store.path(2).write_bytes(flipped)
+    store.path(9).write_bytes(cut)
+    (tmp_path / "chunk-00007.partial").write_bytes(cut[:9])
+
+    missing = store.missing([ids(0, [2, 30]), ids(1, [2, 30]), ids(2, [2, 30]), ("other", "003_1"), ids(4, [2, 30])])
+
+    assert missing == [1, 2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chunk-00000.parquet", "chunk-00004.parquet"]
+
+
+def test_a_flipped_bit_in_the_values_is_found_when_they_are_read(tmp_path: Path) -> None:
+    store = PredictionStore(tmp_path, Detections)
+    whole = store.write(chunk(0, [40, 60])).read_bytes()
+    harmless = 0
+    for position in range(4, len(whole) - 8, 97):
+        flipped = bytearray(whole)
+        flipped[position] ^= 16
+        store.path(0).write_bytes(flipped)
+        try:
+            (read,) = list(store)
+        except RunError:
+            continue
+        harmless += 1  # in the footer's statistics or names, which nothing uses
+        for found, expected in zip(read.predictions, chunk(0, [40, 60]).predictions, strict=True):
+            assert all(np.array_equal(found.arrays()[name], array) for name, array in expected.arrays().items())
+
+    assert harmless < 20
+
+
+def test_clearing_removes_every_chunk(tmp_path: Path) -> None:
+    store = PredictionStore(tmp_path, Detections)
+    store.write(chunk(0, [1]))
+
+    store.clear()
+
+    assert list(tmp_path.iterdir()) == []

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "fetch", "hookimpl", "list_models", "quantize", "show"]
+__all__ = ["__version__", "evaluate", "fetch", "hookimpl", "list_models", "quantize", "resume", "show"]
 
 if TYPE_CHECKING:
-    from zoo_core.api import evaluate, fetch, list_models, quantize, show
+    from zoo_core.api import evaluate, fetch, list_models, quantize, resume, show
     from zoo_core.hookspecs import hookimpl
 
 

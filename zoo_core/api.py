@@ -65,6 +65,34 @@ def evaluate(
     return result
 
 
+def resume(
+    run_dir: Path | str, *, host: PluginHost | None = None, reporter: Reporter | None = None, report: bool = True
+) -> EvaluationResult:
+    """Go on with a run that was interrupted, killed or failed, with the options that it was given.
+
+    Complete predictions are kept, and the result has the bytes of an uninterrupted run. A complete run is returned as
+    it is; only a report that it lacks is written.
+
+    Args:
+        run_dir: The run directory.
+        host: Plugins to use; None for the installed ones.
+        reporter: Told of progress; None is silent.
+        report: As in ``evaluate``.
+
+    Raises:
+        RunError: No run, a run that another process is at, or one whose data, weights, recipe or libraries changed.
+        ZooError: As ``evaluate``.
+    """
+    from zoo_core.evaluation.request import SilentReporter
+    from zoo_core.evaluation.resuming import resume_run
+
+    host, reporter = host or PluginHost(), reporter or SilentReporter()
+    result = resume_run(Path(run_dir), host=host, reporter=reporter)
+    if report and result.metrics and not (result.run_dir / "report.html").exists():
+        _report(result.run_dir, host, reporter)
+    return result
+
+
 def _report(run_dir: Path, host: PluginHost, reporter: Reporter) -> None:
     from zoo_core.report.html import write_report
 

@@ -10,7 +10,11 @@
 ├── ``ArtifactError``    a download, a checksum, the cache
 └── ``RunError``         a run directory
     └── ``RunCrashError``  a run stopped on something unexpected
+
+``RunInterruptedError`` is a KeyboardInterrupt that knows the run it ended.
 """
+
+from pathlib import Path
 
 
 class ZooError(Exception):
@@ -78,3 +82,15 @@ class RunCrashError(RunError):
     """A run that had started stopped on something that is no fault of the user; its log holds the traceback."""
 
     exit_code = 3
+
+
+class RunInterruptedError(KeyboardInterrupt):
+    """Ctrl-C, or a signal turned into one, ended a run that can go on.
+
+    Attributes:
+        run_dir: The run directory.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(str(run_dir))
+        self.run_dir = run_dir

@@ -52,7 +52,8 @@ class Naming:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, ZooError):
+        # A plugin that calls sys.exit would otherwise end the program with its own exit code and not a word.
+        if isinstance(error, (Exception, SystemExit)) and not isinstance(error, ZooError):
             raise PluginCrashError(
                 f"Plugin {self.plugin_id!r} failed in {self.place}: {type(error).__name__}: {error}",
                 fix="report it to the plugin's authors with the traceback (`--verbose` shows it).",

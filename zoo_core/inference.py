@@ -67,7 +67,7 @@ class InferenceStats:
     """What running a stage cost.
 
     Attributes:
-        num_images: Images run.
+        num_images: Images run; those whose chunks were complete already are not among them.
         seconds: Wall time from the first image read to the last chunk on disk.
         network_seconds: Of these, inside the network's forward pass; the mean over the lanes.
     """
@@ -116,7 +116,7 @@ def predict(
     settings: InferenceSettings,
     advance: Callable[[int], None],
 ) -> InferenceStats:
-    """Run a network over images and store its predictions.
+    """Run a network over images and store its predictions; chunks that the store holds already are left as they are.
 
     Args:
         network: The stage's network, in eval mode on ``settings.device``.
@@ -130,21 +130,28 @@ def predict(
     Raises:
         DataError: An image cannot be read; complete chunks stay.
         PluginError: ``decode`` did not give one prediction per image.
+        RunError: A chunk cannot be written.
     """
-    chunk_size = -(-CHUNK_IMAGES // settings.batch_size) * settings.batch_size
-    chunks = [tuple(image_ids[start : start + chunk_size]) for start in range(0, len(image_ids), chunk_size)]
+    chunks = chunk_ids(image_ids, settings.batch_size)
+    missing = store.missing(chunks)
+    todo = [image_id for index in missing for image_id in chunks[index]]
+    if len(todo) < len(image_ids):
+        advance(len(image_ids) - len(todo))
     sizes = [
-        len(ids[at : at + settings.batch_size]) for ids in chunks for at in range(0, len(ids), settings.batch_size)
+        len(chunks[index][at : at + settings.batch_size])
+        for index in missing
+        for at in range(0, len(chunks[index]), settings.batch_size)
     ]
     started = time.perf_counter()
     with (
         _Lanes(network, bundle.decode, settings.device) as lanes,
-        contextlib.closing(load_inputs(dataset, image_ids, bundle.preprocess, settings.workers)) as inputs,
+        contextlib.closing(load_inputs(dataset, todo, bundle.preprocess, settings.workers)) as inputs,
         contextlib.closing(lanes.run(list(islice(inputs, size)) for size in sizes)) as batches,
         ThreadPoolExecutor(1, thread_name_prefix="zoo-eval-store") as writer,
     ):
         writing: Future[Any] | None = None
-        for index, ids in enumerate(chunks):
+        for index in missing:
+            ids = chunks[index]
             predictions: list[Prediction] = []
             while len(predictions) < len(ids):
                 found = next(batches)
@@ -156,8 +163,14 @@ def predict(
         if writing is not None:
             writing.result()
     return InferenceStats(
-        num_images=len(image_ids), seconds=time.perf_counter() - started, network_seconds=lanes.network_seconds
+        num_images=len(todo), seconds=time.perf_counter() - started, network_seconds=lanes.network_seconds
     )
+
+
+def chunk_ids(image_ids: Sequence[str], batch_size: int) -> list[tuple[str, ...]]:
+    """The image ids of each prediction file, in order: ``CHUNK_IMAGES`` each, rounded up to whole batches."""
+    size = -(-CHUNK_IMAGES // batch_size) * batch_size
+    return [tuple(image_ids[start : start + size]) for start in range(0, len(image_ids), size)]
 
 
 _Batch: TypeAlias = "list[tuple[NDArray[np.float32], ImageSize]]"

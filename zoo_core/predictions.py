@@ -1,19 +1,22 @@
 """The prediction store: one Parquet file per chunk of images, written whole and renamed into place.
 
 A file has one row per image: ``image_id``, then one list column per field of the prediction class, so any tool that
-reads Parquet can read it. A chunk that exists is complete; writing one again replaces it with the same content.
+reads Parquet can read it. A chunk that exists is complete; writing one again replaces it with the same content. Pages
+carry checksums, so a bit that flipped on the disk is found when the file is read.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.errors import RunError
+from zoo_core.errors import RunError, ZooError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,13 +57,26 @@ class PredictionStore:
         return self.directory / f"chunk-{index:05d}.parquet"
 
     def write(self, chunk: Chunk) -> Path:
-        """Write a chunk atomically and return its path."""
-        import pyarrow.parquet as pq
+        """Write a chunk atomically and return its path.
 
+        Raises:
+            RunError: It cannot be written, for example because the disk is full.
+        """
         target = self.path(chunk.index)
         partial = target.with_suffix(".partial")
-        pq.write_table(_to_table(chunk), partial, compression="zstd")
-        os.replace(partial, target)  # noqa: PTH105 - Path.replace is the same call, os.replace names the guarantee
+        content = _to_bytes(chunk)
+        try:
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, target)  # noqa: PTH105 - Path.replace is the same call, os.replace names the guarantee
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
+            raise RunError(
+                f"{target} cannot be written: {error}", fix="make room, or make the directory writable again."
+            ) from error
         return target
 
     @staticmethod
@@ -74,6 +90,42 @@ class PredictionStore:
             return frozenset(pq.read_schema(path).names if path is not None else ()) - {"image_id"}
         except (pa.ArrowException, OSError):
             return frozenset()
+
+    def clear(self) -> None:
+        """Remove every chunk."""
+        for path in self.directory.glob("chunk-*"):
+            path.unlink()
+
+    def missing(self, chunks: Sequence[Sequence[str]]) -> list[int]:
+        """Which chunks still have to be made, after reading every file there is.
+
+        A file that is damaged, holds other images than its chunk or belongs to no chunk is removed, and so is what an
+        interrupted write left: what stays can be scored.
+
+        Args:
+            chunks: The ids of each chunk, in the order of the run.
+
+        Returns:
+            Indices into ``chunks``, ascending.
+        """
+        whole = set()
+        indices = {self.path(index): index for index in range(len(chunks))}
+        for path in sorted(self.directory.glob("chunk-*")):
+            index = indices.get(path)
+            if index is not None and self._holds(index, chunks[index]):
+                whole.add(index)
+            else:
+                path.unlink()
+        return [index for index in range(len(chunks)) if index not in whole]
+
+    def _holds(self, index: int, image_ids: Sequence[str]) -> bool:
+        path = self.path(index)
+        try:
+            chunk = self._read(index, path)
+            # Checksums cover values alone: what was read, written again, tells of every other bit.
+            return chunk.image_ids == tuple(image_ids) and _to_bytes(chunk) == path.read_bytes()
+        except (ZooError, OSError):
+            return False
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in order, one in memory at a time.
@@ -89,13 +141,21 @@ class PredictionStore:
         import pyarrow.parquet as pq
 
         try:
-            table = pq.read_table(path, partitioning=None).combine_chunks()
+            table = pq.read_table(path, partitioning=None, page_checksum_verification=True).combine_chunks()
             return _from_table(index, table, self._type)
         except (pa.ArrowException, OSError, KeyError, TypeError) as error:
             raise RunError(
                 f"{path} cannot be read as predictions: {error}",
                 fix="delete the file and resume the run, or run the evaluation again.",
             ) from error
+
+
+def _to_bytes(chunk: Chunk) -> bytes:
+    import pyarrow.parquet as pq
+
+    file = io.BytesIO()
+    pq.write_table(_to_table(chunk), file, compression="zstd", write_page_checksum=True)
+    return file.getvalue()
 
 
 def _to_table(chunk: Chunk) -> pa.Table:

@@ -34,6 +34,11 @@ LAST_STEP = "quantsim"
 _KEYS = ("schema", "name", "description", "steps")
 
 
+def names_a_file(recipe: str) -> bool:
+    """Whether a recipe asked for is a file, and not one of the plugin's by name."""
+    return recipe.endswith((".yaml", ".yml")) or "/" in recipe
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe file.
 

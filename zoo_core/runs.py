@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
+import shlex
 import shutil
-from collections.abc import Mapping
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from zoo_core.errors import RunError
 
@@ -18,6 +25,24 @@ SCHEMA = 1
 
 MIN_FREE_BYTES = 200_000_000
 """What four stages of 5,000 images with 100 detections each, the quantized network and the report take, rounded up."""
+
+_LOCK = ".lock"
+_HOLDER = ".lock.json"
+_LOCK_PATIENCE_S = 1.0
+"""A look at the lock, as a listing of runs takes, must not turn a run away."""
+
+_WORK_PREFIX = ".work-"
+"""Temporary folders of a run begin so."""
+
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM}
+
+_BEFORE_THE_RECORD = {
+    _LOCK,
+    _HOLDER,
+    "image_ids.txt",
+    *(f".{name}.partial" for name in (_HOLDER, "image_ids.txt", "run.json")),
+}
+"""What a run that was killed before its first record can leave; nobody's results are among them."""
 
 
 class RunDirectory:
@@ -42,7 +67,7 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _not_writable(path, error) from error
+            raise _not_writable(path, error, fix=_ELSEWHERE) from error
         return cls(path)
 
     @staticmethod
@@ -56,7 +81,7 @@ class RunDirectory:
             stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
             out = Path("runs") / model_id / f"{stamp}-{secrets.token_hex(3)}"
         path = out.absolute()
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(own.name not in _BEFORE_THE_RECORD for own in path.iterdir())):
             raise RunError(
                 f"The run directory {path} exists and is not empty.",
                 fix="name another with --out, or remove it; a run never writes over another.",
@@ -65,13 +90,80 @@ class RunDirectory:
         while not parent.exists():
             parent = parent.parent
         if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise _not_writable(path, f"{parent} is not a directory that may be written")
+            raise _not_writable(path, f"{parent} is not a directory that may be written", fix=_ELSEWHERE)
         free = shutil.disk_usage(parent).free
         if free < MIN_FREE_BYTES:
-            raise _not_writable(
-                path, f"{free / 1e6:.0f} MB are free there, and a run may take {MIN_FREE_BYTES / 1e6:.0f}"
-            )
+            fact = f"{free / 1e6:.0f} MB are free there, and a run may take {MIN_FREE_BYTES / 1e6:.0f}"
+            raise _not_writable(path, fact, fix=_ELSEWHERE)
         return path
+
+    @property
+    def resume_command(self) -> str:
+        """What a shell goes on with after an interruption."""
+        return f"zoo-eval run --resume {shlex.quote(str(self.path))}"
+
+    # ------------------------------------------------------------------ one process at a time
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from running in this directory, on this machine or on one that shares its disk.
+
+        The lock is the operating system's: it ends with the process that holds it, however that ends.
+
+        Raises:
+            RunError: Another process holds it, and which; or the directory cannot be written.
+        """
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(timeout=_LOCK_PATIENCE_S, poll_interval=0.05)
+        except Timeout as error:
+            raise RunError(
+                f"The run directory {self.path} is in use by {_holder(self.path)}.",
+                fix="wait until it ends, or stop it; a process that died holds no lock.",
+            ) from error
+        except OSError as error:
+            raise _not_writable(self.path, error) from error
+        try:
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            self.write_text(_HOLDER, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
+            yield
+        finally:
+            with suppress(OSError):
+                (self.path / _HOLDER).unlink()
+            lock.release()
+
+    def refuse_a_record(self) -> None:
+        """Stop where another process was faster; call with the lock held.
+
+        Raises:
+            RunError: A run has begun here.
+        """
+        if (self.path / "run.json").exists():
+            raise RunError(f"Another run has begun in {self.path} meanwhile.", fix="name another directory with --out.")
+
+    def forget_lock(self) -> None:
+        """Remove the lock's file from a complete run: nobody writes into it again, so there is nothing to guard."""
+        with suppress(OSError):
+            (self.path / _LOCK).unlink()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process is running in this directory now; True where that cannot be found out."""
+        if not (self.path / _LOCK).exists():
+            return False
+        lock = FileLock(self.path / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError):
+            return True
+        lock.release()
+        return False
+
+    def true_status(self, recorded: str) -> str:
+        """The recorded status, but ``interrupted`` for a run recorded as ``running`` whose process has died."""
+        return "interrupted" if recorded == "running" and not self.is_held else recorded
+
+    # ------------------------------------------------------------------ files
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
         """Write ``name`` atomically as JSON; floats keep every digit, NaN is refused."""
@@ -93,6 +185,8 @@ class RunDirectory:
                 os.fsync(file.fileno())
             os.replace(partial, target)  # noqa: PTH105 - names the guarantee: readers see the old file or the new one
         except OSError as error:
+            with suppress(OSError):
+                partial.unlink()
             raise _not_writable(target, error) from error
         return target
 
@@ -120,14 +214,94 @@ class RunDirectory:
         return content
 
     def folder(self, *parts: str) -> Path:
-        """A folder inside the run, created when missing; parts are names, never paths."""
+        """A folder inside the run, created when missing; parts are names, never paths.
+
+        Raises:
+            RunError: It cannot be made.
+        """
+        path = self._inside(parts)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _not_writable(path, error) from error
+        return path
+
+    @contextmanager
+    def whole_folder(self, *parts: str) -> Iterator[Path]:
+        """An empty folder to fill, which appears under its name, in place of what was there, when the block ends.
+
+        Raises:
+            RunError: It cannot be written, whoever filled it.
+        """
+        target = self._inside(parts)
+        filling = self.path / f".{'-'.join(parts)}.partial"
+        try:
+            shutil.rmtree(filling, ignore_errors=True)
+            filling.mkdir()
+            yield filling
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                shutil.rmtree(target)
+            filling.rename(target)
+        except BaseException as error:
+            shutil.rmtree(filling, ignore_errors=True)
+            cause = disk_error(error)
+            if cause is not None:
+                raise _not_writable(target, cause) from error
+            raise
+
+    @contextmanager
+    def work_folder(self) -> Iterator[Path]:
+        """A folder for temporary files, removed when the block ends.
+
+        Raises:
+            RunError: It cannot be made.
+        """
+        try:
+            path = Path(tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=self.path))
+        except OSError as error:
+            raise _not_writable(self.path, error) from error
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _inside(self, parts: Sequence[str]) -> Path:
         for part in parts:
             if part in {"", ".", ".."} or "/" in part or "\\" in part or "\0" in part:
                 raise RunError(f"{part!r} cannot name a folder of a run.", fix="use a plain name.")
-        path = self.path.joinpath(*parts)
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        return self.path.joinpath(*parts)
+
+    def sweep(self) -> None:
+        """Remove what a killed process was writing, and its temporary folders; call with the lock held."""
+        for path in (*self.path.glob(".*.partial"), *self.path.glob(f"{_WORK_PREFIX}*")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
 
 
-def _not_writable(path: Path, cause: object) -> RunError:
-    return RunError(f"{path} cannot be written: {cause}", fix="make room or name another place with --out.")
+def disk_error(error: BaseException) -> OSError | None:
+    """The failed write behind an error: a full disk or quota, a read-only or failing one, a file over its limit."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _DISK_ERRORS:
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _holder(path: Path) -> str:
+    try:
+        held = json.loads((path / _HOLDER).read_text(encoding="utf-8"))
+        return f"process {int(held['pid'])} on {held['host']} since {held['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _not_writable(path: Path, cause: object, *, fix: str = "make room, or make the directory writable.") -> RunError:
+    return RunError(f"{path} cannot be written: {cause}", fix=fix)
+
+
+_ELSEWHERE = "make room or name another place with --out."

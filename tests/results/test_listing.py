@@ -11,7 +11,8 @@ import pytest
 from results.conftest import MakeRun, edit_json
 from zoo_core.cli.main import run_command_line
 from zoo_core.errors import RunError
-from zoo_core.results.listing import list_runs
+from zoo_core.results.listing import list_runs, read_listed
+from zoo_core.runs import RunDirectory
 
 HEADLINE = "voc07_11pt/pytorch-ssd"
 
@@ -73,3 +74,12 @@ def test_the_command_prints_lines_or_one_json_object(folder: Path, capsys: pytes
 
     assert run_command_line(["runs", str(folder), "--model", "nothing"]) == 0
     assert capsys.readouterr().out == f"no runs in {folder} of nothing\n"
+
+
+def test_a_run_whose_process_died_is_listed_as_interrupted(make_run: MakeRun) -> None:
+    path = make_run()
+    edit_json(path / "run.json", lambda content: content.update(status="running"))
+
+    assert read_listed(path).status == "interrupted"
+    with RunDirectory(path).locked():
+        assert read_listed(path).status == "running"

@@ -6,14 +6,15 @@ import importlib
 import secrets
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from difflib import get_close_matches
 
 import click
 
 from zoo_core import __version__
-from zoo_core.errors import RunCrashError, ZooError
+from zoo_core.cli.signals import TerminatedError
+from zoo_core.errors import RunCrashError, RunInterruptedError, ZooError
 
 COMMANDS = {
     "run": ("zoo_core.cli.run:run", "Quantize a model, evaluate every stage, and record the result."),
@@ -78,7 +79,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    0 done, 1 a metric missed its reference, 2 user error, 3 the run failed, 130 interrupted.
+    0 done, 1 a metric missed its reference, 2 user error, 3 the run failed, 130 interrupted, 143 terminated.
     """
     sys.exit(run_command_line(sys.argv[1:] if arguments is None else arguments))
 
@@ -93,12 +94,31 @@ def run_command_line(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         error.show(file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        return 130
+    except (KeyboardInterrupt, click.Abort) as stop:
+        return _interrupted(stop)
     except Exception as error:
         return _report(error, f"The run failed: {type(error).__name__}: {error}", _crash_advice(), CRASHED, arguments)
     return code if isinstance(code, int) else 0
+
+
+def _interrupted(stop: BaseException) -> int:
+    """Say so, with the command that goes on from there; 130 for Ctrl-C, 143 for SIGTERM, as shells count signals."""
+    causes = list(_chain(stop))
+    click.echo("interrupted", err=True)
+    for cause in causes:
+        if isinstance(cause, RunInterruptedError):
+            from zoo_core.runs import RunDirectory
+
+            click.echo(f"  go on with: {RunDirectory(cause.run_dir).resume_command}", err=True)
+            break
+    return 143 if any(isinstance(cause, TerminatedError) for cause in causes) else 130
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
 
 
 def _report(error: Exception, fact: str, fix: str, exit_code: int, arguments: Sequence[str]) -> int:

@@ -6,11 +6,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from zoo_core.cli.signals import termination_interrupts
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
+
+if TYPE_CHECKING:
+    from zoo_core.evaluation.run import EvaluationResult
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -21,7 +25,6 @@ _BATCH_SIZE_HELP = (
 )
 
 _SHARED_OPTIONS = (
-    click.argument("model"),
     click.option("--data", type=_FILE, help="Dataset root: VOCdevkit/VOC2007, VOCdevkit, or its parent."),
     click.option("--checkpoint", type=_FILE, help="Original weights instead of the registry's."),
     click.option("--labels", type=_FILE, help="Label file, one class name a line; the class count follows it."),
@@ -69,6 +72,14 @@ def _shared(command: Command) -> Command:
 
 
 @click.command()
+@click.argument("model", required=False)
+@click.option(
+    "--resume",
+    "resumed",
+    metavar="RUN",
+    type=_FILE,
+    help="Go on with the run in this directory, with its own options; give no MODEL and no other option.",
+)
 @_shared
 @click.option("--optimized-checkpoint", type=_FILE, help="Weights already optimized: skips equalization and AdaRound.")
 @click.option(
@@ -87,17 +98,37 @@ def _shared(command: Command) -> Command:
     help="What computes float stages; onnxruntime is faster on a CPU and checked against torch.",
 )
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report.html into the run directory.")
-def run(*, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> int:
+@click.pass_context
+def run(
+    context: click.Context,
+    *,
+    model: str | None,
+    resumed: Path | None,
+    as_json: bool,
+    verbose: bool,
+    quiet: bool,
+    report: bool,
+    **options: Any,
+) -> int:
     """Quantize MODEL by its recipe, evaluate every stage on its dataset, and record the result.
 
     MODEL is a name that `zoo-eval list` shows. Results go to stdout, progress to stderr. Exits with 0 whatever the
-    metric is, 2 when something given is wrong, 3 when the run itself failed.
+    metric is, 2 when something given is wrong, 3 when the run itself failed, 130 or 143 when a signal interrupted it.
     """
     from zoo_core import api
     from zoo_core.cli.progress import TerminalReporter
 
-    with TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
-        result = api.evaluate(options.pop("model"), reporter=reporter, command=_command(), **options)
+    if resumed is not None:
+        _refuse_options(context)
+    elif model is None:
+        raise click.UsageError("Name a MODEL, or a run directory with --resume.", ctx=context)
+    with termination_interrupts(), TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
+        if resumed is not None:
+            result = api.resume(resumed, reporter=reporter, report=report)
+        else:
+            result = api.evaluate(str(model), reporter=reporter, report=report, command=_command(), **options)
+    if not result.metrics:
+        return _print_quantized(result, as_json=as_json)  # resumed `zoo-eval quantize`
     if as_json:
         click.echo(json.dumps({"run_dir": str(result.run_dir), "stages": result.metrics["stages"]}))
     else:
@@ -108,14 +139,19 @@ def run(*, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> int:
 
 
 @click.command()
+@click.argument("model")
 @_shared
-def quantize(*, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> int:
+def quantize(*, model: str, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> int:
     """Run MODEL's recipe and save the optimized network with its encodings; evaluate nothing."""
     from zoo_core import api
     from zoo_core.cli.progress import TerminalReporter
 
-    with TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
-        result = api.quantize(options.pop("model"), reporter=reporter, command=_command(), **options)
+    with termination_interrupts(), TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
+        result = api.quantize(model, reporter=reporter, command=_command(), **options)
+    return _print_quantized(result, as_json=as_json)
+
+
+def _print_quantized(result: EvaluationResult, *, as_json: bool) -> int:
     folder = result.run_dir / "quantized"
     if as_json:
         click.echo(
@@ -126,6 +162,23 @@ def quantize(*, as_json: bool, verbose: bool, quiet: bool, **options: Any) -> in
 
         print_steps(result.record, folder)
     return 0
+
+
+_BESIDE_RESUME = {"resumed", "as_json", "verbose", "quiet", "report"}
+
+
+def _refuse_options(context: click.Context) -> None:
+    """A resumed run has its own options: whatever else is given would be ignored, or would not be that run."""
+    given = [
+        param.human_readable_name if isinstance(param, click.Argument) else param.opts[-1]
+        for param in context.command.params
+        if param.name not in _BESIDE_RESUME
+        and context.get_parameter_source(str(param.name)) is not click.core.ParameterSource.DEFAULT
+    ]
+    if given:
+        raise click.UsageError(
+            f"--resume goes on with the run's own options; leave out {', '.join(given)}.", ctx=context
+        )
 
 
 def _command() -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, Evaluation
 from zoo_core.inference import CalibrationSet, InferenceSettings
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline
-from zoo_core.recipes import load_recipe, override
+from zoo_core.recipes import load_recipe, names_a_file, override
 from zoo_core.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Job:
     data: Data
     calibration_dataset: EvalDataset | None
     calibration: CalibrationDraw | None
+    calibration_fingerprint: str | None
     checkpoint: Checkpoint
     bundle: ModelBundle
     optimized_checkpoint: Checkpoint | None
@@ -71,7 +73,9 @@ class Job:
         return any(stage.point >= 0 and not (stage.optimized and self.optimized_bundle) for stage in self.stages)
 
 
-def prepare(request: EvaluationRequest, host: PluginHost, reporter: Reporter, *, evaluate: bool = True) -> Job:
+def prepare(
+    request: EvaluationRequest, host: PluginHost, reporter: Reporter, *, evaluate: bool = True, resumes: bool = False
+) -> Job:
     """Resolve and check a request.
 
     Args:
@@ -80,6 +84,7 @@ def prepare(request: EvaluationRequest, host: PluginHost, reporter: Reporter, *,
         reporter: Told of the reading of annotations.
         evaluate: False only quantizes: the evaluated split is opened, so that calibration keeps away from it, but
             none of its images is read.
+        resumes: ``request.out`` holds the run that goes on.
 
     Raises:
         ZooError: Anything the user can mend, before a run directory exists.
@@ -93,12 +98,13 @@ def prepare(request: EvaluationRequest, host: PluginHost, reporter: Reporter, *,
         optimized_checkpoint=request.optimized_checkpoint is not None,
     )
     chosen = stage_names.choose(possible, request.stages, plan.tag)
-    RunDirectory.check(request.out, entry.model_id)
+    if not resumes:
+        RunDirectory.check(request.out, entry.model_id)
     settings = _inference_settings(request)
     data = _data(request, entry, host, reporter, evaluate=evaluate)
-    calibration_dataset, calibration = None, None
+    calibration_dataset, calibration, calibration_fingerprint = None, None, None
     if any(stage.quantized or stage.point >= 0 for stage in chosen):
-        calibration_dataset, calibration = _calibration(request, entry, host, data)
+        calibration_dataset, calibration, calibration_fingerprint = _calibration(request, entry, host, data)
     checkpoint = original_checkpoint(request, entry)
     class_names = data.dataset.class_names
     bundle = host.load_model(entry, checkpoint, class_names, settings.device)
@@ -114,6 +120,7 @@ def prepare(request: EvaluationRequest, host: PluginHost, reporter: Reporter, *,
         data=data,
         calibration_dataset=calibration_dataset,
         calibration=calibration,
+        calibration_fingerprint=calibration_fingerprint,
         checkpoint=checkpoint,
         bundle=bundle,
         optimized_checkpoint=optimized,
@@ -136,8 +143,7 @@ def _check_numbers(request: EvaluationRequest) -> None:
 
 def _recipe(request: EvaluationRequest, entry: ModelEntry, host: PluginHost) -> Recipe:
     name = request.recipe or entry.recipe
-    is_file = name.endswith((".yaml", ".yml")) or "/" in name
-    recipe = load_recipe(Path(name)) if is_file else host.recipe(entry, name)
+    recipe = load_recipe(Path(name)) if names_a_file(name) else host.recipe(entry, name)
     return override(recipe, request.settings) if request.settings else recipe
 
 
@@ -263,21 +269,22 @@ def _select(dataset: EvalDataset, request: EvaluationRequest) -> tuple[str, ...]
 
 def _calibration(
     request: EvaluationRequest, entry: ModelEntry, host: PluginHost, data: Data
-) -> tuple[EvalDataset, CalibrationDraw]:
+) -> tuple[EvalDataset, CalibrationDraw, str]:
     from zoo_core.datasets.calibration import draw_calibration
 
     split = request.calibration_split or entry.dataset.calibration_split
     dataset = host.dataset(entry, DatasetRequest(root=data.dataset.root, split=split, label_file=request.labels))
+    content_hash = functools.cache(dataset.content_hash)
     draw = draw_calibration(
         dataset.ids,
         request.calibration_size,
         request.seed,
         evaluated_ids=data.dataset.ids,  # the whole split, also when the run is limited to a part of it
         evaluated_hashes=data.hashes.values(),
-        content_hash=dataset.content_hash,  # finds a missing file here too, not after the fp32 stage
+        content_hash=content_hash,  # finds a missing file here too, not after the fp32 stage
         allow_overlap=request.allow_calibration_overlap,
     )
-    return dataset, draw
+    return dataset, draw, fingerprint({image_id: content_hash(image_id) for image_id in draw.ids})
 
 
 # ------------------------------------------------------------------ weights
@@ -333,11 +340,12 @@ def recipe_facts(job: Job) -> dict[str, Any]:
     return {
         "name": recipe.name,
         "description": recipe.description,
-        "source": str(recipe.source),
+        "source": str(recipe.source.absolute()),
         "sha256": recipe.sha256,
         "overrides": list(job.request.settings),
         "steps": [{"step": spec.step, **dict(spec.params)} for spec in recipe.steps],
         "param_bw": job.plan.quant.param_bw,
         "output_bw": job.plan.quant.output_bw,
         "quant_scheme": job.plan.quant.quant_scheme,
+        "config_sha256": artifacts.sha256_of(job.plan.quant.config_file),
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zoo_core import __version__, provenance
 from zoo_core.evaluation.prepare import Job, recipe_facts
 from zoo_core.evaluation.request import DEFAULT_CALIBRATION_SIZE
+from zoo_core.evaluation.stages import ORIGINAL
 from zoo_core.runs import SCHEMA, RunDirectory
 
 if TYPE_CHECKING:
@@ -24,78 +25,137 @@ if TYPE_CHECKING:
     from zoo_core.quantization.sqnr import LayerSqnr
 
 
+def given_facts(job: Job) -> dict[str, Any]:
+    """What ``run.json`` says before anything was done: what was asked for, with what, and on which machine."""
+    return {
+        "schema": SCHEMA,
+        "zoo_eval": __version__,
+        "model": job.entry.model_id,
+        "plugin": job.entry.plugin,
+        "task": job.entry.task,
+        "registry": str(job.entry.source),
+        "headline": job.entry.headline,
+        "request": job.request.as_json(),
+        "settings": {
+            "batch_size": job.settings.batch_size,
+            "workers": job.settings.workers,
+            "device": job.settings.device,
+            "backend": job.request.backend,
+            "seed": job.request.seed,
+            "recipe": job.request.recipe or job.entry.recipe,
+            "stages": [stage.name for stage in job.stages],
+        },
+        "recipe": recipe_facts(job),
+        "checkpoint": _checkpoint_facts(job.checkpoint),
+        "optimized_checkpoint": _checkpoint_facts(job.optimized_checkpoint),
+        "dataset": _dataset_facts(job),
+        "calibration": _calibration_facts(job),
+        "environment": provenance.environment(job.settings.device),
+        "git": provenance.git_state(Path(__file__)),
+    }
+
+
 class Record:
     """Collects the facts of a run and keeps ``run.json`` up to date while it goes on.
+
+    Args:
+        job: What is run.
+        run_dir: Where; its lock is held.
+        content: What ``run.json`` is to hold at first: ``begun``, or ``gone_on`` with what an interrupted run left.
 
     Attributes:
         content: What ``run.json`` holds.
         metrics: What ``metrics.json`` holds once the run is complete.
+        standing: Warnings that hold before anything was done.
     """
 
-    def __init__(self, job: Job, run_dir: RunDirectory, *, prepare_seconds: float) -> None:
+    def __init__(self, job: Job, run_dir: RunDirectory, content: dict[str, Any]) -> None:
         self._job = job
         self._run_dir = run_dir
-        self.warnings = _standing_warnings(job)
-        self.content: dict[str, Any] = {
-            "schema": SCHEMA,
-            "zoo_eval": __version__,
+        self.standing = _standing_warnings(job)
+        self.content = content
+        self.metrics: dict[str, Any] = {}
+        self._scores: dict[str, Any] = {}
+        self._protocols: dict[str, Any] = {}
+        self._late: list[str] = []
+        run_dir.write_text("image_ids.txt", "".join(f"{image_id}\n" for image_id in job.data.image_ids))
+        self._save()
+        provenance.take_peak_memory_bytes()  # what preparation needed is no stage's
+
+    @staticmethod
+    def begun(job: Job, *, evaluate: bool, prepare_seconds: float) -> dict[str, Any]:
+        """The content of a run that begins."""
+        return {
+            **given_facts(job),
+            "evaluate": evaluate,
             "status": "running",
             "started": _now(),
             "finished": None,
-            "model": job.entry.model_id,
-            "plugin": job.entry.plugin,
-            "task": job.entry.task,
-            "registry": str(job.entry.source),
-            "headline": job.entry.headline,
-            "request": job.request.as_json(),
-            "settings": {
-                "batch_size": job.settings.batch_size,
-                "workers": job.settings.workers,
-                "device": job.settings.device,
-                "backend": job.request.backend,
-                "seed": job.request.seed,
-                "stages": [stage.name for stage in job.stages],
-            },
-            "recipe": recipe_facts(job),
-            "checkpoint": _checkpoint_facts(job.checkpoint),
-            "optimized_checkpoint": _checkpoint_facts(job.optimized_checkpoint),
-            "dataset": _dataset_facts(job),
-            "calibration": _calibration_facts(job),
-            "environment": provenance.environment(job.settings.device),
-            "git": provenance.git_state(Path(__file__)),
+            "resumed": [],
             "steps": [],
             "simulations": {},
             "stages": {},
             "seconds": {"prepare": prepare_seconds},
             "warnings": [],
+            "plugins_told": False,
         }
-        self.metrics: dict[str, Any] = {}
-        self._scores: dict[str, Any] = {}
-        self._protocols: dict[str, Any] = {}
-        run_dir.write_text("image_ids.txt", "".join(f"{image_id}\n" for image_id in job.data.image_ids))
-        self._save()
-        provenance.take_peak_memory_bytes()  # what preparation needed is no stage's
+
+    @staticmethod
+    def gone_on(content: dict[str, Any], status: str, *, warnings: Sequence[str]) -> dict[str, Any]:
+        """The content of a run that goes on.
+
+        Args:
+            content: What ``run.json`` holds.
+            status: What became of the run: ``interrupted`` or ``failed``.
+            warnings: What going on changes about the number.
+        """
+        entry = {"at": _now(), "after": status, "stopped": content.get("finished"), "error": content.get("error")}
+        entry["warnings"] = list(warnings)
+        going = {key: value for key, value in content.items() if key != "error"}
+        return {**going, "status": "running", "finished": None, "resumed": [*content.get("resumed", []), entry]}
 
     def _save(self) -> None:
+        self.content["warnings"] = self._warnings()
         self._run_dir.write_json("run.json", self.content)
 
-    def warn(self, text: str) -> None:
-        """Add a warning to the record."""
-        self.content["warnings"].append(text)
+    def _warnings(self) -> list[str]:
+        """Every warning, in the order of an uninterrupted run, however often this one was resumed."""
+        made, stages = self.content["steps"], self.content["stages"]
+        texts = list(self.standing)
+        for entry in self.content["resumed"]:
+            texts += entry["warnings"]
+        for point in range(ORIGINAL, len(self._job.plan.steps)):
+            texts += made[point]["warnings"] if 0 <= point < len(made) else []
+            for stage in self._job.stages:
+                if stage.point == point and stage.name in stages:
+                    texts += stages[stage.name]["warnings"]
+        return list(dict.fromkeys([*texts, *self._late]))
 
-    def add_step(self, outcome: StepOutcome) -> None:
-        """Record what a recipe step did."""
-        self.content["steps"].append(
+    def warn(self, text: str) -> None:
+        """Add a warning that belongs to no step and no stage."""
+        self._late.append(text)
+        self._save()
+
+    def warn_of(self, stage: Stage, text: str) -> None:
+        """Add a warning to a stage."""
+        warnings = self.content["stages"][stage.name]["warnings"]
+        if text not in warnings:  # scored again when resumed
+            warnings.append(text)
+        self._save()
+
+    def add_step(self, index: int, outcome: StepOutcome) -> None:
+        """Record what a recipe step did, in place of what it did before the run was interrupted."""
+        self.content["steps"][index:] = [
             {
                 "step": outcome.name,
                 "seconds": outcome.seconds,
                 "summary": outcome.summary,
                 "effect": dict(outcome.effect),
                 "peak_memory_bytes": provenance.take_peak_memory_bytes(),
-            }
-        )
-        if outcome.effect.get("short"):
-            self.warn(f"{outcome.name}: {outcome.summary}")
+                "warnings": _step_warnings(outcome),
+            },
+            *self.content["steps"][index + 1 :],
+        ]
         self._save()
 
     def add_simulation(self, stage: Stage, simulation: Simulation, layers: Sequence[LayerSqnr]) -> None:
@@ -109,46 +169,61 @@ class Record:
         }
         self._save()
 
-    def add_stage(
-        self,
-        stage: Stage,
-        scores: Mapping[str, ProtocolScore],
-        stats: InferenceStats,
-        size_bytes: int,
-        *,
-        scoring_seconds: float,
-        exported: Exported | None,
-    ) -> None:
-        """Record a stage's scores, what computed it (torch unless it was exported), and what it cost."""
+    def batch_size(self, stage: Stage) -> int:
+        """Images per forward pass of a stage: as asked for, or fewer where memory did not suffice."""
+        begun = self.content["stages"].get(stage.name, {})
+        return int(begun.get("batch_size", self._job.settings.batch_size))
+
+    def begin_stage(self, stage: Stage, size_bytes: int, batch_size: int) -> None:
+        """Record that a stage is run from now on, and how."""
+        begun = self.content["stages"].get(stage.name, {"warnings": []})
         self.content["stages"][stage.name] = {
+            **begun,
             "quantized": stage.quantized,
+            "batch_size": batch_size,
+            "weights_bytes": size_bytes,
+        }
+        self._save()
+
+    def add_backend(self, stage: Stage, exported: Exported | None) -> None:
+        """Record what computes a stage: torch, unless it was exported."""
+        self.content["stages"][stage.name] |= {
             "backend": "torch" if exported is None else "onnxruntime",
             "agreement": None if exported is None else exported.agreement.as_json(),
             "export_seconds": None if exported is None else exported.seconds,
+        }
+        self._save()
+
+    def add_inference(self, stage: Stage, stats: InferenceStats) -> None:
+        """Record what running a stage cost."""
+        self.content["stages"][stage.name] |= {
+            "num_images_timed": stats.num_images,
             "seconds": stats.seconds,
             "network_seconds": stats.network_seconds,
-            "scoring_seconds": scoring_seconds,
             "images_per_second": stats.num_images / stats.seconds if stats.seconds else None,
-            "weights_bytes": size_bytes,
             "peak_memory_bytes": provenance.take_peak_memory_bytes(),
         }
+        self._save()
+
+    def add_scores(self, stage: Stage, scores: Mapping[str, ProtocolScore], *, seconds: float) -> None:
+        """Record a stage's scores and the time that scoring took."""
+        self.content["stages"][stage.name]["scoring_seconds"] = seconds
         self._scores[stage.name] = {
             "quantized": stage.quantized,
-            "num_images": stats.num_images,
+            "num_images": len(self._job.data.image_ids),
             "metrics": {
                 protocol: {**score.values, "per_class": dict(score.per_class)} for protocol, score in scores.items()
             },
         }
-        for protocol, score in scores.items():
-            self._protocols.setdefault(
-                protocol,
-                {
-                    "definition": score.definition,
-                    "num_images": score.num_images,
-                    "num_objects": dict(score.num_objects),
-                    "notes": list(score.notes),
-                },
-            )
+        self._protocols[stage.name] = {
+            protocol: {
+                "definition": score.definition,
+                "num_images": score.num_images,
+                "num_objects": dict(score.num_objects),
+                "notes": list(score.notes),
+            }
+            for protocol, score in scores.items()
+        }
         self._save()
 
     def write_metrics(self) -> None:
@@ -170,10 +245,15 @@ class Record:
             "limited": job.data.limited,
             "fingerprint": job.data.fingerprint,
             "stages": stages,
-            "protocols": self._protocols,
+            "protocols": next(self._protocols[stage.same_as or stage.name] for stage in job.stages),
             "warnings": self.content["warnings"],
         }
         self._run_dir.write_json("metrics.json", self.metrics)
+
+    def told(self) -> None:
+        """Record that plugins know of the finished run."""
+        self.content["plugins_told"] = True
+        self._save()
 
     def finish(self, status: str, *, error: str | None = None) -> None:
         """Record how the run ended."""
@@ -209,6 +289,15 @@ def _standing_warnings(job: Job) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def _step_warnings(outcome: StepOutcome) -> list[str]:
+    """Without what the summary says of caches: a resumed run must warn in the words of an undisturbed one."""
+    if not outcome.effect.get("short"):
+        return []
+    return [
+        f"{outcome.name}: {outcome.effect.get('num_iterations')} iterations a layer are fewer than AIMET's default."
+    ]
+
+
 def _checkpoint_facts(checkpoint: Checkpoint | None) -> dict[str, Any] | None:
     if checkpoint is None:
         return None
@@ -241,6 +330,7 @@ def _calibration_facts(job: Job) -> dict[str, Any] | None:
         "num_images": len(draw.ids),
         "num_available": draw.available,
         "overlap": list(draw.overlap),
+        "fingerprint": job.calibration_fingerprint,
         "ids": list(draw.ids),
     }
 

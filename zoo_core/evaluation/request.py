@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from zoo_core.errors import DataError, RunError
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Json
@@ -91,6 +93,32 @@ class EvaluationRequest:
             for name, value in values.items()
         }
 
+    @staticmethod
+    def from_json(values: Mapping[str, Any], *, place: str) -> EvaluationRequest:
+        """The request that ``as_json`` wrote down; options that it lacks have their defaults.
+
+        Args:
+            values: Read from JSON.
+            place: Where it stands, for the error, e.g. ``run.json: request``.
+
+        Raises:
+            RunError: An option is unknown here, or its value is of the wrong kind.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        known = {own.name for own in fields(EvaluationRequest)}
+        problems = [f"{name} is unknown here" for name in values if name not in known]
+        try:
+            found = TypeAdapter(EvaluationRequest).validate_python(dict(values))
+        except ValidationError as error:
+            problems += [f"{'.'.join(map(str, item['loc']))} is {item['input']!r}" for item in error.errors()]
+        if problems:
+            raise RunError(
+                f"{place} holds no request that this version understands: {'; '.join(problems)}.",
+                fix="use the zoo-eval version that wrote it, or start a new run.",
+            )
+        return found
+
 
 class Reporter(Protocol):
     """Where progress goes: the command line draws bars, a notebook may stay silent."""
@@ -141,8 +169,6 @@ def read_ids(path: Path) -> Sequence[str]:
     Raises:
         DataError: The file cannot be read or holds no id.
     """
-    from zoo_core.errors import DataError
-
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

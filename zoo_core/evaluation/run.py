@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import logging
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.datatypes import QuantNetwork, StepContext
-from zoo_core.errors import PluginCrashError, RunCrashError, RunError, ZooError
+from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
+from zoo_core.errors import RunError
+from zoo_core.evaluation.memory import with_smaller_batches
 from zoo_core.evaluation.prepare import Job, prepare, step_context
 from zoo_core.evaluation.record import Record, model_size_bytes
+from zoo_core.evaluation.recorded import keep_inputs
 from zoo_core.evaluation.request import EvaluationRequest, Reporter, SilentReporter
 from zoo_core.evaluation.stages import ORIGINAL, Stage
-from zoo_core.inference import InferenceStats, predict
+from zoo_core.evaluation.stopping import LOG, log_into, stopping
+from zoo_core.inference import InferenceStats, chunk_ids, predict
 from zoo_core.plugins import PluginHost
 from zoo_core.predictions import PredictionStore
 from zoo_core.quantization import pipeline
@@ -28,13 +28,15 @@ from zoo_core.runs import RunDirectory
 if TYPE_CHECKING:
     import torch
 
-    from zoo_core.datatypes import Metric, ModelBundle
+    from zoo_core.datatypes import ModelBundle
     from zoo_core.evaluation.onnx_backend import Exported
+    from zoo_core.inference import InferenceSettings
     from zoo_core.quantization.pipeline import Simulation
 
 logger = logging.getLogger("zoo_eval")
 
-LOG = "log.txt"
+QUANTIZED = "quantized"
+"""Folder of a run with the optimized network; once it is there it is whole."""
 
 NEAR_ZERO = 0.02
 """A headline value below this is more often a wiring fault than a bad network."""
@@ -82,47 +84,33 @@ def _execute(request: EvaluationRequest, host: PluginHost, reporter: Reporter, *
     started = time.perf_counter()
     job = prepare(request, host, reporter, evaluate=evaluate)
     run_dir = RunDirectory.create(request.out, job.entry.model_id)
-    run = _Run(job, run_dir, reporter, host, prepare_seconds=time.perf_counter() - started)
-    with _log_into(run_dir.path / LOG), _stopping(run):
-        run.execute(evaluate=evaluate)
+    with run_dir.locked():
+        run_dir.refuse_a_record()
+        content = Record.begun(job, evaluate=evaluate, prepare_seconds=time.perf_counter() - started)
+        return carry_out(job, run_dir, content, host, reporter)
+
+
+def carry_out(
+    job: Job, run_dir: RunDirectory, content: dict[str, Any], host: PluginHost, reporter: Reporter
+) -> EvaluationResult:
+    """Do what a run still lacks.
+
+    Args:
+        job: What is run.
+        run_dir: Where; its lock is held.
+        content: What ``run.json`` is to hold at first, see ``Record``.
+        host: The plugins.
+        reporter: Told of progress.
+
+    Raises:
+        ZooError: Something the user can mend; it names the run directory, in which what is complete stays.
+        RunInterruptedError: Ctrl-C.
+    """
+    run_dir.sweep()
+    run = _Run(job, run_dir, Record(job, run_dir, content), reporter, host)
+    with log_into(run_dir.path / LOG), stopping(run_dir, run.record.finish, lambda: run.place):
+        run.execute()
     return EvaluationResult(run_dir=run_dir.path, record=run.record.content, metrics=run.record.metrics)
-
-
-@contextmanager
-def _stopping(run: _Run) -> Iterator[None]:
-    """Record how a run ended, and let the error say where what was complete lies."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        run.record.finish("interrupted")
-        raise
-    except Exception as error:
-        fact = error.fact if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
-        logger.error("The run failed: %s", fact, exc_info=True)
-        run.record.finish("failed", error=fact)
-        stopped = f"The run stopped{run.place}; what was complete stays in {run.run_dir.path}"
-        if isinstance(error, ZooError) and not isinstance(error, PluginCrashError):
-            kind = type(error)
-            raise kind(f"{fact}\n{stopped}", fix=error.fix) from error
-        raise RunCrashError(
-            f"{fact}\n{stopped}", fix=f"read the traceback in {run.run_dir.path / LOG} and report it."
-        ) from error
-
-
-@contextmanager
-def _log_into(path: Path) -> Iterator[None]:
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger("zoo_eval")
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()
 
 
 class _Run:
@@ -132,61 +120,90 @@ class _Run:
         place: Where it is, as an error says it, e.g. " at stage 'fp32'"; empty before the first stage.
     """
 
-    def __init__(
-        self, job: Job, run_dir: RunDirectory, reporter: Reporter, host: PluginHost, *, prepare_seconds: float
-    ) -> None:
+    def __init__(self, job: Job, run_dir: RunDirectory, record: Record, reporter: Reporter, host: PluginHost) -> None:
         self.job = job
         self.run_dir = run_dir
         self.reporter = reporter
         self.host = host
-        self.record = Record(job, run_dir, prepare_seconds=prepare_seconds)
+        self.record = record
         self.place = ""
+        self._evaluate = bool(record.content["evaluate"])
+        self._unsaved = not (run_dir.path / QUANTIZED).exists()
+        self._open: frozenset[str] = frozenset()
         self._context: StepContext | None = None
         self._progress = _StepProgress(reporter)
+        self._prediction_type: type[Prediction] = Prediction
         self._unrounded: torch.nn.Module | None = None
 
-    def execute(self, *, evaluate: bool) -> None:
-        """Run steps and stages in the order in which networks come to be."""
+    def execute(self) -> None:
+        """Run steps and stages in the order in which networks come to be; what is complete already is left as it is."""
         job = self.job
-        for text in self.record.warnings:
-            self._warn(text)
+        self._prediction_type = self.host.metric(job.entry, job.data.dataset.class_names).prediction_type
+        keep_inputs(self.run_dir, job.request, job.plan)
+        for text in self.record.standing:
+            logger.warning(text)
+            self.reporter.warn(text)
         for note in (*job.bundle.notes, *(job.optimized_bundle.notes if job.optimized_bundle else ())):
             self.reporter.say(note)
-        work_dir = Path(tempfile.mkdtemp(prefix=".work-", dir=self.run_dir.path))
-        try:
-            if not evaluate or any(stage.quantized or stage.point > ORIGINAL for stage in job.stages):
+        self._open = self._open_stages()
+        for stage in job.stages:
+            if self._evaluate and stage.same_as is None and stage.name not in self._open:
+                self.reporter.say(f"{stage.name}: its predictions are complete")
+                self._close_stage(stage)
+        with self.run_dir.work_folder() as work_dir:
+            if any(self._needs_network(stage) and (stage.quantized or stage.point > ORIGINAL) for stage in job.stages):
                 self._context = step_context(job, work_dir, self.reporter, self._progress)
-            self._walk(evaluate=evaluate)
-        finally:
-            shutil.rmtree(work_dir, ignore_errors=True)
-        self._finish(evaluate=evaluate)
+            self._walk()
+        self._finish()
 
-    def _finish(self, *, evaluate: bool) -> None:
-        if evaluate:
+    def _finish(self) -> None:
+        self.place = ""
+        if self._evaluate:
             self.record.write_metrics()
         self.record.finish("complete")
-        failed = self.host.evaluation_finished(
-            self.run_dir.path, {**self.record.content, "metrics": self.record.metrics}
-        )
-        for plugin in failed:
-            self._warn(f"Plugin {plugin.plugin_id!r} failed after the evaluation: {plugin.cause}")
-        if failed:
-            self.record.finish("complete")
+        self.run_dir.forget_lock()
+        for text in tell_plugins(self.host, self.run_dir, self.record.content, self.record.metrics):
+            self._warn(text)
+        self.record.told()
 
-    def _warn(self, text: str) -> None:
+    def _warn(self, text: str, stage: Stage | None = None) -> None:
         logger.warning(text)
-        self.record.warn(text)
+        if stage is None:
+            self.record.warn(text)
+        else:
+            self.record.warn_of(stage, text)
         self.reporter.warn(text)
+
+    # ------------------------------------------------------------------ what is left to do
+
+    def _open_stages(self) -> frozenset[str]:
+        """Stages whose network has to run, because predictions of some images are missing."""
+        own = [stage for stage in self.job.stages if stage.same_as is None]
+        if not self._evaluate:
+            return frozenset(stage.name for stage in own) if self._unsaved else frozenset()
+        return frozenset(stage.name for stage in own if self._is_open(stage))
+
+    def _is_open(self, stage: Stage) -> bool:
+        if stage.name not in self.record.content["stages"]:
+            return True
+        chunks = chunk_ids(self.job.data.image_ids, self.record.batch_size(stage))
+        return bool(self._store(stage).missing(chunks))
+
+    def _needs_network(self, stage: Stage) -> bool:
+        return stage.name in self._open or (stage.optimized and self._unsaved)
+
+    def _store(self, stage: Stage) -> PredictionStore:
+        return PredictionStore(self.run_dir.folder("predictions", stage.name), self._prediction_type)
 
     # ------------------------------------------------------------------ networks
 
-    def _walk(self, *, evaluate: bool) -> None:
+    def _walk(self) -> None:
         """Take the network through the recipe and evaluate at the points asked for."""
         job = self.job
         made = [stage for stage in job.stages if not (stage.optimized and job.optimized_bundle)]
-        last = max((stage.point for stage in made), default=ORIGINAL)
+        last = max((stage.point for stage in made if self._needs_network(stage)), default=ORIGINAL)
         network = QuantNetwork(network=job.bundle.network)
-        self._evaluate_point(network, [stage for stage in made if stage.point == ORIGINAL], job.bundle, evaluate)
+        self._evaluate_point(network, [stage for stage in made if stage.point == ORIGINAL], job.bundle)
         for index, bound in enumerate(job.plan.steps[: last + 1]):
             if self._context is None:
                 raise RunError("A step needs calibration, but none was prepared.", fix="report this as a fault.")
@@ -195,33 +212,32 @@ class _Run:
             outcome = pipeline.run_step(bound, network, self._context)
             self._progress.end()
             self.reporter.say(f"{bound.step.name}: {outcome.summary} ({outcome.seconds:.1f} s)")
-            self.record.add_step(outcome)
+            self.record.add_step(index, outcome)
             if outcome.result.param_encodings and not network.param_encodings:
                 self._unrounded = network.network
             network = outcome.result
-            self._evaluate_point(network, [stage for stage in made if stage.point == index], job.bundle, evaluate)
+            self._evaluate_point(network, [stage for stage in made if stage.point == index], job.bundle)
         if job.optimized_bundle is not None:
             stages = [stage for stage in job.stages if stage.optimized]
-            optimized = QuantNetwork(network=job.optimized_bundle.network)
-            self._evaluate_point(optimized, stages, job.optimized_bundle, evaluate)
+            self._evaluate_point(QuantNetwork(network=job.optimized_bundle.network), stages, job.optimized_bundle)
 
-    def _evaluate_point(self, network: QuantNetwork, stages: list[Stage], bundle: ModelBundle, evaluate: bool) -> None:
+    def _evaluate_point(self, network: QuantNetwork, stages: list[Stage], bundle: ModelBundle) -> None:
         """Evaluate one network in float and, where asked for, simulated."""
         simulation: Simulation | None = None
         for stage in stages:
-            if stage.same_as is not None:
+            if stage.same_as is not None or not self._needs_network(stage):
                 continue  # one network under two names is run once
             size = model_size_bytes(network.network, self.job.plan.quant.param_bw if stage.quantized else None)
             runs = network.network
             if stage.quantized:
                 simulation = self._simulate(network, stage)
                 runs = simulation.network
-            if evaluate:
+            if self._evaluate and stage.name in self._open:
                 self._evaluate_stage(stage, runs, bundle, size)
-        if any(stage.optimized for stage in stages):
-            folder = self.run_dir.folder("quantized")
+        if self._unsaved and any(stage.optimized for stage in stages):
             loaded = self.job.optimized_bundle is not None
-            pipeline.save_quantized(folder, network, simulation, self.job.plan, loaded=loaded)
+            with self.run_dir.whole_folder(QUANTIZED) as folder:
+                pipeline.save_quantized(folder, network, simulation, self.job.plan, loaded=loaded)
 
     def _simulate(self, network: QuantNetwork, stage: Stage) -> Simulation:
         if self._context is None:
@@ -240,60 +256,72 @@ class _Run:
     # ------------------------------------------------------------------ one stage
 
     def _evaluate_stage(self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, size_bytes: int) -> None:
-        job = self.job
+        job, store = self.job, self._store(stage)
         self.place = f" at stage {stage.name!r}"
-        metric = self.host.metric(job.entry, job.data.dataset.class_names)
-        store = PredictionStore(self.run_dir.folder("predictions", stage.name), metric.prediction_type)
-        exported = self._export(stage, network, bundle)
-        self.reporter.start(stage.name, len(job.data.image_ids))
-        stats = predict(
-            network if exported is None else exported.network,
-            bundle,
-            job.data.dataset,
-            job.data.image_ids,
-            store,
-            job.settings,
-            self.reporter.advance,
-        )
-        self.reporter.finish()
-        self._score(stage, metric, store, stats, size_bytes, exported)
-        submission = self.run_dir.folder(job.data.dataset.submission_format, stage.name)
-        predictions = (pair for chunk in store for pair in zip(chunk.image_ids, chunk.predictions, strict=True))
-        job.data.dataset.write_submission(submission, predictions)
 
-    def _export(self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle) -> Exported | None:
+        def run(batch_size: int) -> InferenceStats:
+            settings = replace(job.settings, batch_size=batch_size)
+            exported = self._export(stage, network, bundle, settings)
+            self.record.add_backend(stage, exported)
+            runs = network if exported is None else exported.network
+            self.reporter.start(stage.name, len(job.data.image_ids))
+            return predict(runs, bundle, job.data.dataset, job.data.image_ids, store, settings, self.reporter.advance)
+
+        def restart(too_large: int, batch_size: int) -> None:
+            self.reporter.finish()
+            store.clear()  # first: a stage has one batch size, and what is recorded must be that of every chunk
+            self.record.begin_stage(stage, size_bytes, batch_size)
+            self._warn(
+                f"{stage.name}: memory did not suffice for {too_large} images at a time; the stage was run with "
+                f"{batch_size}. Its detections agree with those of another batch size to rounding alone.",
+                stage,
+            )
+
+        batch_size = self.record.batch_size(stage)
+        self.record.begin_stage(stage, size_bytes, batch_size)
+        self.record.add_inference(stage, with_smaller_batches(batch_size, run, restart))
+        self.reporter.finish()
+        self._close_stage(stage)
+
+    def _export(
+        self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, settings: InferenceSettings
+    ) -> Exported | None:
         """The network for ONNX Runtime, where that was asked for and the stage is float."""
-        job = self.job
-        if job.request.backend != "onnxruntime" or stage.quantized:
+        if self.job.request.backend != "onnxruntime" or stage.quantized:
             return None
         from zoo_core.evaluation.onnx_backend import export_checked
 
-        exported = export_checked(network, bundle, job.data.dataset, job.data.image_ids, job.settings)
+        exported = export_checked(network, bundle, self.job.data.dataset, self.job.data.image_ids, settings)
         self.reporter.say(f"{stage.name}: {exported.summary}")
         return exported
 
-    def _score(
-        self,
-        stage: Stage,
-        metric: Metric,
-        store: PredictionStore,
-        stats: InferenceStats,
-        size_bytes: int,
-        exported: Exported | None,
-    ) -> None:
+    def _close_stage(self, stage: Stage) -> None:
+        """Score complete predictions and write them in the dataset's exchange format."""
+        dataset, store = self.job.data.dataset, self._store(stage)
+        self.place = f" at stage {stage.name!r}"
+        metric = self.host.metric(self.job.entry, dataset.class_names)
         started = time.perf_counter()
         for chunk in store:
             targets = [self.job.data.targets[image_id] for image_id in chunk.image_ids]
             metric.update(chunk.image_ids, chunk.predictions, targets)
         scores = metric.compute()
-        self.record.add_stage(
-            stage, scores, stats, size_bytes, scoring_seconds=time.perf_counter() - started, exported=exported
-        )
+        self.record.add_scores(stage, scores, seconds=time.perf_counter() - started)
         headline = scores[self.job.entry.headline].headline
         if headline is not None and headline < NEAR_ZERO:
-            self._warn(f"{stage.name}: {self.job.entry.headline} is {headline:.4f}, near zero. The usual suspects:")
-            for text in metric.suspects():
-                self._warn(f"{stage.name}: {text}")
+            texts = (f"{self.job.entry.headline} is {headline:.4f}, near zero. The usual suspects:", *metric.suspects())
+            for text in texts:
+                self._warn(f"{stage.name}: {text}", stage)
+        predictions = (pair for chunk in store for pair in zip(chunk.image_ids, chunk.predictions, strict=True))
+        with self.run_dir.whole_folder(dataset.submission_format, stage.name) as folder:
+            dataset.write_submission(folder, predictions)
+
+
+def tell_plugins(
+    host: PluginHost, run_dir: RunDirectory, content: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> list[str]:
+    """Tell every plugin of a complete run; a sentence for each that failed."""
+    failed = host.evaluation_finished(run_dir.path, {**content, "metrics": metrics})
+    return [f"Plugin {plugin.plugin_id!r} failed after the evaluation: {plugin.cause}" for plugin in failed]
 
 
 class _StepProgress:

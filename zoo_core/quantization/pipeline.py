@@ -209,6 +209,19 @@ def save_quantized(
         artifacts.save_state_dict(directory / "network.safetensors", network.network.state_dict(), _told(plan))
     encodings = simulation.encodings if simulation else {"param_encodings": dict(network.param_encodings)}
     (directory / "encodings.json").write_text(json.dumps(encodings, indent=1, sort_keys=True), encoding="utf-8")
+    save_recipe(directory, plan)
+
+
+def save_recipe(directory: Path, plan: Plan) -> None:
+    """Write ``recipe.yaml``, the recipe as used, overrides included, and ``aimet_config.json``, which it names.
+
+    Args:
+        directory: Existing.
+        plan: What is run.
+
+    Raises:
+        RecipeError: The configuration file is no longer there.
+    """
     *steps, quantsim = plan.recipe.steps
     beside = StepSpec(step=quantsim.step, params={**quantsim.params, "config_file": _CONFIG_COPY})
     recipe = dataclasses.replace(plan.recipe, steps=(*steps, beside))

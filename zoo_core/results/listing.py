@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import RunError
 from zoo_core.report.facts import Facts, read_facts
+from zoo_core.runs import RunDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,8 @@ class ListedRun:
         path: The directory.
         model: Its model; ``?`` where the record does not say.
         started: UTC time, ISO 8601; empty where the record does not say.
-        status: As recorded; ``unreadable`` where ``run.json`` cannot be read.
+        status: As recorded, but ``interrupted`` where the process of a running run has died; ``unreadable`` where
+            ``run.json`` cannot be read.
         dataset: Name and split.
         num_images: Evaluated images.
         limited: Fewer than the split has.
@@ -90,7 +92,7 @@ def read_listed(path: Path) -> ListedRun:
         path=path,
         model=record.text("model") or "?",
         started=record.text("started") or "",
-        status=record.text("status") or "?",
+        status=RunDirectory(path).true_status(record.text("status") or "?"),
         dataset=f"{dataset.text('name') or '?'} {dataset.text('split') or '?'}",
         num_images=None if num_images is None else int(num_images),
         limited=dataset.flag("limited"),

@@ -1,0 +1,116 @@
+"""How a run ends when it does not end well: recorded, and said with what goes on from there."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Protocol
+
+from zoo_core.errors import DataError, PluginCrashError, RunCrashError, RunError, RunInterruptedError, ZooError
+from zoo_core.evaluation.memory import out_of_memory
+from zoo_core.runs import RunDirectory
+
+logger = logging.getLogger("zoo_eval")
+
+LOG = "log.txt"
+
+_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+
+
+class Finish(Protocol):
+    """Records how a run ended."""
+
+    def __call__(self, status: str, *, error: str | None = None) -> None:
+        """Record ``interrupted`` or ``failed``."""
+        ...
+
+
+@contextmanager
+def stopping(run_dir: RunDirectory, finish: Finish, place: Callable[[], str]) -> Iterator[None]:
+    """Record how a run ended, and let the error say where what was complete lies, and what goes on from there.
+
+    Args:
+        run_dir: The run's.
+        finish: The record's.
+        place: Where the run is, as an error says it, e.g. " at stage 'fp32'".
+
+    Raises:
+        RunInterruptedError: In place of KeyboardInterrupt.
+        ZooError: Of the same kind, with place and directory.
+        RunCrashError: In place of what is no ZooError, and of a plugin's crash.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        logger.warning("interrupted%s", place())
+        _close(finish, "interrupted")
+        raise RunInterruptedError(run_dir.path) from stop
+    except (Exception, SystemExit) as error:  # a plugin that calls sys.exit has failed too
+        failure = _failure(error)
+        logger.error("The run failed: %s", failure.fact, exc_info=True)
+        _close(finish, "failed", error=failure.fact)
+        stopped = f"The run stopped{place()}; what was complete stays in {run_dir.path}"
+        go_on = f"then go on with: {run_dir.resume_command}"
+        if isinstance(failure, RunCrashError):
+            fix = f"read the traceback in {run_dir.path / LOG} and report it. Once it is mended, {go_on}"
+        else:
+            fix = f"{failure.fix.rstrip('.')}; {go_on}" if isinstance(failure, (DataError, RunError)) else failure.fix
+        raise type(failure)(f"{failure.fact}\n{stopped}", fix=fix) from error
+
+
+def _failure(error: BaseException) -> ZooError:
+    """What failed, as a ZooError."""
+    if isinstance(error, ZooError) and not isinstance(error, PluginCrashError):
+        return error
+    words = out_of_memory(error)
+    if words is not None:
+        return RunError(f"Memory does not suffice ({words}).", fix="end other programs that need memory.")
+    if isinstance(error, OSError) and error.errno in _WRITING:
+        return RunError(f"A file cannot be written: {error}", fix="make room.")
+    if isinstance(error, PluginCrashError):
+        return RunCrashError(error.fact, fix=error.fix)
+    return RunCrashError(f"{type(error).__name__}: {error}", fix="")
+
+
+def _close(finish: Finish, status: str, *, error: str | None = None) -> None:
+    try:
+        finish(status, error=error)
+    except ZooError:
+        # On a full disk not even this can be written. A record that says "running" without a process is read as
+        # interrupted, so it is still right.
+        logger.exception("The record could not be finished.")
+
+
+class _QuietHandler(logging.FileHandler):
+    """A log file that a full disk silences; the run itself says what is wrong."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Print nothing."""
+
+
+@contextmanager
+def log_into(path: Path) -> Iterator[None]:
+    """Append the tool's log to a file.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    try:
+        handler = _QuietHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error}", fix="make the directory writable.") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger("zoo_eval")
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        with suppress(OSError):  # what was still in memory found no room
+            handler.close()
