@@ -2,8 +2,8 @@
 
 Matching is local to an image, so it is done once. Drawing an image n times counts its detections and its objects n
 times: the AP of a resample is that of the same ranked detections with whole-number weights, and what happens between
-two detections that found an object is a sum. All resamples of a class are worked out side by side, and the thresholds of
-one class share the sums.
+two detections that found an object is a sum. All resamples of a class are worked out side by side, and the thresholds
+of one class share the sums.
 
 Source: Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13 (the percentile interval).
 """
@@ -22,8 +22,8 @@ from zoo_core.metrics.voc import FALSE, FOUND, IGNORED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Weights gathered in one go: some 8 MB, however many detections there are. Half as much takes twice as long, because a row
-# of a class with many detections is then only a few columns wide.
+# Weights gathered in one go: some 8 MB, however many detections there are. A quarter of it takes twice as long, because
+# a row of a class with many detections is then only a few columns wide.
 _WEIGHTS_PER_BLOCK = 1 << 21
 
 
