@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
-from zoo_core.quantization.graph import OUTPUT, direct_consumers, functional_arithmetic, relative_change
+from zoo_core.quantization.graph import (
+    OUTPUT,
+    direct_consumers,
+    functional_arithmetic,
+    program_sha256,
+    relative_change,
+)
 
 
 class Forked(nn.Module):
@@ -61,3 +69,35 @@ def test_relative_change_is_relative_to_the_largest_value_of_the_worst_output(ne
     assert relative_change(Same(), Moved(), torch.tensor([-2.0, 1.0])) == 0.25
     assert relative_change(network, network, torch.ones(1, 3, 16, 16)) == 0.0
     assert relative_change(Same(), Moved(), torch.zeros(3)) == float("inf")
+
+
+class Residual(nn.Module):
+    """Adds one of two tensors of the same shape, times a constant that no state dict holds."""
+
+    def __init__(self, *, skip_from_input: bool, scale: float = 2.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        self.scale = torch.full((3, 1, 1), scale)
+        self.skip_from_input = skip_from_input
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        total: torch.Tensor = (self.second(y).relu() + (x if self.skip_from_input else y)) * self.scale
+        return total
+
+
+def test_a_programs_hash_tells_apart_what_is_computed_not_how_it_is_written() -> None:
+    x = torch.zeros(1, 3, 4, 4)
+    network = Residual(skip_from_input=True)
+    known = program_sha256(network, x)
+    assert program_sha256(copy.deepcopy(network), torch.ones(1, 3, 4, 4)) == known
+    assert program_sha256(torch.fx.symbolic_trace(network), x) == known
+    others = [
+        program_sha256(Residual(skip_from_input=False), x),
+        program_sha256(Residual(skip_from_input=True, scale=3.0), x),
+        program_sha256(network, torch.zeros(1, 3, 5, 5)),
+    ]
+    network.get_parameter("first.weight").data[0] += 1
+    others.append(program_sha256(network, x))
+    assert len({known, *others}) == 5

@@ -317,6 +317,19 @@ def test_whatever_the_result_depends_on_is_in_the_key(
     assert adaround(folded, cached, {"engine": "fast"}).effect["cache"]["parts_from_cache"] == 0
 
 
+def test_a_network_that_cannot_be_recorded_is_rounded_all_the_same(
+    folded: nn.Module, cached: StepContext, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> str:
+        raise RuntimeError("no modes, please")
+
+    monkeypatch.setattr("zoo_core.quantization.adaround.program_sha256", refuse)
+    assert adaround(folded, cached, {"engine": "fast"}).effect["cache"] is None
+    assert "cannot be recorded: no modes, please" in caplog.text
+    assert cached.cache_dir is not None
+    assert not cached.cache_dir.exists()
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from zoo_core.quantization.step_cache import StepCache, engine_sha256, tensor_sh
 if TYPE_CHECKING:
     from zoo_core.datatypes import StepContext
     from zoo_core.quantization.steps import AdaroundParams
+
+logger = logging.getLogger("zoo_eval.quantization")
 
 AIMET_ITERATIONS_8_BIT = 10_000
 AIMET_ITERATIONS_BELOW_8_BIT = 15_000
@@ -152,6 +155,11 @@ def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, cont
     """The entry for these weights, images and settings, on this kind of device, with these versions."""
     if context.cache_dir is None:
         return StepCache(None, {})
+    try:
+        program = program_sha256(network.network, context.example_input)
+    except Exception as error:  # a foreign forward() may not bear to be watched; the work itself does not need it
+        logger.warning("Nothing is kept: what the network computes cannot be recorded: %s", error)
+        return StepCache(None, {})
     images = _FirstBatches(context.calibration, num_batches)
     quant = dataclasses.asdict(context.quant)
     config = quant.pop("config_file").read_bytes()
@@ -161,7 +169,7 @@ def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, cont
             "engine": params.engine,
             "params": params.model_dump(mode="json"),
             "weights": {name: tensor_sha256(value) for name, value in network.network.state_dict().items()},
-            "program": program_sha256(network.network, context.example_input),
+            "program": program,
             "images": [tensor_sha256(batch) for batch in images],
             "quant": {**quant, "config_sha256": hashlib.sha256(config).hexdigest()},
             "seed": context.seed,

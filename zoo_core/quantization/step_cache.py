@@ -90,7 +90,7 @@ class StepCache:
         if self._folder is None or self._missed:
             return None
         path = self._folder / _file_name(self.num_taken)
-        found = _read(path, name, self._state) if path.exists() else None
+        found = _read(path, name, self._state)
         if found is None:
             self._missed = True
             return None
@@ -180,6 +180,8 @@ def _file_name(index: int) -> str:
 def _read(path: Path, name: str, state: str) -> tuple[Part, str, str] | None:
     """The part in a file, the state after it, and when it was computed; None if it is not what it should be."""
     try:
+        if not path.exists():
+            return None
         metadata = artifacts.load_metadata(path)
         tensors = artifacts.load_state_dict(path)
         expected = metadata.pop("sha256")
