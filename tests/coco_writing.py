@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from zoo_core.datasets.shapes import ShapesImage, Split, draw_image
 
@@ -77,6 +78,7 @@ def edit(root: Path, split: str, **lists: Any) -> Path:
     return path
 
 
-def near(boxes: np.ndarray[Any, Any], rng: np.random.Generator) -> np.ndarray[Any, Any]:
+def near(boxes: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Boxes moved by some whole pixels, so that float32 holds them exactly."""
-    return (boxes + rng.integers(-6, 7, boxes.shape)).astype(np.float32)
+    moved: NDArray[np.float32] = (boxes + rng.integers(-6, 7, boxes.shape)).astype(np.float32)
+    return moved

@@ -212,7 +212,8 @@ def covered_share(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) ->
     sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
     areas = (a[:, 2:] - a[:, :2]).prod(axis=1)
     inside = np.where((sides > 0).all(axis=1), sides.prod(axis=1), 0.0)
-    return np.divide(inside, areas, out=np.zeros_like(areas), where=areas > 0)
+    shares: NDArray[np.float64] = np.divide(inside, areas, out=np.zeros_like(areas), where=areas > 0)
+    return shares
 
 
 def _order_of_float32(values: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -130,10 +130,9 @@ def test_folded_weights_of_a_run_load_as_an_optimized_checkpoint(
     folded = copy.deepcopy(bundle.network)
     for name, module in list(folded.named_modules()):
         if isinstance(module, nn.Sequential) and len(module) > 1 and isinstance(module[1], nn.BatchNorm2d):
-            conv, norm = module[0], module[1]
-            fused = torch.nn.utils.fuse_conv_bn_eval(conv, norm)
-            module[0], module[1] = fused, nn.Identity()
-            assert name
+            assert isinstance(module[0], nn.Conv2d), name
+            module[0] = torch.nn.utils.fuse_conv_bn_eval(module[0], module[1])
+            module[1] = nn.Identity()
     path = tmp_path / "network.safetensors"
     artifacts.save_state_dict(path, folded.state_dict(), {"relu6_policy": "keep"})
     again = load_model(entry, checkpoint(path, optimized=True), NAMES, "cpu")
