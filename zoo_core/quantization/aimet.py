@@ -27,6 +27,7 @@ from torch import nn
 from zoo_core.errors import PluginError, RecipeError
 from zoo_core.quantization.foreign import ForwardingHandler, quantized_class, quiet
 from zoo_core.quantization.graph import functional_arithmetic, sole_consumers
+from zoo_core.quantization.observing import fast_histograms
 from zoo_core.quantization.plain import ActivationGrids, Grid
 from zoo_core.quantization.relu6 import ChannelClip
 from zoo_core.quantization.rounding import WeightGrid
@@ -83,6 +84,7 @@ def load() -> ModuleType:
         import aimet_torch.nn
         import aimet_torch.onnx_utils
         import aimet_torch.quantization.affine
+        import aimet_torch.quantization.encoding_analyzer
         import aimet_torch.quantsim
     # AIMET logs its version through the root logger, which gives an unconfigured root a handler on stderr.
     root.handlers[:] = handlers
@@ -216,12 +218,30 @@ def calibrate(sim: Any, context: StepContext) -> None:
     total = len(context.calibration)
 
     def run(model: nn.Module) -> None:
-        for index, batch in enumerate(context.calibration):
-            model(batch)
-            context.progress(index + 1, total, "calibrate activations")
+        with fast_histograms(_activation_analyzers(sim), _is_histogram):
+            for index, batch in enumerate(context.calibration):
+                model(batch)
+                context.progress(index + 1, total, "calibrate activations")
 
     with quiet(logger), torch.no_grad():
         sim.compute_encodings(run)
+
+
+def _activation_analyzers(sim: Any) -> list[Any]:
+    """The analyzers that calibration fills, each once."""
+    quantizers = {
+        quantizer: None
+        for _, module in sim.named_qmodules()
+        for quantizer in (*module.input_quantizers, *module.output_quantizers)
+        if quantizer is not None and quantizer.is_overwrite_allowed()
+    }
+    analyzers = [getattr(quantizer, "encoding_analyzer", None) for quantizer in quantizers]
+    return [analyzer for analyzer in analyzers if analyzer is not None]
+
+
+def _is_histogram(observer: Any) -> bool:
+    aimet: Any = load()
+    return isinstance(observer, aimet.quantization.encoding_analyzer._HistogramObserver)
 
 
 def encodings_of(sim: Any) -> tuple[dict[str, Any], dict[str, Any]]:
