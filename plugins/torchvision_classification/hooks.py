@@ -65,6 +65,8 @@ def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
     """A split of ImageNet, or of any images sorted into folders; see ``hookspecs.zoo_dataset``."""
     from torchvision_classification.imagenet import open_split
 
+    if entry.dataset.name == "shapes":
+        return _drawn_shapes(request)
     if request.root is None:
         raise DataError(
             f"{entry.model_id} evaluates on {entry.dataset.name!r}, for which no download is known.",
@@ -77,6 +79,19 @@ def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
         class_split=entry.dataset.calibration_split,
         name=entry.dataset.name,
     )
+
+
+def _drawn_shapes(request: DatasetRequest) -> EvalDataset:
+    """The embedded demo's pictures, drawn into the cache when they are not there yet."""
+    from zoo_core.artifacts import cache_dir
+    from zoo_core.datasets.image_folder import ImageFolder
+    from zoo_core.datasets.shapes import CLASS_NAMES
+    from zoo_core.datasets.shapes_folder import write_folder
+
+    root = request.root or write_folder(cache_dir() / "datasets" / "shape-classes")
+    if request.label_file is not None:
+        return ImageFolder(root, request.split, label_file=request.label_file, name="shapes")
+    return ImageFolder(root, request.split, folders=CLASS_NAMES, name="shapes")
 
 
 @hookimpl
