@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "zoo_core"
 
 FLOORS = {
-    "cli": 7,
-    "api": 6,
+    "cli": 8,
+    "api": 7,
     "results": 6,
     "conformance": 6,
     "evaluation": 5,

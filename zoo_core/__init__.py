@@ -9,10 +9,38 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "fetch", "hookimpl", "list_models", "quantize", "resume", "show"]
+__all__ = [
+    "__version__",
+    "check",
+    "compare",
+    "evaluate",
+    "fetch",
+    "hookimpl",
+    "list_models",
+    "list_runs",
+    "quantize",
+    "reproduce",
+    "rescore",
+    "resume",
+    "show",
+    "verify",
+]
 
 if TYPE_CHECKING:
-    from zoo_core.api import evaluate, fetch, list_models, quantize, resume, show
+    from zoo_core.api import (
+        check,
+        compare,
+        evaluate,
+        fetch,
+        list_models,
+        list_runs,
+        quantize,
+        reproduce,
+        rescore,
+        resume,
+        show,
+        verify,
+    )
     from zoo_core.hookspecs import hookimpl
 
 

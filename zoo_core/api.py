@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import ModelEntry
     from zoo_core.evaluation.request import Reporter
     from zoo_core.evaluation.run import EvaluationResult
+    from zoo_core.results.gate import Verdict
+    from zoo_core.results.listing import ListedRun
+    from zoo_core.results.paired import Compared
+    from zoo_core.results.reproduction import Reproduced
+    from zoo_core.results.rescoring import Rescored
+    from zoo_core.results.verification import Check
 
 
 def list_models(host: PluginHost | None = None) -> list[ModelEntry]:
@@ -132,15 +138,140 @@ def fetch(model: str, *, offline: bool = False, host: PluginHost | None = None) 
     return places
 
 
+def rescore(source: Path | str, *, host: PluginHost | None = None, **options: Any) -> Rescored:
+    """Score a run or somebody's detections again, without a model and without images.
+
+    Args:
+        source: A run directory, a folder of ``comp4_det_<split>_<class>.txt`` files, or a COCO results file.
+        host: Plugins to use; None for the installed ones.
+        options: Any other field of ``zoo_core.results.rescoring.RescoreRequest``, e.g. ``data="VOCdevkit"``,
+            ``model="ssd_mobilenetv2_lite"``, ``protocols=("voc07_11pt/devkit",)``. Paths may be text.
+
+    Returns:
+        Protocol scores by stage; a submission is one stage without a name.
+
+    Raises:
+        ZooError: The source, the data or a name cannot be used.
+    """
+    from zoo_core.results.rescoring import RescoreRequest
+    from zoo_core.results.rescoring import rescore as work
+
+    return work(RescoreRequest(source=Path(source), **_values(options)), host or PluginHost())
+
+
+def compare(
+    run: Path | str, other: Path | str | None = None, *, host: PluginHost | None = None, **options: Any
+) -> Compared:
+    """Compare two runs, or stages of one run, paired by image.
+
+    Args:
+        run: The baseline.
+        other: Held against it; None compares stages of ``run``.
+        host: Plugins to use; None for the installed ones.
+        options: Any other field of ``zoo_core.results.paired.CompareRequest``, e.g. ``stages=("fp32", "w8a8")``,
+            ``protocol="coco"``, ``num_resamples=1000``.
+
+    Returns:
+        For each pair of stages the difference of mAP with its 95 % interval, class by class, and the boxes.
+
+    Raises:
+        RunError: A run is not complete, or the two differ in what must agree; all of it is named.
+        ZooError: The data or the protocol cannot be used.
+    """
+    from zoo_core.results.paired import CompareRequest
+    from zoo_core.results.paired import compare as work
+
+    values = _values(options)
+    return work(
+        CompareRequest(run=Path(run), other=None if other is None else Path(other), **values), host or PluginHost()
+    )
+
+
+def check(run: Path | str, *, stages: Sequence[str] = (), host: PluginHost | None = None) -> Verdict:
+    """Hold a run against the references of its model; ``passed`` says whether the gate is satisfied.
+
+    Args:
+        run: A run directory; a limited, incomplete or stamped run satisfies no gate.
+        stages: Only references of these stages count; empty for all.
+        host: Plugins to use; None for the installed ones.
+
+    Raises:
+        ZooError: The run cannot be read, or a stage is unknown.
+    """
+    from zoo_core.results.gate import check_run
+    from zoo_core.results.stored import open_run
+
+    opened, plugins = open_run(Path(run)), host or PluginHost()
+    return check_run(opened, plugins.model(opened.needed("model")), plugins, stages)
+
+
+def verify(run: Path | str, *, data: Path | str | None = None, host: PluginHost | None = None) -> Sequence[Check]:
+    """Take every hash of a run's record again; each check ``holds``, is ``stale``, or is ``unchecked`` here.
+
+    Args:
+        run: A run directory.
+        data: Root of the dataset; None for where the run found it.
+        host: Plugins to use; None for the installed ones.
+
+    Raises:
+        RunError: The record does not say what is needed.
+    """
+    from zoo_core.results.stored import open_run
+    from zoo_core.results.verification import verify as work
+
+    return work(open_run(Path(run)), host or PluginHost(), data=None if data is None else Path(data))
+
+
+def list_runs(folder: Path | str = "runs", *, model: str | None = None) -> Sequence[ListedRun]:
+    """List the runs in a folder and three levels below it, newest first, with the headline value of every stage.
+
+    Raises:
+        RunError: The folder does not exist.
+    """
+    from zoo_core.results.listing import list_runs as work
+
+    return work(Path(folder), model)
+
+
+def reproduce(
+    run: Path | str, *, host: PluginHost | None = None, reporter: Reporter | None = None, **options: Any
+) -> Reproduced:
+    """Run a run again from its record, everything computed anew, and compare every prediction byte by byte.
+
+    Args:
+        run: A complete run directory.
+        host: Plugins to use; None for the installed ones.
+        reporter: Told of progress; None is silent.
+        options: Any other field of ``zoo_core.results.reproduction.ReproduceRequest``, e.g. ``out="again"``,
+            ``data="VOCdevkit"``, ``batch_size=8``.
+
+    Returns:
+        ``identical``, and for each stage what differs.
+
+    Raises:
+        ZooError: The run is not complete, or its data or weights are not there any more.
+    """
+    from zoo_core.evaluation.request import SilentReporter
+    from zoo_core.results.reproduction import ReproduceRequest
+    from zoo_core.results.reproduction import reproduce as work
+
+    return work(ReproduceRequest(run=Path(run), **_values(options)), host or PluginHost(), reporter or SilentReporter())
+
+
+_TUPLES = ("settings", "protocols", "command", "stages")
 _PATHS = ("data", "checkpoint", "optimized_checkpoint", "labels", "ids_file", "out")
 
 
 def _request(model: str, options: dict[str, Any]) -> Any:
     from zoo_core.evaluation.request import EvaluationRequest
 
-    values: dict[str, Any] = {
-        name: Path(value) if name in _PATHS and value is not None else value for name, value in options.items()
+    return EvaluationRequest(model=model, **_values(options))
+
+
+def _values(options: dict[str, Any]) -> dict[str, Any]:
+    """Options as the requests have them: paths made of text, tuples of other sequences."""
+    values = {name: Path(value) if name in _PATHS and value is not None else value for name, value in options.items()}
+    return {
+        name: tuple(value) if name in _TUPLES and isinstance(value, Sequence) and not isinstance(value, str) else value
+        for name, value in values.items()
     }
-    if isinstance(values.get("settings"), Sequence) and not isinstance(values["settings"], str):
-        values["settings"] = tuple(values["settings"])
-    return EvaluationRequest(model=model, **values)

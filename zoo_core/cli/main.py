@@ -24,6 +24,10 @@ COMMANDS = {
     "rescore": ("zoo_core.cli.stored:rescore", "Score stored detections again, without a model and images."),
     "compare": ("zoo_core.cli.stored:compare", "Compare two runs, or stages of one run, paired by image."),
     "check": ("zoo_core.cli.gate:check", "Hold a run against the registry's references; exits with 1 on a regression."),
+    "reproduce": (
+        "zoo_core.cli.reproduction:reproduce",
+        "Run a run again from its record; exits with 1 on a difference.",
+    ),
     "verify": ("zoo_core.cli.gate:verify", "Check every hash of a run's record, and name what is stale."),
     "runs": ("zoo_core.cli.stored:runs", "List what has been run, newest first, with headline numbers."),
     "list": ("zoo_core.cli.catalog:list_models", "List the models of the catalogue."),
