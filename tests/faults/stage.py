@@ -16,7 +16,6 @@ import json
 import os
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -134,13 +133,8 @@ def delete(path: str) -> None:
     os.unlink(path)  # noqa: PTH108
 
 
-def remount(folder: str, option: str) -> None:
-    """Mount a file system again with another option."""
-    subprocess.run(["mount", "-o", f"remount,{option}", folder], check=True)  # noqa: S603, S607
-
-
 FAULTS: dict[str, Callable[..., None]] = {
-    function.__name__: function for function in (kill, send, no_more_bytes, fill, read_only, delete, remount)
+    function.__name__: function for function in (kill, send, no_more_bytes, fill, read_only, delete)
 }
 
 
