@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
 
+from aimet_steps.steps import STEPS as PLUGIN_STEPS
 from toy_detector import data
 from toy_detector import hooks as toy_hooks
 from toy_detector.model import untrained
@@ -93,7 +94,7 @@ def test_the_hooks_page_has_no_hook_that_does_not_exist() -> None:
 # --------------------------------------------------------------------------- recipes and metrics
 
 STEP_PARAMS: dict[str, type[BaseModel]] = {
-    **{step.name: step.params for step in BUILTIN_STEPS},
+    **{step.name: step.params for step in (*BUILTIN_STEPS, *PLUGIN_STEPS)},
     QUANTSIM: QuantSimParams,
 }
 

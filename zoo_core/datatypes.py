@@ -642,8 +642,11 @@ class RecipeStep:
         name: Unique among all plugins.
         params: Pydantic model of its parameters; forbids unknown keys and documents each.
         apply: A function from one network to a new one; must not modify its input.
+        fixes_encodings: It fixes weight encodings, so that a later step which changes weights would undo it; such an
+            order is an error before the run.
     """
 
     name: str
     params: type[BaseModel]
     apply: Callable[[QuantNetwork, Any, StepContext], StepResult]
+    fixes_encodings: bool = False

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
+import json
 import logging
 import random
 from collections.abc import Iterator
@@ -48,10 +49,16 @@ def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepCo
     ``error_nearest``.
 
     Raises:
-        RecipeError: There is no calibration image, or more batches are asked for than there are.
+        RecipeError: There is no calibration image, more batches are asked for than there are, or engine aimet follows a
+            step that has fixed weight ranges.
     """
     num_batches = _num_batches(params, context.calibration)
     cache = _cache(network, params, num_batches, context)
+    if params.engine == "aimet" and network.param_encodings:
+        raise RecipeError(
+            "adaround follows a step that has fixed weight ranges, and its engine aimet chooses ranges of its own.",
+            fix="use `engine: fast`, or leave the earlier step out.",
+        )
     if params.engine == "aimet":
         with seeded(context.seed, context.example_input.device):
             weights = gradient_rounding.round_network(network.network, params, num_batches, context, cache)
@@ -88,7 +95,8 @@ class _Rounded:
 def _fast(
     network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext, cache: StepCache
 ) -> _Rounded:
-    sim = aimet.build_quantsim(network.network, context.example_input, context.quant)
+    sim = aimet.build_quantsim(network.network, context.example_input, context.quant, network.param_encodings)
+    aimet.weight_quantizers(sim)  # ranges that no earlier step has fixed
     grids = aimet.weight_grids(sim)
     made = rounding.round_network(
         network.network,
@@ -170,6 +178,7 @@ def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, cont
             "params": params.model_dump(mode="json"),
             "weights": {name: tensor_sha256(value) for name, value in network.network.state_dict().items()},
             "program": program,
+            "encodings": json.dumps(dict(network.param_encodings), sort_keys=True),
             "images": [tensor_sha256(batch) for batch in images],
             "quant": {**quant, "config_sha256": hashlib.sha256(config).hexdigest()},
             "seed": context.seed,

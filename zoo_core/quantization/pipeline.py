@@ -135,7 +135,8 @@ def plan(recipe: Recipe, extra_steps: Sequence[RecipeStep] = ()) -> Plan:
                 bound.append(BoundStep(step=table[spec.step], params=params))
         else:
             problems.append(f"{place}: unknown step{_closest(spec.step, [*table, QUANTSIM])}")
-    problems += _order_problems([spec.step for spec in recipe.steps])
+    fixing = frozenset(name for name, step in table.items() if step.fixes_encodings)
+    problems += _order_problems([spec.step for spec in recipe.steps], fixing)
     if problems or quant is None:
         listing = "\n  ".join(problems)
         raise RecipeError(
@@ -282,19 +283,23 @@ def _validate(kind: type[BaseModel], spec: StepSpec, place: str, problems: list[
         return None
 
 
-def _order_problems(names: Sequence[str]) -> list[str]:
+_CHANGES_WEIGHTS = ("fold_batch_norms", "relu6", "cross_layer_equalization")
+
+
+def _order_problems(names: Sequence[str], fixing: frozenset[str]) -> list[str]:
     problems = []
     count = names.count(QUANTSIM)
     if count != 1:
         problems.append(f"quantsim is there {count} times; it must be the last step, once")
     elif names[-1] != QUANTSIM:
         problems.append(f"steps[{names.index(QUANTSIM)}] quantsim is not last: {names[-1]!r} follows it")
-    if "adaround" in names:
-        rounding = names.index("adaround")
+    first = next((name for name in names if name in fixing), None)
+    if first is not None:
+        what = "rounded weights" if first == "adaround" else "weight ranges"
         problems += [
-            f"steps[{index}] {name}: follows adaround, whose rounded weights it would undo"
+            f"steps[{index}] {name}: follows {first}, whose {what} it would undo"
             for index, name in enumerate(names)
-            if index > rounding and name in ("fold_batch_norms", "relu6", "cross_layer_equalization")
+            if index > names.index(first) and name in _CHANGES_WEIGHTS
         ]
     return problems
 

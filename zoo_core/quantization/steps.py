@@ -106,5 +106,5 @@ BUILTIN_STEPS: tuple[RecipeStep, ...] = (
     RecipeStep(name="fold_batch_norms", params=FoldBatchNormsParams, apply=_fold_batch_norms),
     RecipeStep(name="relu6", params=Relu6Params, apply=_relu6),
     RecipeStep(name="cross_layer_equalization", params=CrossLayerEqualizationParams, apply=_cross_layer_equalization),
-    RecipeStep(name="adaround", params=AdaroundParams, apply=_adaround),
+    RecipeStep(name="adaround", params=AdaroundParams, apply=_adaround, fixes_encodings=True),
 )
