@@ -14,7 +14,7 @@ from toy_detector.data import GridDataset
 from toy_detector.model import load
 from zoo_core.datatypes import Detections, ImageSize, ModelBundle
 from zoo_core.errors import DataError, PluginError
-from zoo_core.inference import CHUNK_IMAGES, CalibrationSet, InferenceSettings, load_inputs, predict
+from zoo_core.inference import CHUNK_IMAGES, CalibrationSet, InferenceSettings, _Lanes, load_inputs, predict
 from zoo_core.predictions import PredictionStore
 
 
@@ -74,6 +74,18 @@ def test_the_number_of_lanes_does_not_change_a_byte(
     one, three = ({path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders)
     assert len(one) == 2
     assert one == three
+
+
+@pytest.mark.parametrize(("max_lanes", "num_lanes"), [(1, 1), (2, 2), (16, 4)])
+def test_no_more_batches_than_asked_for_are_on_their_way_at_once(
+    bundle: ModelBundle, torch_threads: Callable[[int], None], max_lanes: int, num_lanes: int
+) -> None:
+    torch_threads(4)
+
+    with _Lanes(
+        bundle.network, bundle.decode, InferenceSettings(batch_size=1, workers=0, device="cpu", max_lanes=max_lanes)
+    ) as lanes:
+        assert lanes.num_lanes == num_lanes
 
 
 def test_inference_leaves_the_thread_count_and_the_network_as_they_were(

@@ -55,11 +55,13 @@ class InferenceSettings:
         batch_size: Images per forward pass.
         workers: Threads that decode and preprocess; 0 does it in the calling thread.
         device: A torch device string.
+        max_lanes: Batches on their way at once at most; fewer need less memory, and no byte depends on it.
     """
 
     batch_size: int
     workers: int
     device: str
+    max_lanes: int = MAX_LANES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +146,7 @@ def predict(
     ]
     started = time.perf_counter()
     with (
-        _Lanes(network, bundle.decode, settings.device) as lanes,
+        _Lanes(network, bundle.decode, settings) as lanes,
         contextlib.closing(load_inputs(dataset, todo, bundle.preprocess, settings.workers)) as inputs,
         contextlib.closing(lanes.run(list(islice(inputs, size)) for size in sizes)) as batches,
         ThreadPoolExecutor(1, thread_name_prefix="zoo-eval-store") as writer,
@@ -186,17 +188,17 @@ class _Lanes:
     Args:
         network: Not modified.
         decode: The bundle's.
-        device: A torch device string.
+        settings: Device and number of lanes.
     """
 
-    def __init__(self, network: torch.nn.Module, decode: Decode, device: str) -> None:
+    def __init__(self, network: torch.nn.Module, decode: Decode, settings: InferenceSettings) -> None:
         import torch
 
         self._decode = decode
-        self._device = device
+        self._device = device = settings.device
         self._num_threads = torch.get_num_threads()
         on_cpu = torch.device(device).type == "cpu"
-        self.num_lanes = min(self._num_threads, MAX_LANES) if on_cpu else _CUDA_LANES
+        self.num_lanes = min(self._num_threads if on_cpu else _CUDA_LANES, settings.max_lanes)
         self._networks: queue.SimpleQueue[torch.nn.Module] = queue.SimpleQueue()
         for own in _copies(network, self.num_lanes) if on_cpu else [network]:
             self._networks.put(own)

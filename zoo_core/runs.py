@@ -184,11 +184,21 @@ class RunDirectory:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, target)  # noqa: PTH105 - names the guarantee: readers see the old file or the new one
+            self._write_out_names()
         except OSError as error:
             with suppress(OSError):
                 partial.unlink()
             raise _not_writable(target, error) from error
         return target
+
+    def _write_out_names(self) -> None:
+        """Make a rename last through a loss of power: what the record says must be older than what follows from it."""
+        with suppress(OSError):  # some network file systems do not offer it
+            directory = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run.

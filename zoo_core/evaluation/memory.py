@@ -36,25 +36,30 @@ def out_of_memory(error: BaseException) -> str | None:
     return None
 
 
-def with_smaller_batches(batch_size: int, run: Callable[[int], Result], restart: Callable[[int, int], None]) -> Result:
+def with_less_memory(
+    batch_size: int, run: Callable[[int, bool], Result], restart: Callable[[int, int], None]
+) -> Result:
     """Run something at a batch size, and at half of it again whenever memory does not suffice.
+
+    With one image at a time the last resort is one batch at a time, which no byte depends on.
 
     Args:
         batch_size: Images per forward pass to begin with.
-        run: Called with a batch size.
+        run: Called with a batch size, and whether one batch may be on its way at a time only.
         restart: Called with the batch size that was too large and the one that is tried next, before ``run`` is.
 
     Raises:
         RunError: Memory does not suffice for one image.
     """
+    alone = False
     while True:
         try:
-            return run(batch_size)
+            return run(batch_size, alone)
         except Exception as error:
             words = out_of_memory(error)
             if words is None:
                 raise
-            if batch_size == 1:
+            if alone:
                 raise RunError(
                     f"Memory does not suffice for one image at a time ({words}).",
                     fix="end other programs that need memory, or use a machine that has more.",
@@ -62,8 +67,11 @@ def with_smaller_batches(batch_size: int, run: Callable[[int], Result], restart:
         # Only here has the error let go of the tensors in its frames.
         logger.warning("Memory did not suffice for batches of %d: %s", batch_size, words)
         _release()
-        restart(batch_size, batch_size // 2)
-        batch_size //= 2
+        if batch_size == 1:
+            alone = True
+        else:
+            restart(batch_size, batch_size // 2)
+            batch_size //= 2
 
 
 def _release() -> None:

@@ -174,11 +174,12 @@ class Record:
         begun = self.content["stages"].get(stage.name, {})
         return int(begun.get("batch_size", self._job.settings.batch_size))
 
-    def begin_stage(self, stage: Stage, size_bytes: int, batch_size: int) -> None:
-        """Record that a stage is run from now on, and how."""
-        begun = self.content["stages"].get(stage.name, {"warnings": []})
+    def begin_stage(self, stage: Stage, size_bytes: int, batch_size: int, *warnings: str) -> None:
+        """Record that a stage is run from now on, how, and what that limits."""
+        begun = self.content["stages"].get(stage.name, {})
         self.content["stages"][stage.name] = {
             **begun,
+            "warnings": [*begun.get("warnings", []), *warnings],
             "quantized": stage.quantized,
             "batch_size": batch_size,
             "weights_bytes": size_bytes,

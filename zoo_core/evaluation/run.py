@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
 from zoo_core.errors import RunError
-from zoo_core.evaluation.memory import with_smaller_batches
+from zoo_core.evaluation.memory import with_less_memory
 from zoo_core.evaluation.prepare import Job, prepare, step_context
 from zoo_core.evaluation.record import Record, model_size_bytes
 from zoo_core.evaluation.recorded import keep_inputs
@@ -259,8 +259,11 @@ class _Run:
         job, store = self.job, self._store(stage)
         self.place = f" at stage {stage.name!r}"
 
-        def run(batch_size: int) -> InferenceStats:
+        def run(batch_size: int, alone: bool) -> InferenceStats:
             settings = replace(job.settings, batch_size=batch_size)
+            if alone:
+                self.reporter.finish()
+                settings = replace(settings, max_lanes=1)
             exported = self._export(stage, network, bundle, settings)
             self.record.add_backend(stage, exported)
             runs = network if exported is None else exported.network
@@ -270,16 +273,17 @@ class _Run:
         def restart(too_large: int, batch_size: int) -> None:
             self.reporter.finish()
             store.clear()  # first: a stage has one batch size, and what is recorded must be that of every chunk
-            self.record.begin_stage(stage, size_bytes, batch_size)
-            self._warn(
+            text = (
                 f"{stage.name}: memory did not suffice for {too_large} images at a time; the stage was run with "
-                f"{batch_size}. Its detections agree with those of another batch size to rounding alone.",
-                stage,
+                f"{batch_size}. Its predictions agree with those of another batch size to rounding alone."
             )
+            self.record.begin_stage(stage, size_bytes, batch_size, text)
+            logger.warning(text)
+            self.reporter.warn(text)
 
         batch_size = self.record.batch_size(stage)
         self.record.begin_stage(stage, size_bytes, batch_size)
-        self.record.add_inference(stage, with_smaller_batches(batch_size, run, restart))
+        self.record.add_inference(stage, with_less_memory(batch_size, run, restart))
         self.reporter.finish()
         self._close_stage(stage)
 
