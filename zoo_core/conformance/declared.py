@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING
 
 from zoo_core import artifacts
 from zoo_core.conformance.outcomes import Check, CheckFailedError
+from zoo_core.datatypes import ANY_RECIPE
 from zoo_core.evaluation.stages import all_stages
+from zoo_core.quantization import pipeline
+from zoo_core.recipes import override
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zoo_core.conformance.subject import Subject
-    from zoo_core.datatypes import Artifact
+    from zoo_core.datatypes import Artifact, Reference
+    from zoo_core.quantization.pipeline import Plan
 
 
 def check_plugin(subject: Subject) -> str:
@@ -53,11 +57,9 @@ def check_recipe(subject: Subject) -> str:
 
 
 def check_protocols(subject: Subject) -> str:
-    """Headline and references name protocols that the metric has, and stages that the recipe has."""
-    entry, plan = subject.entry, subject.plan
+    """Headline and references name protocols that the metric has, and stages that their recipes have."""
+    entry = subject.entry
     protocols = subject.metric().protocol_ids
-    stages = all_stages([bound.step.name for bound in plan.steps], plan.tag, optimized_checkpoint=False)
-    names = {stage.name for stage in stages}
     for place, protocol in [("headline", entry.headline), *(("references", ref.protocol) for ref in entry.references)]:
         if protocol not in protocols:
             raise CheckFailedError(
@@ -66,6 +68,9 @@ def check_protocols(subject: Subject) -> str:
                 fix="name one of the metric's protocols.",
             )
     for reference in entry.references:
+        plan = _plan_of(subject, reference)
+        stages = all_stages([bound.step.name for bound in plan.steps], plan.tag, optimized_checkpoint=False)
+        names = {stage.name for stage in stages}
         if reference.stage not in names:
             raise CheckFailedError(
                 f"{entry.source}: {entry.model_id}.references names the stage {reference.stage!r}; the recipe "
@@ -73,6 +78,15 @@ def check_protocols(subject: Subject) -> str:
                 fix="name one of the recipe's stages.",
             )
     return f"{entry.headline} and {len(entry.references)} references"
+
+
+def _plan_of(subject: Subject, reference: Reference) -> Plan:
+    """The recipe that a reference was obtained with; the model's own where it names none or any."""
+    if reference.recipe in (None, ANY_RECIPE, subject.entry.recipe) and not reference.settings:
+        return subject.plan
+    recipe = subject.host.recipe(subject.entry, reference.recipe or subject.entry.recipe)
+    recipe = override(recipe, reference.settings) if reference.settings else recipe
+    return pipeline.plan(recipe, subject.host.recipe_steps())
 
 
 CHECKS = (

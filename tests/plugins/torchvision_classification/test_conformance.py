@@ -24,6 +24,11 @@ class TestResNet18(ModelConformance):
 
 
 @pytest.mark.slow
+class TestTheDemo(ModelConformance):
+    model = "torchvision_mobilenet_v2_shapes"
+
+
+@pytest.mark.slow
 class TestTheRecipe(ModelConformance):
     model = "torchvision_mobilenet_v2"
     checks: ClassVar[Sequence[Check]] = [check for check in CHECKS if check.name == STEPS]
