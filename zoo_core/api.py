@@ -258,7 +258,7 @@ def reproduce(
     return work(ReproduceRequest(run=Path(run), **_values(options)), host or PluginHost(), reporter or SilentReporter())
 
 
-_TUPLES = ("settings", "protocols", "command", "stages")
+_TUPLES = ("settings", "protocols", "command", "stages", "batch_sizes")
 _PATHS = ("data", "checkpoint", "optimized_checkpoint", "labels", "ids_file", "out")
 
 

@@ -65,6 +65,13 @@ _SHARED_OPTIONS = (
 )
 
 
+def _numbers(_context: click.Context, _param: click.Parameter, text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in (text or "").split(",") if part.strip())
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list of whole numbers, such as 1,8.") from error
+
+
 def _shared(command: Command) -> Command:
     for option in reversed(_SHARED_OPTIONS):
         command = option(command)
@@ -96,6 +103,12 @@ def _shared(command: Command) -> Command:
     default="torch",
     show_default=True,
     help="What computes float stages; onnxruntime is faster on a CPU and checked against torch.",
+)
+@click.option(
+    "--batch-sizes",
+    metavar="N,N",
+    callback=_numbers,
+    help="Run every stage again at these batch sizes and record what they move.",
 )
 @click.option("--report/--no-report", default=True, show_default=True, help="Write report.html into the run directory.")
 @click.pass_context

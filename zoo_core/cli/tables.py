@@ -28,6 +28,8 @@ def print_result(
     console = console or _console()
     console.print(stage_table(record, metrics))
     console.print(protocol_table(metrics))
+    for line in batch_size_lines(record):
+        console.print(Text(line))
     for line in worst_classes(metrics):
         console.print(Text(line))
     for text in metrics["warnings"]:
@@ -35,6 +37,24 @@ def print_result(
     console.print(Text(f"run directory: {run_dir}"), soft_wrap=True)
     if (run_dir / "report.html").exists():
         console.print(Text(f"report: {run_dir / 'report.html'}"), soft_wrap=True)
+
+
+def batch_size_lines(record: Mapping[str, Any]) -> list[str]:
+    """What every other batch size that was asked for moved, a line a stage and size."""
+    lines = []
+    for name, stage in record["stages"].items():
+        for size, found in stage.get("batch_sizes", {}).items():
+            if "error" in found:
+                lines.append(f"{name} at batch size {size}: {found['error']}")
+                continue
+            difference = found["difference_points"]
+            lines.append(
+                f"{name} at batch size {size} instead of {stage['batch_size']}: "
+                f"{'undefined' if difference is None else f'{difference:+.3f} points'}, "
+                f"{found['num_predictions_changed']} of {found['num_predictions']} predictions changed in "
+                f"{found['num_images_changed']} of {found['num_images']} images"
+            )
+    return lines
 
 
 def stage_table(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:

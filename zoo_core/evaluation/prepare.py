@@ -133,6 +133,7 @@ def _check_numbers(request: EvaluationRequest) -> None:
     for flag, value, least in (
         ("--limit", request.limit, 1),
         ("--batch-size", request.batch_size, 1),
+        *(("--batch-sizes", size, 1) for size in request.batch_sizes),
         ("--workers", request.workers, 0),
         ("--calibration-size", request.calibration_size, 1),
         ("--seed", request.seed, 0),

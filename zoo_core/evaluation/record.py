@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from zoo_core.datatypes import Checkpoint, ProtocolScore
+    from zoo_core.evaluation.batch_sizes import Moved
     from zoo_core.evaluation.onnx_backend import Exported
     from zoo_core.evaluation.stages import Stage
     from zoo_core.inference import InferenceStats
@@ -173,6 +174,23 @@ class Record:
         """Images per forward pass of a stage: as asked for, or fewer where memory did not suffice."""
         begun = self.content["stages"].get(stage.name, {})
         return int(begun.get("batch_size", self._job.settings.batch_size))
+
+    def add_batch_size(self, stage: Stage, batch_size: int, found: Moved | str) -> None:
+        """Record what another batch size moved, or why that could not be measured."""
+        own = _headline(self._scores[stage.name], self._job.entry.headline)
+        facts: dict[str, Any] = {"error": found} if isinstance(found, str) else found.as_json()
+        if not isinstance(found, str):
+            known = own is not None and found.headline is not None
+            facts["difference_points"] = 100.0 * (found.headline - own) if known else None  # type: ignore[operator]
+        measured = self.content["stages"][stage.name].setdefault("batch_sizes", {})
+        measured[str(batch_size)] = facts
+        self._save()
+
+    def unmeasured_batch_sizes(self, stage: Stage) -> list[int]:
+        """The batch sizes asked for that are neither the stage's own nor measured yet."""
+        measured = self.content["stages"].get(stage.name, {}).get("batch_sizes", {})
+        asked = dict.fromkeys(self._job.request.batch_sizes)
+        return [size for size in asked if size != self.batch_size(stage) and str(size) not in measured]
 
     def begin_stage(self, stage: Stage, size_bytes: int, batch_size: int, *warnings: str) -> None:
         """Record that a stage is run from now on, how, and what that limits."""

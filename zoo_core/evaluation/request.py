@@ -47,6 +47,7 @@ class EvaluationRequest:
         calibration_size: Images to calibrate on; fewer where there are fewer.
         allow_calibration_overlap: Calibrate on evaluated images, and stamp the result as such.
         batch_size: Images per forward pass.
+        batch_sizes: Further batch sizes at which every stage is run again, to measure what they move.
         workers: Threads that decode images.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         backend: What computes float stages, one of BACKENDS; quantized stages are torch's.
@@ -72,6 +73,7 @@ class EvaluationRequest:
     calibration_size: int = DEFAULT_CALIBRATION_SIZE
     allow_calibration_overlap: bool = False
     batch_size: int | None = None
+    batch_sizes: tuple[int, ...] = ()
     workers: int = DEFAULT_WORKERS
     device: str = "auto"
     backend: str = "torch"

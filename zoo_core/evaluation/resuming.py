@@ -93,7 +93,7 @@ def _go_on(run_dir: RunDirectory, content: dict[str, Any], host: PluginHost, rep
     request = replace(recorded_request(run_dir.path), out=run_dir.path)
     _refuse(run_dir, _changed(content, _here(content)))  # before anything long: other libraries need no reading of data
     evaluate = content.get("evaluate") is not False
-    with _threads(content):
+    with recorded_threads(content):
         job = prepare(request, host, reporter, evaluate=evaluate, resumes=True)
         found = given_facts(job)
         _refuse(run_dir, _changed(content, found))
@@ -168,7 +168,7 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def _threads(content: Mapping[str, Any]) -> Iterator[None]:
+def recorded_threads(content: Mapping[str, Any]) -> Iterator[None]:
     """Compute with as many threads as the run did: the order in which a sum is taken can depend on their number."""
     import torch
 

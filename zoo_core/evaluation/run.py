@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
 from zoo_core.errors import RunError
-from zoo_core.evaluation.memory import with_less_memory
+from zoo_core.evaluation.batch_sizes import Moved, moved
+from zoo_core.evaluation.memory import out_of_memory, with_less_memory
 from zoo_core.evaluation.prepare import Job, prepare, step_context
 from zoo_core.evaluation.record import Record, model_size_bytes
 from zoo_core.evaluation.recorded import keep_inputs
@@ -184,7 +185,7 @@ class _Run:
         return frozenset(stage.name for stage in own if self._is_open(stage))
 
     def _is_open(self, stage: Stage) -> bool:
-        if stage.name not in self.record.content["stages"]:
+        if stage.name not in self.record.content["stages"] or self.record.unmeasured_batch_sizes(stage):
             return True
         chunks = chunk_ids(self.job.data.image_ids, self.record.batch_size(stage))
         return bool(self._store(stage).missing(chunks))
@@ -286,6 +287,29 @@ class _Run:
         self.record.add_inference(stage, with_less_memory(batch_size, run, restart))
         self.reporter.finish()
         self._close_stage(stage)
+        for size in self.record.unmeasured_batch_sizes(stage):
+            self.place = f" at stage {stage.name!r} with batch size {size}"
+            try:
+                self.record.add_batch_size(stage, size, self._moved(stage, network, bundle, size))
+            except Exception as error:
+                words = out_of_memory(error)
+                if words is None:
+                    raise
+                self.record.add_batch_size(stage, size, f"memory did not suffice ({words})")
+
+    def _moved(self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, batch_size: int) -> Moved:
+        """Run a stage once more at another batch size; its predictions are compared and not kept."""
+        job, started = self.job, time.perf_counter()
+        settings = replace(job.settings, batch_size=batch_size)
+        exported = self._export(stage, network, bundle, settings)
+        runs = network if exported is None else exported.network
+        with self.run_dir.work_folder() as folder:
+            other = PredictionStore(folder, self._prediction_type)
+            self.reporter.start(f"{stage.name}, batch size {batch_size}", len(job.data.image_ids))
+            predict(runs, bundle, job.data.dataset, job.data.image_ids, other, settings, self.reporter.advance)
+            self.reporter.finish()
+            metric = self.host.metric(job.entry, job.data.dataset.class_names)
+            return moved(self._store(stage), other, metric, job, started=started)
 
     def _export(
         self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, settings: InferenceSettings

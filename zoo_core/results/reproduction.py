@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from zoo_core.comparison.identity import ByteChanges, byte_changes
 from zoo_core.errors import RunError
 from zoo_core.evaluation.recorded import INPUTS, recorded_request
+from zoo_core.evaluation.resuming import recorded_threads
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.results.stored import StoredRun, open_run
 from zoo_core.results.verification import verify
+from zoo_core.runs import RunDirectory
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Prediction
@@ -122,7 +124,8 @@ def reproduce(request: ReproduceRequest, host: PluginHost, reporter: Reporter) -
     ]
     for text in conditions:
         reporter.warn(text)
-    result = evaluate_request(_request(request), host=host, reporter=reporter)
+    with recorded_threads(RunDirectory(run.path).read_json("run.json")):
+        result = evaluate_request(_request(request), host=host, reporter=reporter)
     again = open_run(result.run_dir)
     conditions += _machine(run, again)
     headline = run.needed("headline")
@@ -147,6 +150,7 @@ def _request(request: ReproduceRequest) -> EvaluationRequest:
         batch_size=request.batch_size or found.batch_size,
         offline=request.offline or found.offline,
         cache=False,
+        batch_sizes=(),
         command=("zoo-eval", "reproduce", str(request.run.absolute())),
     )
 
