@@ -295,6 +295,7 @@ class _Run:
                 words = out_of_memory(error)
                 if words is None:
                     raise
+                self.reporter.finish()
                 self.record.add_batch_size(stage, size, f"memory did not suffice ({words})")
 
     def _moved(self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, batch_size: int) -> Moved:
