@@ -137,8 +137,6 @@ def predict(
     chunks = chunk_ids(image_ids, settings.batch_size)
     missing = store.missing(chunks)
     todo = [image_id for index in missing for image_id in chunks[index]]
-    if len(todo) < len(image_ids):
-        advance(len(image_ids) - len(todo))
     sizes = [
         len(chunks[index][at : at + settings.batch_size])
         for index in missing

@@ -98,6 +98,7 @@ def test_an_interrupted_run_goes_on_and_says_when(
     assert files(run) == files(whole.run_dir)
     assert next(run.glob("predictions/fp32/chunk-*")).stat().st_ino == fp32
     assert "fp32: its predictions are complete" in listener.said
+    assert "w8a8: 64 images are complete already" in listener.said
     found = record(run)
     assert (before["status"], found["status"]) == ("interrupted", "complete")
     (entry,) = found["resumed"]
@@ -199,7 +200,7 @@ def test_plugins_are_told_of_a_run_that_was_killed_before_they_were(
 
 
 def test_a_quantization_alone_goes_on_too(host: PluginHost, grid: Path, weights: Path, tmp_path: Path) -> None:
-    options = {"host": host, "data": grid, "checkpoint": weights}
+    options: dict[str, Any] = {"host": host, "data": grid, "checkpoint": weights}
     with pytest.raises(RunInterruptedError):
         api.quantize(
             "toy_squares", out=tmp_path / "run", reporter=Interrupting("reading calibration images", 1), **options

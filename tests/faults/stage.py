@@ -166,7 +166,8 @@ def patch(target: str, nth: int, do: str) -> None:
     *parents, name = dotted.split(".")
     for parent in parents:
         owner = getattr(owner, parent)
-    function, calls = getattr(owner, name), []
+    function = getattr(owner, name)
+    calls: list[None] = []
 
     def called(*arguments: Any, **options: Any) -> Any:
         calls.append(None)

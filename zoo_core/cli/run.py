@@ -114,6 +114,7 @@ def _shared(command: Command) -> Command:
 @click.pass_context
 def run(
     context: click.Context,
+    /,
     *,
     model: str | None,
     resumed: Path | None,

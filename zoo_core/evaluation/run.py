@@ -268,7 +268,11 @@ class _Run:
             exported = self._export(stage, network, bundle, settings)
             self.record.add_backend(stage, exported)
             runs = network if exported is None else exported.network
-            self.reporter.start(stage.name, len(job.data.image_ids))
+            chunks = chunk_ids(job.data.image_ids, batch_size)
+            num_left = sum(len(chunks[index]) for index in store.missing(chunks))
+            if num_left < len(job.data.image_ids):
+                self.reporter.say(f"{stage.name}: {len(job.data.image_ids) - num_left} images are complete already")
+            self.reporter.start(stage.name, num_left)
             return predict(runs, bundle, job.data.dataset, job.data.image_ids, store, settings, self.reporter.advance)
 
         def restart(too_large: int, batch_size: int) -> None:
