@@ -1,4 +1,9 @@
-"""Run every benchmark in turn and write one file: ``python -m benchmarks --out FILE``."""
+"""Run every benchmark in turn: ``python -m benchmarks --out FOLDER [--only PART,...]``.
+
+Each part prints its table and adds to ``figures.json``; growth and roofline leave a picture each. A part that cannot
+run here is named there with the reason. Run it on an idle machine: the conditions in the file say how busy it was.
+AdaRound has a program of its own, ``python -m benchmarks.adaround``: it takes minutes a layer.
+"""
 
 from __future__ import annotations
 
@@ -8,41 +13,69 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import inference, memory, scoring
+from benchmarks import growth, inference, memory, metric_peers, roofline, scoring, start
+from benchmarks.plots import plot_growth, plot_roofline
 from benchmarks.timing import conditions
+
+_NEED_REFERENCE_DATA = ("scoring", "metric_peers")
+_PICTURES = {"growth": plot_growth, "roofline": plot_roofline}
+
+
+def _parts(repeats: int, images: int) -> dict[str, Callable[[list[str]], int]]:
+    """What each part does with further arguments, in the order run."""
+    times, pictures = ["--repeats", str(repeats)], ["--images", str(images)]
+    calls: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
+        "start": (start.main, times),
+        "scoring": (scoring.main, times),
+        "metric_peers": (metric_peers.main, []),
+        "inference_fp32": (inference.main, [*times, *pictures]),
+        "inference_w8a8": (inference.main, ["--quantized", *times, *pictures]),
+        "batch_sizes": (inference.main, ["--batch-sizes", *times, *pictures]),
+        "roofline": (roofline.main, []),
+        "growth": (growth.main, []),
+        "memory": (memory.main, []),
+    }
+    return {name: partial(_run, main, arguments) for name, (main, arguments) in calls.items()}
+
+
+def _run(main: Callable[[Sequence[str]], int], own: list[str], more: list[str]) -> int:
+    return main([*own, *more])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print every benchmark's table; one that cannot run here is named in the file with the reason."""
+    """Print every benchmark's table and write figures and pictures into one folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks.json"), help="file for the figures")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks-out"), help="folder for figures and pictures")
+    parser.add_argument("--only", help="comma-separated parts; figures of others in the folder stay")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=96, help="images a repeat of inference")
     options = parser.parse_args(arguments)
-    repeats, images = ["--repeats", str(options.repeats)], ["--images", str(options.images)]
-    figures: dict[str, Any] = {"conditions": conditions()}
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "figures.json"
-        to_target = ["--json", str(target)]
-        parts: dict[str, Callable[[], int]] = {
-            "inference_fp32": lambda: inference.main([*repeats, *images, *to_target]),
-            "inference_w8a8": lambda: inference.main(["--quantized", *repeats, *images, *to_target]),
-            "memory": lambda: memory.main(to_target),
-        }
-        if os.environ.get("ZOO_EVAL_SHARED"):
-            parts = {"scoring": lambda: scoring.main([*repeats, *to_target]), **parts}
-        else:
-            figures["scoring"] = {"skipped": "ZOO_EVAL_SHARED is unset: there are no detections to score"}
-        for name, run in parts.items():
-            print(f"--- {name}", flush=True)
-            if run() != 0:
+    parts = _parts(options.repeats, options.images)
+    chosen = options.only.split(",") if options.only else list(parts)
+    unknown = [name for name in chosen if name not in parts]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]!r}; choose from {', '.join(parts)}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    target = options.out / "figures.json"
+    figures: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
+    for name in chosen:
+        if name in _NEED_REFERENCE_DATA and not os.environ.get("ZOO_EVAL_SHARED"):
+            figures[name] = {"skipped": "ZOO_EVAL_SHARED is unset: there are no detections to score"}
+            continue
+        print(f"--- {name}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            own = Path(folder) / "figures.json"
+            if parts[name](["--json", str(own)]) != 0:
                 return 1
-            figures[name] = json.loads(target.read_text())
-    options.out.write_text(json.dumps(figures, indent=1) + "\n")
-    print(f"figures: {options.out}")
+            figures[name] = {"conditions": conditions(), **json.loads(own.read_text())}
+        if name in _PICTURES:
+            _PICTURES[name](figures[name], options.out / f"{name}.svg")
+        target.write_text(json.dumps(figures, indent=1) + "\n")
+    print(f"figures: {target}")
     return 0
 
 

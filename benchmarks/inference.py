@@ -1,20 +1,23 @@
 """Time evaluation beside a loop over single images: ``python -m benchmarks.inference [--quantized]``.
 
-Both sides read the same image files, run the same weights and end with the same detections. The plain side is what
+All sides read the same image files, run the same weights and end with the same detections. The plain side is what
 published evaluators do (``plain_loop.py``), with AIMET's own simulation inside where ``--quantized`` is given; ours is
-``zoo_core.inference.predict`` with the default settings, prediction files included.
+``zoo_core.inference.predict`` with the default settings, prediction files included, on each backend that there is.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import importlib.util
 import json
 import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +44,21 @@ _BATCH_SIZES = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sides:
-    """One stage's network as each side runs it."""
+    """One stage's network as each side runs it; ours by backend."""
 
     plain: nn.Module
-    own: nn.Module
+    own: Mapping[str, nn.Module]
 
 
 def fp32(base: Scene) -> Sides:
-    """The float network as loaded, for both."""
-    return Sides(plain=base.bundle.network, own=base.bundle.network)
+    """The float network as loaded, and the same in ONNX Runtime where that is installed."""
+    network = base.bundle.network
+    own = {"torch": network}
+    if importlib.util.find_spec("onnxruntime") is not None:
+        from zoo_core.evaluation.onnx_backend import OnnxNetwork, export
+
+        own["onnxruntime"] = OnnxNetwork(export(network, base.bundle.example_input))
+    return Sides(plain=network, own=own)
 
 
 def w8a8(base: Scene) -> Sides:
@@ -71,7 +80,7 @@ def w8a8(base: Scene) -> Sides:
         own = pipeline.simulate(folded, context).network
         sim = aimet.build_quantsim(folded.network, context.example_input, context.quant)
         aimet.calibrate(sim, context)
-    return Sides(plain=sim.model, own=own)
+    return Sides(plain=sim.model, own={"torch": own})
 
 
 class Measured:
@@ -89,24 +98,24 @@ class Measured:
         """One image, one class, one box at a time."""
         return predict_one_by_one(self.sides.plain, self.paths)
 
-    def own(self, batch_size: int = DEFAULT_BATCH_SIZE["cpu"]) -> list[Prediction]:
+    def own(self, backend: str, batch_size: int = DEFAULT_BATCH_SIZE["cpu"]) -> list[Prediction]:
         """Our path to the prediction files, and what they hold."""
-        store = PredictionStore(self._folder / f"batch-{batch_size}", Detections)
+        store = PredictionStore(self._folder / f"{backend}-{batch_size}", Detections)
         settings = InferenceSettings(batch_size=batch_size, workers=DEFAULT_WORKERS, device="cpu")
-        base = self.base
-        predict(self.sides.own, base.bundle, base.dataset, self.image_ids, store, settings, lambda _num: None)
+        base, network = self.base, self.sides.own[backend]
+        predict(network, base.bundle, base.dataset, self.image_ids, store, settings, lambda _num: None)
         return [prediction for chunk in store for prediction in chunk.predictions]
 
     def rate(self, seconds: float) -> float:
         """Images per second."""
         return len(self.image_ids) / seconds
 
-    def agreement(self) -> dict[str, float]:
+    def agreement(self, backend: str) -> dict[str, float]:
         """How far the sides' detections are the same: their numbers, and the share of them that both have.
 
         A detection is the same where label and box (within 1 % of the image) agree and scores lie within 0.01.
         """
-        pairs = [(a, b) for a, b in zip(self.plain(), self.own(), strict=True) if isinstance(b, Detections)]
+        pairs = [(a, b) for a, b in zip(self.plain(), self.own(backend), strict=True) if isinstance(b, Detections)]
         num_plain = sum(len(a.scores) for a, _ in pairs)
         num_own = sum(len(b.scores) for _, b in pairs)
         common = sum(_num_common(a, b) for a, b in pairs)
@@ -121,25 +130,31 @@ def _num_common(one: Detections, other: Detections) -> int:
 
 
 def side_by_side(measured: Measured, repeats: int) -> dict[str, Any]:
-    """Both sides in turn: images per second of each, and how many times more ours takes on."""
-    agreement = measured.agreement()  # also warms both sides up
-    seconds = in_turn({"plain": measured.plain, "own": measured.own}, repeats, measured.clock)
+    """All sides in turn: images per second of each, and how many times more ours takes on."""
+    agreement = {backend: measured.agreement(backend) for backend in measured.sides.own}  # also warms every side up
+    ours = {backend: partial(measured.own, backend) for backend in measured.sides.own}
+    seconds = in_turn({"plain": measured.plain, **ours}, repeats, measured.clock)
     rates = {name: Spread(values=tuple(map(measured.rate, values))) for name, values in seconds.items()}
-    ratio = ratios(seconds["plain"], seconds["own"])
+    ratio = {backend: ratios(seconds["plain"], seconds[backend]) for backend in ours}
     print(f"  one image and one class at a time   {rates['plain']} images/s")
-    print(f"  predict, batches of {DEFAULT_BATCH_SIZE['cpu']:<2}              {rates['own']} images/s")
-    print(f"  ratio                               {ratio}")
-    print(f"  detections: {agreement['plain']} and {agreement['own']}, {agreement['common']:.2%} the same")
-    figures = {name: rate.as_json() for name, rate in rates.items()}
-    return {"images_per_second": figures, "ratio": ratio.as_json(), "agreement": agreement}
+    for backend in ours:
+        found = agreement[backend]
+        print(f"  predict on {backend:<24} {rates[backend]} images/s")
+        print(f"    ratio                             {ratio[backend]}")
+        print(f"    detections: {found['plain']} and {found['own']}, {found['common']:.2%} the same")
+    return {
+        "images_per_second": {name: rate.as_json() for name, rate in rates.items()},
+        "ratio": {backend: spread.as_json() for backend, spread in ratio.items()},
+        "agreement": agreement,
+    }
 
 
-def parts(measured: Measured, repeats: int) -> dict[str, Any]:
+def parts(measured: Measured, backend: str, repeats: int) -> dict[str, Any]:
     """Milliseconds an image that each part of our path takes by itself in one thread, and how well they overlap."""
     base, batch_size = measured.base, DEFAULT_BATCH_SIZE["cpu"]
     inputs = list(load_inputs(base.dataset, measured.image_ids, base.bundle.preprocess, workers=0))
     batches = [inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size)]
-    network = measured.sides.own
+    network = copy.deepcopy(measured.sides.own[backend]).to(memory_format=torch.channels_last)  # as a lane has it
     outputs = [run_batch(network, [array for array, _ in batch], "cpu") for batch in batches]
     sizes = [[size for _, size in batch] for batch in batches]
     decoded = [p for out, size in zip(outputs, sizes, strict=True) for p in base.bundle.decode(out, size)]
@@ -163,32 +178,30 @@ def parts(measured: Measured, repeats: int) -> dict[str, Any]:
         seconds = in_turn(work, repeats, measured.clock)
     finally:
         torch.set_num_threads(num_threads)
-    wall = Spread(values=tuple(timed(measured.own, measured.clock) for _ in range(repeats)))
+    wall = Spread(values=tuple(timed(partial(measured.own, backend), measured.clock) for _ in range(repeats)))
     spreads = {name: Spread(values=tuple(1e3 / measured.rate(s) for s in taken)) for name, taken in seconds.items()}
-    core_ms = sum(spread.median for spread in spreads.values())
+    core_ms = spreads["network"].median + spreads["decode"].median
     wall_ms = 1e3 / measured.rate(wall.median)
-    print("  one thread, ms an image: " + ", ".join(f"{name} {spread.median:.2f}" for name, spread in spreads.items()))
-    print(f"  wall {wall_ms:.2f} ms an image, {wall_ms * num_threads / core_ms:.2f} times their sum over {num_threads}")
+    ideal = wall_ms * num_threads / core_ms
+    listed = ", ".join(f"{name} {spread.median:.2f}" for name, spread in spreads.items())
+    print(f"  {backend}, one thread, ms an image: {listed}")
+    print(f"  wall {wall_ms:.2f} ms an image, {ideal:.2f} times (network + decode) over {num_threads} threads")
     return {
         "milliseconds": {name: spread.as_json() for name, spread in spreads.items()},
         "wall_milliseconds": wall_ms,
-        "wall_over_ideal": wall_ms * num_threads / core_ms,
+        "wall_over_ideal": ideal,
         "threads": num_threads,
     }
 
 
-def batch_sizes(measured: Measured, repeats: int) -> dict[str, Any]:
+def batch_sizes(measured: Measured, backend: str, repeats: int) -> dict[str, Any]:
     """Images per second of our path at each batch size, from which the default is chosen."""
-    sides: dict[str, Callable[[], object]] = {str(size): _at(measured, size) for size in _BATCH_SIZES}
+    sides = {str(size): partial(measured.own, backend, size) for size in _BATCH_SIZES}
     seconds = in_turn(sides, repeats, measured.clock)
     rates = {name: Spread(values=tuple(map(measured.rate, taken))) for name, taken in seconds.items()}
     for name, rate in rates.items():
-        print(f"  batch size {name:<3}                      {rate} images/s")
+        print(f"  {backend}, batch size {name:<3}         {rate} images/s")
     return {name: rate.as_json() for name, rate in rates.items()}
-
-
-def _at(measured: Measured, batch_size: int) -> Callable[[], object]:
-    return lambda: measured.own(batch_size)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -220,10 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures: dict[str, Any] = {"conditions": conditions(), "stage": stage, "scene": base.what}
         figures["clock"] = "core time, one thread" if options.core_time else "wall time"
         if options.batch_sizes:
-            figures["batch_sizes"] = batch_sizes(measured, options.repeats)
+            figures["batch_sizes"] = {name: batch_sizes(measured, name, options.repeats) for name in sides.own}
         else:
             figures["side_by_side"] = side_by_side(measured, options.repeats)
-            figures["parts"] = parts(measured, options.repeats)
+            figures["parts"] = {name: parts(measured, name, options.repeats) for name in sides.own}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
     return 0

@@ -138,7 +138,7 @@ def _measure(num_images: int, *, network: bool) -> dict[str, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the peak for each number of images, and how much the largest has more than the smallest."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, nargs="+", default=[200, 2000])
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 10000])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--network", action="store_true", help="the real network; takes minutes")
     parser.add_argument("--json", type=Path, help="write the figures here")

@@ -75,6 +75,13 @@ def score_flat(scene: LoadedScene, protocols: Sequence[str] = VOC_PROTOCOLS) -> 
     }
 
 
+def score_flat_coco(scene: LoadedScene) -> float:
+    """This project's mAP under the ``coco`` protocol alone."""
+    metric = DetectionMetric(VOC_CLASSES)
+    metric.update(scene.image_ids, scene.preds, scene.targets)
+    return metric.compute(["coco"])["coco"].headline or 0.0
+
+
 def score_by_loop(scene: LoadedScene) -> ApTable:
     """The plain way: for each class, one detection after another against the objects of its image."""
     table: ApTable = {protocol: {} for protocol in VOC_PROTOCOLS}

@@ -1,0 +1,168 @@
+"""How cost grows with images, batch size and layers: ``python -m benchmarks.growth``.
+
+Images: a whole fp32 evaluation (``predict``, prediction files included). Batch size: one pass through the network on
+one core. Layers: stacks of one separable convolution, one image on one core, and how long it takes to build and
+calibrate their simulation, the part of quantization that runs for every stage. Each curve gets the slope of a straight
+line through its logarithms: 1 means that twice as much costs twice as much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import ssd_mobilenetv2_lite
+from benchmarks.inference import Sides, fp32
+from benchmarks.memory import RepeatedPictures
+from benchmarks.scenes import Scene, scene
+from benchmarks.timing import Spread, conditions, in_turn, timed
+from zoo_core.datatypes import Detections, QuantNetwork, QuantSettings, StepContext
+from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, DEFAULT_WORKERS
+from zoo_core.inference import InferenceSettings, predict
+from zoo_core.predictions import PredictionStore
+from zoo_core.quantization import pipeline
+
+NUM_IMAGES = (16, 32, 64, 128, 256)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+NUM_LAYERS = (4, 8, 16, 32, 64)
+_CHANNELS = 32
+_CALIBRATION_IMAGES = 16
+
+
+def slope(curve: dict[int, Spread]) -> float:
+    """Of the straight line through the logarithms of the medians, least squares."""
+    x, y = np.log(list(curve)), np.log([spread.median for spread in curve.values()])
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def images(base: Scene, repeats: int, backend: str, sides: Sides) -> dict[int, Spread]:
+    """Seconds of an evaluation by its number of images."""
+    settings = InferenceSettings(batch_size=DEFAULT_BATCH_SIZE["cpu"], workers=DEFAULT_WORKERS, device="cpu")
+
+    def evaluate(num_images: int) -> None:
+        dataset = RepeatedPictures(num_images)
+        with tempfile.TemporaryDirectory() as folder:
+            store = PredictionStore(Path(folder), Detections)
+            predict(sides.own[backend], base.bundle, dataset, dataset.ids, store, settings, lambda _num: None)
+
+    evaluate(8)
+    return _curve({num: partial(evaluate, num) for num in NUM_IMAGES}, repeats)
+
+
+def batch_sizes(base: Scene, repeats: int, backend: str, sides: Sides) -> dict[int, Spread]:
+    """Seconds of one pass through the network on one core, by the batch's size."""
+    network = sides.own[backend].to(memory_format=torch.channels_last)
+
+    def run(batch_size: int) -> Callable[[], object]:
+        x = base.bundle.example_input.repeat(batch_size, 1, 1, 1).to(memory_format=torch.channels_last)
+        return lambda: network(x)
+
+    with torch.inference_mode():
+        return _curve({size: run(size) for size in BATCH_SIZES}, repeats)
+
+
+def stack_of(num_layers: int) -> nn.Sequential:
+    """Pairs of a depthwise and a pointwise convolution, each with a ReLU; ``num_layers`` convolutions."""
+    pairs: list[nn.Module] = []
+    for _ in range(num_layers // 2):
+        pairs += [nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1, groups=_CHANNELS), nn.ReLU()]
+        pairs += [nn.Conv2d(_CHANNELS, _CHANNELS, 1), nn.ReLU()]
+    return nn.Sequential(*pairs).eval().requires_grad_(False)
+
+
+class _Batches:
+    """Random calibration images."""
+
+    num_images = _CALIBRATION_IMAGES
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self._batches = [torch.randn(8, _CHANNELS, 38, 38, generator=generator) for _ in range(len(self))]
+
+    def __iter__(self) -> Any:
+        """The same batches each time."""
+        return iter(self._batches)
+
+    def __len__(self) -> int:
+        """Batches of eight."""
+        return _CALIBRATION_IMAGES // 8
+
+
+def layers(repeats: int) -> dict[str, dict[int, Spread]]:
+    """Seconds by number of layers: one forward pass, and building and calibrating a simulation."""
+    config = Path(ssd_mobilenetv2_lite.__file__).parent / "aimet_config.json"
+    quant = QuantSettings(param_bw=8, output_bw=8, quant_scheme="tf_enhanced", config_file=config)
+    with tempfile.TemporaryDirectory() as folder:
+        context = StepContext(
+            example_input=torch.randn(1, _CHANNELS, 38, 38),
+            calibration=_Batches(),
+            quant=quant,
+            seed=0,
+            work_dir=Path(folder),
+            progress=lambda _done, _total, _what: None,
+        )
+        networks = {num: stack_of(num) for num in NUM_LAYERS}
+        x = context.example_input.to(memory_format=torch.channels_last)
+        simulate = {num: partial(pipeline.simulate, QuantNetwork(network=n), context) for num, n in networks.items()}
+        with torch.inference_mode():
+            forward = _curve({num: partial(network, x) for num, network in networks.items()}, repeats)
+        simulate[NUM_LAYERS[0]]()  # imports AIMET
+        return {"forward": forward, "simulate": _curve(simulate, repeats)}
+
+
+def _curve(work: Mapping[int, Callable[[], object]], repeats: int) -> dict[int, Spread]:
+    for run in work.values():
+        timed(run)
+    seconds = in_turn({str(size): run for size, run in work.items()}, repeats)
+    return {size: Spread(values=tuple(seconds[str(size)])) for size in work}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print each curve and its slope."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    options = parser.parse_args(arguments)
+    logging.getLogger("zoo_eval").setLevel(logging.ERROR)
+    curves: dict[str, dict[int, Spread]] = {}
+    num_threads = torch.get_num_threads()
+    with scene(None, None, num_images=1) as base:
+        sides = fp32(base)
+        for backend in sides.own:
+            curves[f"evaluation, {backend}: images"] = images(base, options.repeats, backend, sides)
+        torch.set_num_threads(1)
+        for backend in sides.own:
+            curves[f"network, {backend}: batch size"] = batch_sizes(base, options.repeats, backend, sides)
+    for what, curve in layers(options.repeats).items():
+        curves[f"{what}: layers"] = curve
+    torch.set_num_threads(num_threads)
+    figures: dict[str, Any] = {"conditions": conditions(), "curves": {}}
+    for name, curve in curves.items():
+        print(f"  {name}, slope {slope(curve):.2f}")
+        for size, spread in curve.items():
+            print(
+                f"    {size:5d}  {1e3 * spread.median:9.1f} ms ({1e3 * min(spread.values):.1f} to "
+                f"{1e3 * max(spread.values):.1f})"
+            )
+        figures["curves"][name] = {
+            "slope": slope(curve),
+            "seconds": {str(size): spread.as_json() for size, spread in curve.items()},
+        }
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
