@@ -139,6 +139,35 @@ def test_steps_before_a_missing_stage_are_taken_again_and_recorded_once(begin: B
     assert names == ["fold_batch_norms", "relu6", "cross_layer_equalization", "round_weights", "adaround"]
 
 
+def test_a_run_with_an_optimized_checkpoint_goes_on(
+    begin: Begin, host: PluginHost, grid: Path, weights: Path, tmp_path: Path
+) -> None:
+    optimized = tmp_path / "optimized.safetensors"
+    shutil.copyfile(weights, optimized)
+    run = begin("optimized_w8a8", 3, optimized_checkpoint=optimized)
+
+    resume(run, host)
+
+    options = {"data": grid, "checkpoint": weights, "optimized_checkpoint": optimized, "out": tmp_path / "whole"}
+    whole = api.evaluate("toy_squares", host=host, report=False, **options)
+    assert files(run) == files(whole.run_dir)
+
+
+def test_a_stage_in_onnx_runtime_goes_on_in_onnx_runtime(
+    begin: Begin, host: PluginHost, grid: Path, weights: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    run = begin("fp32", 68, stages="fp32", backend="onnxruntime", device="cpu")
+
+    found = resume(run, host).record["stages"]["fp32"]
+
+    assert found["backend"] == "onnxruntime"
+    assert found["agreement"]["num_images"] == 8
+    options = {"data": grid, "checkpoint": weights, "out": tmp_path / "whole", "device": "cpu"}
+    whole = api.evaluate("toy_squares", host=host, report=False, stages="fp32", backend="onnxruntime", **options)
+    assert files(run) == files(whole.run_dir)
+
+
 @pytest.mark.parametrize("damage", ["cut", "bit", "others", "strange"])
 def test_a_chunk_is_checked_before_it_is_trusted(
     damage: str, begin: Begin, host: PluginHost, grid: Path, weights: Path, tmp_path: Path

@@ -65,3 +65,14 @@ def test_an_image_that_does_not_fit_into_memory_counts_as_out_of_memory_whoever_
 
     assert answer["status"] == "complete"
     assert toy.record()["stages"]["fp32"]["batch_size"] == 1
+
+
+def test_a_step_that_runs_out_of_memory_is_named_and_the_run_goes_on_later(toy: Toy) -> None:
+    step = "zoo_core.quantization.equalization:equalize"
+    answer = toy.run(calls=[{"target": step, "nth": 1, "do": "run_out_of_memory"}])
+
+    assert answer["error"] == "RunError"
+    assert "Memory does not suffice (MemoryError" in answer["fact"]
+    assert "The run stopped at step 'cross_layer_equalization'" in answer["fact"]
+    assert toy.resume()["status"] == "complete"
+    assert results(toy.folder / "run") == toy.undisturbed()[1]

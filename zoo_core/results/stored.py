@@ -38,8 +38,8 @@ class StoredRun:
 
     @property
     def status(self) -> str:
-        """As recorded: ``running``, ``complete``, ``failed`` or ``interrupted``."""
-        return self.record.text("status") or "unknown"
+        """``running``, ``complete``, ``failed`` or ``interrupted``, which a run that was killed is too."""
+        return RunDirectory(self.path).true_status(self.record.text("status") or "unknown")
 
     @property
     def stages(self) -> dict[str, str]:
