@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_the_documented_calls_work_on_a_run(host: PluginHost, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     artifacts.save_state_dict(tmp_path / "toy.safetensors", untrained(2).state_dict(), {})
     grid = data.write(tmp_path / "grid")
-    options = {"data": str(grid), "checkpoint": "toy.safetensors", "stages": "fp32,w8a8", "workers": 0}
+    options: dict[str, Any] = {"data": str(grid), "checkpoint": "toy.safetensors", "stages": "fp32,w8a8", "workers": 0}
     made = zoo_core.evaluate("toy_squares", report=False, **options).run_dir
 
     (code,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if "reproduce" in code]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-if sys.version_info < (3, 11):
-    pytest.skip("tomllib came with Python 3.11", allow_module_level=True)
-
-import tomllib
+tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11")
 
 ROOT = Path(__file__).parents[1]
 

@@ -117,7 +117,7 @@ def with_entry(data: bytes, name: str, content: bytes) -> bytes:
 
 def json_edits(value: Any) -> st.SearchStrategy[bytes]:
     """The JSON of a value in which one place, at any depth, holds something else."""
-    other = st.sampled_from(
+    other: st.SearchStrategy[Any] = st.sampled_from(
         [None, True, False, 0, -1, 10**400, 1e308, "", "x" * 300, "\ud800", "../x", [], {}, [[]], {"a": 1}, [None] * 4]
     )
     places = list(_places(value, ()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -225,6 +225,7 @@ def _data(
     split = request.split or entry.dataset.split
     dataset = host.dataset(entry, DatasetRequest(root=root, split=split, label_file=request.labels))
     image_ids = _select(dataset, request) if evaluate else ()
+    _refuse_unprintable(image_ids, dataset)
     reporter.start(f"checking {dataset.name} {split}", len(image_ids))
     targets, hashes = {}, {}
     for image_id in image_ids:
@@ -248,6 +249,17 @@ def fingerprint(hashes: Mapping[str, str]) -> str:
     for image_id in sorted(hashes):
         digest.update(f"{len(image_id)}:{image_id}:{hashes[image_id]}\n".encode())
     return digest.hexdigest()
+
+
+def _refuse_unprintable(image_ids: Sequence[str], dataset: EvalDataset) -> None:
+    """Ids stand one a line in files of the run: a line break in one would make two of it."""
+    for image_id in image_ids:
+        if not image_id or not image_id.isprintable():
+            raise DataError(
+                f"Image id {image_id[:80]!r} of {dataset.name} {dataset.split} is empty, or holds a line break or "
+                "another character that cannot be printed.",
+                fix="rename the image; ids must be text that fits on a line.",
+            )
 
 
 def _select(dataset: EvalDataset, request: EvaluationRequest) -> tuple[str, ...]:

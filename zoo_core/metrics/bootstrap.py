@@ -161,7 +161,7 @@ def _points_reached(recall: NDArray[np.float64], recall_points: NDArray[np.float
     """How many of the points are at most the recall; the points are evenly spaced but for their last bits."""
     last = len(recall_points) - 1
     recall = np.nan_to_num(recall, nan=0.0, posinf=0.0)  # without objects nothing is defined, and nothing is read
-    near = np.minimum((recall / recall_points[1]).astype(np.int32), last)
+    near: NDArray[np.int32] = np.minimum((recall / recall_points[1]).astype(np.int32), last)
     ahead = np.append(recall_points[1:], np.inf)
     near += ahead[near] <= recall  # the quotient may be off by its last bit, either way
     near -= recall_points[near] > recall
