@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from drawn_classes import write_classes
 from report.synthetic import write_run
+from torchvision_classification import hooks as classifiers
 from toy_detector import data
 from toy_detector.data import GridDataset
+from zoo_core.datasets.image_folder import ImageFolder
 from zoo_core.plugins import PluginHost
 from zoo_core.report.html import write_report
 
@@ -36,9 +39,16 @@ FLAGS = (
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, host: PluginHost) -> Path:
+@pytest.fixture(scope="module", params=["detector", "classifier"])
+def page(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, host: PluginHost) -> Path:
     root = tmp_path_factory.mktemp("browser")
+    if request.param == "classifier":
+        plugins = PluginHost(installed=False)
+        plugins.register(classifiers, "torchvision_classification")
+        folder = write_classes(root / "drawn", num_val=20, num_train=1)
+        dataset = ImageFolder(folder, "val", class_split="train")
+        run = write_run(root / "run", dataset, folder, "torchvision_resnet18", noise=0.2)
+        return write_report(run, host=plugins, against=run)
     grid = data.write(root / "grid", num_test=40)
     run = write_run(root / "run", GridDataset(grid, "test"), grid, "toy_squares", noise=0.12)
     return write_report(run, host=host, against=run)
@@ -158,6 +168,11 @@ def test_the_plot_of_the_drops_stands_beside_its_table_where_there_is_room(opene
 
 
 def test_pictures_are_loaded_and_shared_by_the_panels(opened: Chrome) -> None:
+    if opened.find_elements("css selector", ".tile"):
+        widths = opened.execute_script("return [...document.querySelectorAll('.tile img')].map(i => i.naturalWidth)")
+        assert len(widths) == len(visible_shots(opened))
+        assert min(widths) > 0
+        return
     panels = opened.execute_script(
         "return [...document.querySelectorAll('.panel svg')].map(s => s.querySelector('image, use').getBBox().width)"
     )
