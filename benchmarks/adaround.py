@@ -95,7 +95,7 @@ class _Images:
         return len(self._batches)
 
 
-class _Batches:
+class Batches:
     """A layer's inputs as AIMET's cached data set gives them: arguments and keyword arguments of a batch of 32."""
 
     def __init__(self, x: torch.Tensor) -> None:
@@ -158,7 +158,7 @@ def aimet_weight(data: LayerData, sim: Any, iterations: int, *, with_activation:
     torch.manual_seed(0)
     sim = copy.deepcopy(sim)
     model = nn.Sequential(copy.deepcopy(data.layer)).eval()
-    exact, rounded = (_Batches(x) for x in data.seen)
+    exact, rounded = (Batches(x) for x in data.seen)
     with torch.enable_grad(), Adaround._replace_quantization_layer(sim.model, "0") as wrapper:
         AdaroundOptimizer.adaround_module(
             model[0],
@@ -260,7 +260,7 @@ def _windows(
             keep = kept[name][index]
             hooks.append(
                 model.get_submodule(name).register_forward_pre_hook(
-                    lambda layer, x, keep=keep: keep.append(_window(layer, x[0], len(keep)))
+                    lambda layer, x, keep=keep: keep.append(window(layer, x[0], len(keep)))
                 )
             )
     for image in torch.split(images, 1):
@@ -271,7 +271,7 @@ def _windows(
     return {name: (torch.cat(exact), torch.cat(other)) for name, (exact, other) in kept.items()}
 
 
-def _window(layer: nn.Module, x: torch.Tensor, index: int) -> torch.Tensor:
+def window(layer: nn.Module, x: torch.Tensor, index: int) -> torch.Tensor:
     """A window of the input, its place drawn by the image's index."""
     stride = layer.stride[0] if isinstance(layer, nn.Conv2d) else 1
     size = _WINDOW * stride
@@ -287,7 +287,9 @@ def _timed(results: dict[str, Any], key: str, data: LayerData, make: Any) -> Non
     results[key] = {**errors(data, weight), "cpu_s": cpu_s, "wall_s": wall_s}
 
 
-def run_layer(data: LayerData, bw: int, iterations: int, config: Path, known: dict[str, Any]) -> dict[str, Any]:
+def run_layer(
+    data: LayerData, bw: int, iterations: int, config: Path, known: dict[str, Any], *, behind_activation: bool
+) -> dict[str, Any]:
     """Every engine on one layer; what ``known`` holds of AIMET at so many iterations is not run again."""
     sim, grid = aimet_grid(data.layer, data.seen[0], bw, config)
     scale, offset = grid.scale, grid.offset
@@ -299,7 +301,7 @@ def run_layer(data: LayerData, bw: int, iterations: int, config: Path, known: di
         }
         for choices in ("floor_ceil", "free"):
             _timed(results, choices, data, lambda choices=choices: fast_weight(data, grid, choices))
-    for with_activation in (False, True) if data.activation is not None else (False,):
+    for with_activation in (False, True) if data.activation is not None and behind_activation else (False,):
         key = f"aimet_{iterations}" + ("_with_activation" if with_activation else "")
         if key in known:
             results[key] = known[key]
@@ -370,6 +372,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=128, help="images seen; as many unseen score")
     parser.add_argument("--network", type=int, metavar="IMAGES", help="only time the whole network on so many images")
     parser.add_argument("--choices", nargs="+", choices=("floor_ceil", "free"), default=("floor_ceil", "free"))
+    parser.add_argument(
+        "--activation",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let AIMET optimize behind the ReLU6 as well",
+    )
     parser.add_argument("--out", type=Path, default=Path("adaround.json"), help="results so far; read and extended")
     args = parser.parse_args()
     data_dir = Path(os.environ["ZOO_EVAL_SHARED"]) / "data"
@@ -390,7 +398,10 @@ def main() -> None:
     layers = _layer_data(network, torch.load(kept, weights_only=True))
     table: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name in names:
-        table[name] = run_layer(layers[name], args.bw, args.iterations, config, table.get(name, {}))
+        known = table.get(name, {})
+        table[name] = run_layer(
+            layers[name], args.bw, args.iterations, config, known, behind_activation=args.activation
+        )
         args.out.write_text(json.dumps(table, indent=1))
         report({name: table[name]}, args.iterations)
     report(table, args.iterations)

@@ -1,16 +1,26 @@
 """Both rounding engines through the whole job: the demo's mAP, image by image: ``python -m benchmarks.adaround_map``.
 
 The same recipe, calibration images and seed; only the engine of the step adaround differs. AIMET runs as many
-iterations a layer as ``--iterations`` says: its default of 10,000 takes a CPU far longer than anybody waits. A run that
-is there already is not repeated, so a stopped benchmark goes on.
+iterations a layer as ``--iterations`` says. Each of its steps runs a layer on whole maps of 32 images, which takes
+seconds at the first layers, so ``--window`` lets it see one window an image instead, as benchmarks.adaround does: its
+own optimizer, many more steps in the same time. A run that is there already is not repeated, so a stopped benchmark
+goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
+import torch
+from torch import nn
+
+from benchmarks.adaround import Batches, window
 from zoo_core import api
 from zoo_core.plugins import PluginHost
 from zoo_core.results.paired import CompareRequest, Difference, compare
@@ -19,18 +29,62 @@ MODEL = "ssd_mobilenetv2_lite_shapes"
 _CALIBRATION_BATCH = 8
 
 
-def run_engine(engine: str, bits: int, iterations: int, num_images: int, folder: Path) -> Path:
+class _Reached(Exception):  # noqa: N818  # no error: it ends a forward pass
+    """The layer whose input was wanted has been reached."""
+
+
+def _inputs(network: nn.Module, layer: nn.Module, images: Any, geometry: nn.Module) -> torch.Tensor:
+    """A window of the layer's input for every image, ``(N, C, h, w)``."""
+    kept: list[torch.Tensor] = []
+
+    def keep(_layer: nn.Module, x: tuple[torch.Tensor, ...]) -> None:
+        kept.extend(window(geometry, image[None], len(kept)) for image in x[0])
+        raise _Reached
+
+    hook = layer.register_forward_pre_hook(keep)
+    with torch.no_grad():
+        for args, _ in images:
+            with contextlib.suppress(_Reached):
+                network(*args)
+    hook.remove()
+    return torch.cat(kept)
+
+
+@contextlib.contextmanager
+def windows_for_aimet() -> Iterator[None]:
+    """While it lasts, AIMET's optimizer sees windows of each layer's inputs."""
+    from aimet_torch._base.adaround.adaround_optimizer import AdaroundOptimizer
+
+    whole = AdaroundOptimizer.adaround_module
+
+    def windowed(
+        layer: nn.Module, wrapper: nn.Module, exact: nn.Module, rounded: nn.Module, act: Any, images: Any, *args: Any
+    ) -> None:
+        kept = [_inputs(network, at, images, layer) for network, at in ((exact, layer), (rounded, wrapper))]
+        batches = [Batches(inputs) for inputs in kept]
+        forward, options = args[:2]
+        whole(
+            layer, wrapper, nn.Sequential(layer), nn.Sequential(wrapper), act, batches[0], forward, options, batches[1]
+        )
+
+    with mock.patch.object(AdaroundOptimizer, "adaround_module", windowed):
+        yield
+
+
+def run_engine(engine: str, bits: int, args: argparse.Namespace) -> Path:
     """Quantize and evaluate with one engine, unless the folder holds the run; return the run directory."""
-    path = folder / f"{engine}-w{bits}"
+    path: Path = args.out / f"{engine}-w{bits}"
     if path.is_dir() and json.loads((path / "run.json").read_text())["status"] == "complete":
         return path
     settings = [
         f"adaround.engine={engine}",
-        f"adaround.num_batches={num_images // _CALIBRATION_BATCH}",
+        f"adaround.num_batches={args.images // _CALIBRATION_BATCH}",
         f"quantsim.param_bw={bits}",
-        *([f"adaround.num_iterations={iterations}"] if engine == "aimet" else []),
+        *([f"adaround.num_iterations={args.iterations}"] if engine == "aimet" else []),
     ]
-    api.evaluate(MODEL, settings=settings, stages=f"optimized_w{bits}a8", out=path, report=False)
+    windows = windows_for_aimet() if args.window and engine == "aimet" else contextlib.nullcontext()
+    with windows:
+        api.evaluate(MODEL, settings=settings, stages=f"optimized_w{bits}a8", out=path, report=False, cache=False)
     return path
 
 
@@ -39,16 +93,14 @@ def show(bits: int, found: Difference, folder: Path) -> None:
     if found.before is None or found.after is None or found.interval is None or found.difference is None:
         print(f"w{bits}a8: undefined")
         return
-    times = []
-    for engine in ("aimet", "fast"):
-        steps = json.loads((folder / f"{engine}-w{bits}" / "run.json").read_text())["steps"]
-        times.append(f"{engine} {steps[-1]['seconds']:.0f} s: {steps[-1]['summary']}")
     low, high = found.interval
     print(
         f"w{bits}a8: aimet {found.before:.4f}, fast {found.after:.4f}, "
         f"fast minus aimet {100 * found.difference:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
     )
-    print("\n".join(f"  {text}" for text in times))
+    for engine in ("aimet", "fast"):
+        step = json.loads((folder / f"{engine}-w{bits}" / "run.json").read_text())["steps"][-1]
+        print(f"  {engine} {step['seconds']:.0f} s: {step['summary']}")
 
 
 def main() -> None:
@@ -57,12 +109,12 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4], help="of a weight")
     parser.add_argument("--iterations", type=int, default=100, help="of AIMET, per layer")
     parser.add_argument("--images", type=int, default=64, help="calibration images that both engines round on")
+    parser.add_argument("--window", action="store_true", help="AIMET sees a window an image, not whole maps")
     parser.add_argument("--out", type=Path, default=Path("runs/adaround_map"), help="folder of the runs")
     args = parser.parse_args()
     for bits in args.bits:
-        runs = [run_engine(engine, bits, args.iterations, args.images, args.out) for engine in ("fast", "aimet")]
-        compared = compare(CompareRequest(run=runs[1], other=runs[0]), PluginHost())
-        (pair,) = compared.pairs
+        fast, aimet = (run_engine(engine, bits, args) for engine in ("fast", "aimet"))
+        (pair,) = compare(CompareRequest(run=aimet, other=fast), PluginHost()).pairs
         show(bits, pair.mean, args.out)
 
 
