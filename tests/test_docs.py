@@ -19,6 +19,7 @@ from toy_detector import hooks as toy_hooks
 from toy_detector.model import untrained
 from zoo_core import artifacts
 from zoo_core.cli.main import cli
+from zoo_core.conformance import CHECKS
 from zoo_core.evaluation.request import EvaluationRequest
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.metrics.classification import CLASSIFICATION_PROTOCOLS, ClassificationMetric
@@ -127,6 +128,14 @@ def test_the_definition_of_a_classification_protocol_is_quoted_word_for_word(pro
     assert " ".join(quoted) == ClassificationMetric(["cat"]).compute([protocol])[protocol].definition
 
 
+# --------------------------------------------------------------------------- the checks of a plugin
+
+
+def test_every_check_of_a_plugin_is_listed_in_its_order() -> None:
+    rows = re.findall(r"^\| ([^|]+) \|", section("checks.md", "The checks"), flags=re.MULTILINE)
+    assert rows == ["check", "---", *(check.name for check in CHECKS)]
+
+
 # --------------------------------------------------------------------------- the run directory
 
 
@@ -180,7 +189,7 @@ def test_yaml_in_a_page_is_a_recipe_or_a_registry_file(page: Path, tmp_path: Pat
 def shown_commands() -> Iterator[tuple[str, str]]:
     for page in [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
         for line in "\n".join([*blocks(page, "console"), *blocks(page, "bash")]).splitlines():
-            match = re.search(r"(?:^|/|&& )zoo-eval (\w+)(.*)", line)
+            match = re.search(r"(?:^|/|&& )zoo-eval ([\w-]+)(.*)", line)
             if match:
                 yield match[1], match[2]
 

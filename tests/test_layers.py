@@ -18,6 +18,7 @@ FLOORS = {
     "api": 7,
     "results": 6,
     "conformance": 6,
+    "scaffold": 6,
     "evaluation": 5,
     "report": 5,
     "inference": 4,

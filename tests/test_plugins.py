@@ -94,6 +94,20 @@ def test_recipe_steps_are_gathered_from_everybody(plugins: PluginHost) -> None:
     assert [step.name for step in plugins.recipe_steps()] == ["round_weights"]
 
 
+def test_a_plugin_that_fails_while_giving_steps_is_named_and_the_others_give_theirs(plugins: PluginHost) -> None:
+    class Stepless:
+        @hookimpl
+        def zoo_recipe_steps(self) -> Sequence[RecipeStep]:
+            raise RuntimeError("no steps today")
+
+    plugins.register(Stepless(), "stepless")
+
+    assert [step.name for step in plugins.recipe_steps()] == ["round_weights"]
+    assert [(plugin.plugin_id, plugin.cause) for plugin in plugins.broken] == [
+        ("stepless", "Plugin 'stepless' failed in zoo_recipe_steps: RuntimeError: no steps today")
+    ]
+
+
 def test_everybody_is_told_of_a_finished_evaluation_and_a_failure_is_named(plugins: PluginHost, tmp_path: Path) -> None:
     class Tracker:
         @hookimpl

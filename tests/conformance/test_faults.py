@@ -316,6 +316,14 @@ def test_what_crashes_fails_its_own_check_and_blames_nobody_else() -> None:
     assert found["the network is in eval mode"].found == "zoo_load_model failed, see the check above"
 
 
+def test_a_model_that_does_not_exist_fails_one_check_and_makes_no_other() -> None:
+    with Subject(PluginHost(installed=False), "toy_squares") as subject:
+        found = list(run_checks(subject, [check for check in CHECKS if check.name != STEPS]))
+
+    assert [outcome.name for outcome in found if outcome.status != "not checked"] == ["the plugin loads"]
+    assert "There is no model 'toy_squares'" in found[0].found
+
+
 def test_what_cannot_be_checked_is_never_passed() -> None:
     plugin = ModuleType("plain_toy")
     hooks = {name: hook for name, hook in vars(toy).items() if name.startswith("zoo_") and name != "zoo_conformance"}
@@ -333,6 +341,17 @@ def test_what_cannot_be_checked_is_never_passed() -> None:
         "the plugin's weights find what is drawn",
     } <= not_checked
     assert "does not implement zoo_conformance" in found["targets come back as drawn"].found
+
+
+def test_what_crashes_in_the_kit_is_named() -> None:
+    def encode(targets: Sequence[Any], sizes: Sequence[ImageSize]) -> Any:
+        raise KeyError("anchors")
+
+    found = outcomes(FaultyToy(kit=lambda kit: dataclasses.replace(kit, encode=encode)))
+
+    assert found["a perfect network scores as one"].status == "failed"
+    words = "'toy_detector' failed in encode of zoo_conformance: KeyError: 'anchors'"
+    assert words in found["a perfect network scores as one"].found
 
 
 def test_a_kit_without_encode_leaves_out_what_needs_it() -> None:
@@ -364,7 +383,18 @@ def registry_with(old: str, new: str, folder: Path) -> FaultyToy:
 
 REFERENCE = """headline: coco
     references:
-      - {{stage: {stage}, protocol: {protocol}, value: 0.5, tolerance: 0.1, source: nowhere}}"""
+      - {{stage: {stage}, protocol: {protocol}, value: 0.5, tolerance: 0.1, source: nowhere, {more}}}"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [("w8a8", ""), ("w4a8", "settings: [quantsim.param_bw=4]"), ("anything", "recipe: any"), ("optimized_fp32", "")],
+)
+def test_a_reference_may_name_a_stage_of_its_own_recipe(stage: str, more: str, tmp_path: Path) -> None:
+    line = REFERENCE.format(stage=stage, protocol="coco", more=more)
+    found = outcomes(registry_with("headline: voc07_11pt/pytorch-ssd", line, tmp_path))
+
+    assert found["headline and references name what exists"].status == "passed", found
 
 
 @pytest.mark.parametrize(
@@ -380,13 +410,13 @@ REFERENCE = """headline: coco
         ("headline: voc07_11pt/pytorch-ssd", "headline: top1", "headline and references name what exists", "'top1'"),
         (
             "headline: voc07_11pt/pytorch-ssd",
-            REFERENCE.format(stage="int8", protocol="coco"),
+            REFERENCE.format(stage="int8", protocol="coco", more=""),
             "headline and references name what exists",
             "names the stage 'int8'; the recipe 'w8a8_toy' has",
         ),
         (
             "headline: voc07_11pt/pytorch-ssd",
-            REFERENCE.format(stage="fp32", protocol="mAP"),
+            REFERENCE.format(stage="fp32", protocol="mAP", more=""),
             "headline and references name what exists",
             "references names the protocol 'mAP'",
         ),

@@ -84,7 +84,8 @@ def _decode_one(scores: NDArray[np.float32], size: ImageSize) -> Detections:
     order = np.argsort(-found, kind="stable")
     cell = np.array([size.width_px, size.height_px, size.width_px, size.height_px], np.float32) / GRID
     corners = np.stack([columns, rows, columns + 1, rows + 1], axis=1).astype(np.float32) * cell
-    return Detections(boxes=corners[order], scores=found[order], labels=labels[order].astype(np.int64))
+    boxes = corners[order].astype(np.float32)
+    return Detections(boxes=boxes, scores=found[order], labels=labels[order].astype(np.int64))
 
 
 def encode(targets: Sequence[Target], sizes: Sequence[ImageSize]) -> tuple[torch.Tensor]:

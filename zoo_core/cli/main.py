@@ -33,6 +33,8 @@ COMMANDS = {
     "list": ("zoo_core.cli.catalog:list_models", "List the models of the catalogue."),
     "show": ("zoo_core.cli.catalog:show", "Show one model: weights, dataset, recipe, published references."),
     "fetch": ("zoo_core.cli.catalog:fetch", "Download a model's weights and dataset into the cache."),
+    "new-plugin": ("zoo_core.cli.authoring:new_plugin", "Write a new plugin as a package of its own."),
+    "validate": ("zoo_core.cli.authoring:validate", "Check a plugin on drawn pictures, without a download."),
     "doctor": ("zoo_core.cli.catalog:doctor", "Check plugins, registry, libraries and devices."),
 }
 """Command name to where it lives and its one line of help: `--help` imports none of them."""

@@ -15,7 +15,8 @@ from zoo_core.datatypes import measure
 NUM_WORST_CLASSES = 3
 
 
-def _console() -> Console:
+def make_console() -> Console:
+    """A console on stdout; a pipe gets a fixed width."""
     # A pipe has no width of its own; 100 columns keep each row on one line.
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=100)
@@ -25,7 +26,7 @@ def print_result(
     record: Mapping[str, Any], metrics: Mapping[str, Any], run_dir: Path, console: Console | None = None
 ) -> None:
     """Print a run: stages with their drop, every protocol, the classes hit worst, and where the rest lies."""
-    console = console or _console()
+    console = console or make_console()
     console.print(stage_table(record, metrics))
     console.print(protocol_table(metrics))
     for line in batch_size_lines(record):
@@ -127,7 +128,7 @@ def points(value: float) -> str:
 
 def print_steps(record: Mapping[str, Any], folder: Path) -> None:
     """Print what each step of a recipe did."""
-    console = _console()
+    console = make_console()
     table = Table(title=Text(f"{record['model']}: {record['recipe']['name']}"))
     for name in ("step", "seconds", "effect"):
         table.add_column(name, justify="right" if name == "seconds" else "left")

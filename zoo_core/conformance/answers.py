@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from zoo_core.conformance.outcomes import NotCheckedError
+from zoo_core.conformance.outcomes import NotApplicableError, NotCheckedError
 from zoo_core.datatypes import Classification, ClassTarget, Detections, DetectionTarget, Prediction, Target
 from zoo_core.errors import PluginError
 
@@ -39,13 +39,13 @@ def empty_prediction(prediction: P) -> P:
     try:
         return dataclasses.replace(prediction, **{name: array[:0] for name, array in prediction.arrays().items()})
     except PluginError as error:
-        raise NotCheckedError(f"a {type(prediction).__name__} cannot be empty") from error
+        raise NotApplicableError(f"a {type(prediction).__name__} cannot be empty") from error
 
 
 def empty_target(target: Target) -> Target:
     """What is true of an image without objects."""
     if not isinstance(target, DetectionTarget):
-        raise NotCheckedError(f"a {type(target).__name__} cannot be empty")
+        raise NotApplicableError(f"a {type(target).__name__} cannot be empty")
     arrays = {field.name: getattr(target, field.name) for field in dataclasses.fields(target)}
     return dataclasses.replace(target, **{name: array[:0] for name, array in arrays.items() if array is not None})
 
@@ -53,5 +53,5 @@ def empty_target(target: Target) -> Target:
 def as_detections(predictions: Sequence[Prediction]) -> list[Detections]:
     """The predictions, for a check that only detection knows."""
     if not all(isinstance(prediction, Detections) for prediction in predictions):
-        raise NotCheckedError(f"a {type(predictions[0]).__name__} has no boxes")
+        raise NotApplicableError(f"a {type(predictions[0]).__name__} has no boxes")
     return [prediction for prediction in predictions if isinstance(prediction, Detections)]

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from zoo_core.conformance.subject import Subject
     from zoo_core.datatypes import Artifact, Reference
-    from zoo_core.quantization.pipeline import Plan
 
 
 def check_plugin(subject: Subject) -> str:
@@ -68,25 +67,23 @@ def check_protocols(subject: Subject) -> str:
                 fix="name one of the metric's protocols.",
             )
     for reference in entry.references:
-        plan = _plan_of(subject, reference)
-        stages = all_stages([bound.step.name for bound in plan.steps], plan.tag, optimized_checkpoint=False)
-        names = {stage.name for stage in stages}
-        if reference.stage not in names:
-            raise CheckFailedError(
-                f"{entry.source}: {entry.model_id}.references names the stage {reference.stage!r}; the recipe "
-                f"{plan.recipe.name!r} has {', '.join(sorted(names))}.",
-                fix="name one of the recipe's stages.",
-            )
+        if reference.recipe != ANY_RECIPE:
+            _check_stage(subject, reference)
     return f"{entry.headline} and {len(entry.references)} references"
 
 
-def _plan_of(subject: Subject, reference: Reference) -> Plan:
-    """The recipe that a reference was obtained with; the model's own where it names none or any."""
-    if reference.recipe in (None, ANY_RECIPE, subject.entry.recipe) and not reference.settings:
-        return subject.plan
-    recipe = subject.host.recipe(subject.entry, reference.recipe or subject.entry.recipe)
-    recipe = override(recipe, reference.settings) if reference.settings else recipe
-    return pipeline.plan(recipe, subject.host.recipe_steps())
+def _check_stage(subject: Subject, reference: Reference) -> None:
+    entry = subject.entry
+    recipe = override(subject.host.recipe(entry, reference.recipe or entry.recipe), reference.settings)
+    plan = pipeline.plan(recipe, subject.host.recipe_steps())
+    steps = [bound.step.name for bound in plan.steps]
+    names = sorted(stage.name for stage in all_stages(steps, plan.tag, optimized_checkpoint=False))
+    if reference.stage not in names:
+        raise CheckFailedError(
+            f"{entry.source}: {entry.model_id}.references names the stage {reference.stage!r}; the recipe "
+            f"{recipe.name!r} has {', '.join(names)}.",
+            fix="name one of the recipe's stages, or the recipe that the value was obtained with.",
+        )
 
 
 CHECKS = (

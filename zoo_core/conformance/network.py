@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from zoo_core.conformance.outcomes import Check, CheckFailedError, NotCheckedError
+from zoo_core.conformance.outcomes import Check, CheckFailedError, NotApplicableError, NotCheckedError
 from zoo_core.conformance.subject import CPU
 from zoo_core.inference import run_batch
 
@@ -62,7 +62,7 @@ def check_colours(subject: Subject) -> str:
     """The input's first channel follows red and the third blue, or as the kit declares."""
     shape = subject.bundle.example_input.shape
     if len(shape) != 4 or shape[1] != 3:
-        raise NotCheckedError(f"the network's input {tuple(shape)} has no three colours")
+        raise NotApplicableError(f"the network's input {tuple(shape)} has no three colours")
     declared = subject.kit.channels
     black = np.zeros((200, 300, 3), np.uint8)
     red, blue = black.copy(), black.copy()
@@ -180,9 +180,10 @@ def check_copies(subject: Subject) -> str:
 def check_traces(subject: Subject) -> str:
     """``torch.jit.trace`` sees the whole network, as AIMET needs: no branch on values."""
     bundle = subject.bundle
+    trace: Any = torch.jit.trace  # typed in some versions of torch alone
     try:
         with torch.no_grad():
-            traced = torch.jit.trace(bundle.network, bundle.example_input, check_trace=False)
+            traced = trace(bundle.network, bundle.example_input, check_trace=False)
     except Exception as error:
         raise CheckFailedError(
             f"The network cannot be traced: {str(error).strip().splitlines()[0]}",

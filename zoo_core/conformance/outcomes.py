@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from zoo_core.errors import PluginError
 
 if TYPE_CHECKING:
     from zoo_core.conformance.subject import Subject
+
+
+Status: TypeAlias = Literal["passed", "failed", "not checked", "not applicable"]
 
 
 class CheckFailedError(PluginError):
@@ -18,6 +21,10 @@ class CheckFailedError(PluginError):
 
 class NotCheckedError(Exception):
     """The check cannot be made; says why. Nothing is known then, so it never counts as passed."""
+
+
+class NotApplicableError(NotCheckedError):
+    """The check says nothing about this kind of model, such as one of boxes about a classifier."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,15 +47,15 @@ class Outcome:
 
     Attributes:
         name: The check's.
-        status: ``passed``, ``failed``, or ``not checked``.
-        found: What was seen; for ``not checked`` the reason.
+        status: ``not checked`` where the plugin gives no means to, ``not applicable`` where there is nothing to check.
+        found: What was seen, or why nothing was.
         fix: What to do about a failure; empty otherwise.
         seconds: Wall time.
         details: The traceback of a failure.
     """
 
     name: str
-    status: Literal["passed", "failed", "not checked"]
+    status: Status
     found: str
     fix: str = ""
     seconds: float = 0.0

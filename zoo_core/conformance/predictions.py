@@ -134,7 +134,7 @@ def _outputs_of_nothing(subject: Subject) -> Iterator[tuple[str, tuple[torch.Ten
 
 def check_labels(subject: Subject) -> str:
     """Random outputs give every label from 0 to the last, and no other: a shifted label map falls over an edge."""
-    num_classes = len(subject.class_names)
+    num_classes = len(subject.evaluated.class_names)
     sizes = [_SIZE] * len(subject.inputs)
     seen: set[int] = set()
     num_found = 0

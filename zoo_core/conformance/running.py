@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from zoo_core.conformance import data, declared, network, predictions, quantized
-from zoo_core.conformance.outcomes import Check, NotCheckedError, Outcome
+from zoo_core.conformance.outcomes import Check, NotApplicableError, NotCheckedError, Outcome, Status
 from zoo_core.errors import ZooError
 
 if TYPE_CHECKING:
@@ -32,13 +32,15 @@ def run_check(check: Check, subject: Subject) -> Outcome:
     """Make one check; nothing that the plugin does escapes but the user's interruption."""
     started = time.perf_counter()
     found, fix, details = "", "", ""
+    status: Status
     try:
         with warnings.catch_warnings():  # of torch and AIMET, about their own workings
             warnings.simplefilter("ignore")
             found = check.make(subject)
         status = "passed"
     except NotCheckedError as reason:
-        status, found = "not checked", str(reason)
+        status = "not applicable" if isinstance(reason, NotApplicableError) else "not checked"
+        found = str(reason)
     except Exception as error:
         status = "failed"
         found = error.fact if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"
@@ -47,7 +49,7 @@ def run_check(check: Check, subject: Subject) -> Outcome:
         logger.info("%s: %s", check.name, found)
     return Outcome(
         name=check.name,
-        status=status,  # type: ignore[arg-type]  # one of the three literals above
+        status=status,
         found=" ".join(found.split()),
         fix=fix,
         seconds=time.perf_counter() - started,

@@ -108,14 +108,13 @@ class Subject:
         return kit
 
     def _make_kit(self) -> ConformanceKit | None:
-        folder = Path(self._folder.name) / "kit"
-        folder.mkdir()
-        kit = self.host.conformance_kit(self.entry, folder)
-        needed = {self.entry.dataset.split, self.entry.dataset.calibration_split}
+        entry = self.entry
+        kit = self.host.conformance_kit(entry, self.folder("kit"))
+        needed = {entry.dataset.split, entry.dataset.calibration_split}
         missing = sorted(split for split in needed if kit is not None and not kit.scenes.get(split))
         if missing:
             raise CheckFailedError(
-                f"zoo_conformance gave no scenes for the split {missing[0]!r} of {self.entry.dataset.name!r}.",
+                f"zoo_conformance gave no scenes for the split {missing[0]!r} of {entry.dataset.name!r}.",
                 fix="write pictures for the evaluated and for the calibration split of the registry entry.",
             )
         return kit

@@ -85,7 +85,8 @@ def test_colours_in_the_wrong_order_are_found(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("name", ["boxes are in pixels of the original image", "a perfect network scores as one"])
 def test_normalized_boxes_are_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def normalized(found: Detections, size: ImageSize) -> Detections:
-        return dataclasses.replace(found, boxes=found.boxes / np.array([*size, *size], np.float32))
+        scale = np.array([*size, *size], np.float32)
+        return dataclasses.replace(found, boxes=(found.boxes / scale).astype(np.float32))
 
     monkeypatch.setattr("ssd_mobilenetv2_lite.decode.decode", decoding(normalized))
 

@@ -18,17 +18,17 @@ class TestMobileNetV2(ModelConformance):
     checks: ClassVar[Sequence[Check]] = QUICK
 
 
+class TestTheDemo(ModelConformance):
+    model = "torchvision_mobilenet_v2_shapes"  # with its weights
+    checks: ClassVar[Sequence[Check]] = QUICK
+
+
 class TestResNet18(ModelConformance):
     model = "torchvision_resnet18"
     checks: ClassVar[Sequence[Check]] = QUICK
 
 
 @pytest.mark.slow
-class TestTheDemo(ModelConformance):
-    model = "torchvision_mobilenet_v2_shapes"
-
-
-@pytest.mark.slow
 class TestTheRecipe(ModelConformance):
-    model = "torchvision_mobilenet_v2"
+    model = "torchvision_mobilenet_v2_shapes"
     checks: ClassVar[Sequence[Check]] = [check for check in CHECKS if check.name == STEPS]

@@ -1,0 +1,148 @@
+"""``zoo-eval new-plugin``: the names it refuses, what it writes, and that the package works once it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from environments import Environment
+from toy_detector import hooks as toy
+from zoo_core.cli.main import run_command_line
+from zoo_core.errors import PluginError
+from zoo_core.plugins import PluginHost
+from zoo_core.recipes import load_recipe
+from zoo_core.registry import load_registry
+from zoo_core.scaffold import TASKS, Task, new_plugin
+
+NAME = "brand_new"
+
+
+@pytest.fixture
+def host() -> PluginHost:
+    host = PluginHost()
+    host.register(toy, "toy_detector")
+    return host
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_package_is_complete(task: Task, host: PluginHost, tmp_path: Path) -> None:
+    files = new_plugin(NAME, task, tmp_path, host)
+
+    assert {str(path.relative_to(tmp_path / NAME)) for path in files} == {
+        "README.md",
+        "pyproject.toml",
+        f"{NAME}/__init__.py",
+        f"{NAME}/aimet_config.json",
+        f"{NAME}/decode.py",
+        f"{NAME}/hooks.py",
+        f"{NAME}/network.py",
+        f"{NAME}/recipes/w8a8.yaml",
+        f"{NAME}/registry.yaml",
+        "tests/test_plugin.py",
+    }
+    for path in files:
+        text = path.read_text()
+        assert text.endswith("\n")
+        assert not text.endswith("\n\n")
+        assert "{{" not in text
+        assert "{%" not in text
+        assert "TODO" not in text
+        if path.suffix == ".py":
+            compile(text, str(path), "exec")
+    (entry,) = load_registry(tmp_path / NAME / NAME / "registry.yaml", plugin_id=NAME).values()
+    assert (entry.model_id, entry.task) == (NAME, task)
+    assert load_recipe(tmp_path / NAME / NAME / "recipes" / f"{entry.recipe}.yaml").steps[-1].step == "quantsim"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="ruff is not installed")
+@pytest.mark.parametrize("task", TASKS)
+def test_the_package_is_clean_to_a_linter(task: Task, host: PluginHost, tmp_path: Path) -> None:
+    new_plugin(NAME, task, tmp_path, host)
+
+    rules = "B,C4,D1,E,F,I,N,PERF,PT,PTH,RET,RUF,SIM,TID,UP,W"
+    for arguments in (["check", "--select", rules, "--ignore", "D107,D101,D103"], ["format", "--check"]):
+        command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", "."]
+        done = subprocess.run(command, cwd=tmp_path / NAME, capture_output=True, text=True, check=False)  # noqa: S603
+        assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("My_Detector", "cannot be the name of a plugin"),
+        ("my-detector", "cannot be the name of a plugin"),
+        ("2fast", "cannot be the name of a plugin"),
+        ("class", "cannot be the name of a plugin"),
+        ("match", "cannot be the name of a plugin"),
+        ("", "cannot be the name of a plugin"),
+        ("../elsewhere", "cannot be the name of a plugin"),
+        ("ssd_mobilenetv2_lite", "is a plugin already"),
+        ("toy_detector", "is a plugin already"),
+        ("toy_squares", r"is a model \(.*registry.yaml\) already"),
+        ("numpy", "is an installed package already"),
+        ("json", "is an installed package already"),
+    ],
+)
+def test_a_name_that_cannot_be_used_is_refused(name: str, words: str, host: PluginHost, tmp_path: Path) -> None:
+    with pytest.raises(PluginError, match=words):
+        new_plugin(name, "detection", tmp_path, host)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(host: PluginHost, tmp_path: Path) -> None:
+    mine = tmp_path / NAME / "pyproject.toml"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+
+    with pytest.raises(PluginError, match="exists already; nothing is overwritten"):
+        new_plugin(NAME, "detection", tmp_path, host)
+    assert mine.read_text() == "mine"
+    assert [path.name for path in (tmp_path / NAME).iterdir()] == ["pyproject.toml"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(host: PluginHost, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(PluginError, match="cannot be written: Not a directory"):
+        new_plugin(NAME, "detection", tmp_path / "file", host)
+
+
+def test_the_command_says_what_it_wrote_and_what_is_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["new-plugin", NAME, "--task", "classification", "--out", str(tmp_path)]) == 0
+
+    captured = capsys.readouterr()
+    assert str(tmp_path / NAME / "pyproject.toml") in captured.out.splitlines()
+    assert f"zoo-eval validate {NAME}" in captured.err
+    assert run_command_line(["new-plugin", NAME, "--out", str(tmp_path)]) == 2
+    assert run_command_line(["new-plugin", "another_one", "--out", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["folder"] == str(tmp_path / "another_one")
+
+
+# --------------------------------------------------------------------------- in an environment of its own
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_it_builds_installs_passes_its_own_tests_and_validates(task: Task, host: PluginHost, tmp_path: Path) -> None:
+    new_plugin(NAME, task, tmp_path / "made", host)
+    source, outside = tmp_path / "made" / NAME, tmp_path / "outside"
+    outside.mkdir()
+    environment = Environment(tmp_path / "venv")
+
+    wheels = str(tmp_path / "wheels")
+    environment("python", "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", wheels, str(source))
+    (wheel,) = Path(wheels).glob("*.whl")
+    environment("python", "-m", "pip", "install", "-q", "--no-deps", str(wheel))
+
+    tested = environment("python", "-m", "pytest", "-q", str(source / "tests"), "-p", "no:cacheprovider", cwd=outside)
+    assert " passed" in tested
+    assert "failed" not in tested
+    printed = environment("python", "-m", "zoo_core.cli.main", "validate", NAME, cwd=outside)
+    assert "failed" not in printed
+    assert "every step of the recipe runs" in printed
+    assert NAME in environment("python", "-m", "zoo_core.cli.main", "list", cwd=outside)
