@@ -209,6 +209,7 @@ def imported_packages(path: Path) -> set[str]:
         "import torchvision_classification.hooks",
         "import aimet_steps.hooks",
         "import torchvision_detection.hooks",
+        "import mlflow_tracker.hooks",
         "from zoo_core.registry import *; load_registry(builtin_registry())",
         "from zoo_core.cli.main import main; main(['--help'])",
         "from zoo_core.cli.main import main; main(['list'])",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,10 +66,8 @@ def evaluate(
     from zoo_core.evaluation.run import evaluate_request
 
     host, reporter = host or PluginHost(), reporter or SilentReporter()
-    result = evaluate_request(_request(model, options), host=host, reporter=reporter)
-    if report:
-        _report(result.run_dir, host, reporter)
-    return result
+    write_report = functools.partial(_report, host=host, reporter=reporter) if report else None
+    return evaluate_request(_request(model, options), host=host, reporter=reporter, write_report=write_report)
 
 
 def resume(
@@ -93,10 +92,8 @@ def resume(
     from zoo_core.evaluation.resuming import resume_run
 
     host, reporter = host or PluginHost(), reporter or SilentReporter()
-    result = resume_run(Path(run_dir), host=host, reporter=reporter)
-    if report and result.metrics and not (result.run_dir / "report.html").exists():
-        _report(result.run_dir, host, reporter)
-    return result
+    write_report = functools.partial(_report, host=host, reporter=reporter) if report else None
+    return resume_run(Path(run_dir), host=host, reporter=reporter, write_report=write_report)
 
 
 def _report(run_dir: Path, host: PluginHost, reporter: Reporter) -> None:

@@ -125,8 +125,8 @@ def zoo_recipe_steps() -> Sequence[RecipeStep]:
 def zoo_evaluation_finished(run_dir: Path, record: Mapping[str, Any]) -> None:
     """Be told of a finished run, for trackers and uploads.
 
-    Asked of every plugin after ``metrics.json`` is written. An exception is logged and named in the record; it does
-    not fail the run, whose number stands.
+    Asked of every plugin after ``metrics.json`` and ``report.html`` are written. An exception is logged and named in
+    the record; it does not fail the run, whose number stands.
 
     Args:
         run_dir: The complete run directory.

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from zoo_core import api
 from zoo_core.errors import DataError, RecipeError, RunError, ZooError
 from zoo_core.evaluation.run import EvaluationResult
+from zoo_core.hookspecs import hookimpl
 from zoo_core.plugins import PluginHost
 
 HEADLINE = "voc07_11pt/pytorch-ssd"
@@ -246,3 +247,18 @@ def test_plugins_are_told_when_the_run_is_complete(evaluate: Evaluate) -> None:
 
     told = json.loads((result.run_dir / "toy_was_told.json").read_text())
     assert told == {"status": "complete", "model": "toy_squares"}
+
+
+def test_plugins_find_the_report_when_they_are_told(host: PluginHost, evaluate: Evaluate, tmp_path: Path) -> None:
+    found: list[bool] = []
+
+    class Listener:
+        @hookimpl
+        def zoo_evaluation_finished(self, run_dir: Path) -> None:
+            found.append((run_dir / "report.html").is_file())
+
+    host.register(Listener(), "listener")
+    evaluate(stages="fp32")
+    evaluate(stages="fp32", report=False, out=tmp_path / "other")
+
+    assert found == [True, False]

@@ -15,7 +15,7 @@ from zoo_core.evaluation.prepare import prepare
 from zoo_core.evaluation.record import Record, given_facts
 from zoo_core.evaluation.recorded import recorded_request
 from zoo_core.evaluation.request import Reporter, SilentReporter
-from zoo_core.evaluation.run import EvaluationResult, carry_out, tell_plugins
+from zoo_core.evaluation.run import EvaluationResult, WriteReport, carry_out, tell_plugins
 from zoo_core.plugins import PluginHost
 from zoo_core.runs import RunDirectory
 
@@ -42,7 +42,13 @@ _COMPARED = (
 _HARDWARE = (("processor", "environment.processor"), ("device", "environment.device_name"))
 
 
-def resume_run(path: Path, *, host: PluginHost | None = None, reporter: Reporter | None = None) -> EvaluationResult:
+def resume_run(
+    path: Path,
+    *,
+    host: PluginHost | None = None,
+    reporter: Reporter | None = None,
+    write_report: WriteReport | None = None,
+) -> EvaluationResult:
     """Go on with a run that was interrupted, killed or failed, as it was asked for then.
 
     What is complete is kept: no image of a complete chunk is run again, and no step of the recipe that only complete
@@ -52,6 +58,7 @@ def resume_run(path: Path, *, host: PluginHost | None = None, reporter: Reporter
         path: The run directory.
         host: Plugins to use; None for the installed ones.
         reporter: Told of progress; None is silent.
+        write_report: See ``evaluate_request``; also called for a complete run that lacks its report.
 
     Raises:
         RunError: There is no run, another process runs it, or what it was made with has changed, and what.
@@ -63,8 +70,8 @@ def resume_run(path: Path, *, host: PluginHost | None = None, reporter: Reporter
     with run_dir.locked():
         content = _read(run_dir)
         if content.get("status") == "complete":
-            return _complete(run_dir, content, host, reporter)
-        return _go_on(run_dir, content, host, reporter)
+            return _complete(run_dir, content, host, reporter, write_report)
+        return _go_on(run_dir, content, host, reporter, write_report)
 
 
 def _read(run_dir: RunDirectory) -> dict[str, Any]:
@@ -76,9 +83,17 @@ def _read(run_dir: RunDirectory) -> dict[str, Any]:
     return run_dir.read_json("run.json")
 
 
-def _complete(run_dir: RunDirectory, content: dict[str, Any], host: PluginHost, reporter: Reporter) -> EvaluationResult:
+def _complete(
+    run_dir: RunDirectory,
+    content: dict[str, Any],
+    host: PluginHost,
+    reporter: Reporter,
+    write_report: WriteReport | None,
+) -> EvaluationResult:
     reporter.say(f"{run_dir.path} is complete; there is nothing to go on with.")
     metrics = run_dir.read_json("metrics.json") if content.get("evaluate", True) else {}
+    if write_report is not None and metrics and not (run_dir.path / "report.html").exists():
+        write_report(run_dir.path)
     if content.get("plugins_told") is False:  # killed between its last record and them
         for text in tell_plugins(host, run_dir, content, metrics):
             reporter.warn(text)
@@ -88,7 +103,13 @@ def _complete(run_dir: RunDirectory, content: dict[str, Any], host: PluginHost, 
     return EvaluationResult(run_dir=run_dir.path, record=content, metrics=metrics)
 
 
-def _go_on(run_dir: RunDirectory, content: dict[str, Any], host: PluginHost, reporter: Reporter) -> EvaluationResult:
+def _go_on(
+    run_dir: RunDirectory,
+    content: dict[str, Any],
+    host: PluginHost,
+    reporter: Reporter,
+    write_report: WriteReport | None,
+) -> EvaluationResult:
     started = time.perf_counter()
     request = replace(recorded_request(run_dir.path), out=run_dir.path)
     _refuse(run_dir, _changed(content, _here(content)))  # before anything long: other libraries need no reading of data
@@ -104,7 +125,7 @@ def _go_on(run_dir: RunDirectory, content: dict[str, Any], host: PluginHost, rep
         status = "failed" if content.get("status") == "failed" else "interrupted"
         going = Record.gone_on(content, status, warnings=hardware)
         going["seconds"] = {**content["seconds"], "prepare_again": time.perf_counter() - started}
-        return carry_out(job, run_dir, going, host, reporter)
+        return carry_out(job, run_dir, going, host, reporter, write_report=write_report if evaluate else None)
 
 
 def _here(content: Mapping[str, Any]) -> dict[str, Any]:

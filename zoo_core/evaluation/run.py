@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
 from zoo_core.errors import RunError
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("zoo_eval")
 
+WriteReport: TypeAlias = Callable[[Path], None]
+
 QUANTIZED = "quantized"
 """Folder of a run with the optimized network; once it is there it is whole."""
 
@@ -59,15 +61,27 @@ class EvaluationResult:
 
 
 def evaluate_request(
-    request: EvaluationRequest, *, host: PluginHost | None = None, reporter: Reporter | None = None
+    request: EvaluationRequest,
+    *,
+    host: PluginHost | None = None,
+    reporter: Reporter | None = None,
+    write_report: WriteReport | None = None,
 ) -> EvaluationResult:
     """Quantize and evaluate as asked, and leave a complete run directory.
+
+    Args:
+        request: As asked for.
+        host: Plugins to use; None for the installed ones.
+        reporter: Told of progress; None is silent.
+        write_report: Called with the complete run directory before plugins are told of it, so that a tracker finds the
+            report there; it raises nothing.
 
     Raises:
         ZooError: Something the user can mend. Found before the run starts, it leaves nothing behind; found on the
             way, it names the run directory, in which complete chunks stay.
     """
-    return _execute(request, host or PluginHost(), reporter or SilentReporter(), evaluate=True)
+    host, reporter = host or PluginHost(), reporter or SilentReporter()
+    return _execute(request, host, reporter, evaluate=True, write_report=write_report)
 
 
 def quantize_request(
@@ -81,18 +95,31 @@ def quantize_request(
     return _execute(request, host or PluginHost(), reporter or SilentReporter(), evaluate=False)
 
 
-def _execute(request: EvaluationRequest, host: PluginHost, reporter: Reporter, *, evaluate: bool) -> EvaluationResult:
+def _execute(
+    request: EvaluationRequest,
+    host: PluginHost,
+    reporter: Reporter,
+    *,
+    evaluate: bool,
+    write_report: WriteReport | None = None,
+) -> EvaluationResult:
     started = time.perf_counter()
     job = prepare(request, host, reporter, evaluate=evaluate)
     run_dir = RunDirectory.create(request.out, job.entry.model_id)
     with run_dir.locked():
         run_dir.refuse_a_record()
         content = Record.begun(job, evaluate=evaluate, prepare_seconds=time.perf_counter() - started)
-        return carry_out(job, run_dir, content, host, reporter)
+        return carry_out(job, run_dir, content, host, reporter, write_report=write_report)
 
 
 def carry_out(
-    job: Job, run_dir: RunDirectory, content: dict[str, Any], host: PluginHost, reporter: Reporter
+    job: Job,
+    run_dir: RunDirectory,
+    content: dict[str, Any],
+    host: PluginHost,
+    reporter: Reporter,
+    *,
+    write_report: WriteReport | None = None,
 ) -> EvaluationResult:
     """Do what a run still lacks.
 
@@ -102,6 +129,7 @@ def carry_out(
         content: What ``run.json`` is to hold at first, see ``Record``.
         host: The plugins.
         reporter: Told of progress.
+        write_report: See ``evaluate_request``.
 
     Raises:
         ZooError: Something the user can mend; it names the run directory, in which what is complete stays.
@@ -110,7 +138,7 @@ def carry_out(
     run_dir.sweep()
     run = _Run(job, run_dir, Record(job, run_dir, content), reporter, host)
     with log_into(run_dir.path / LOG), stopping(run_dir, run.record.finish, lambda: run.place):
-        run.execute()
+        run.execute(write_report)
     return EvaluationResult(run_dir=run_dir.path, record=run.record.content, metrics=run.record.metrics)
 
 
@@ -136,7 +164,7 @@ class _Run:
         self._prediction_type: type[Prediction] = Prediction
         self._unrounded: torch.nn.Module | None = None
 
-    def execute(self) -> None:
+    def execute(self, write_report: WriteReport | None) -> None:
         """Run steps and stages in the order in which networks come to be; what is complete already is left as it is."""
         job = self.job
         self._prediction_type = self.host.metric(job.entry, job.data.dataset.class_names).prediction_type
@@ -155,14 +183,16 @@ class _Run:
             if any(self._needs_network(stage) and (stage.quantized or stage.point > ORIGINAL) for stage in job.stages):
                 self._context = step_context(job, work_dir, self.reporter, self._progress)
             self._walk()
-        self._finish()
+        self._finish(write_report)
 
-    def _finish(self) -> None:
+    def _finish(self, write_report: WriteReport | None) -> None:
         self.place = ""
         if self._evaluate:
             self.record.write_metrics()
         self.record.finish("complete")
         self.run_dir.forget_lock()
+        if write_report is not None:
+            write_report(self.run_dir.path)
         for text in tell_plugins(self.host, self.run_dir, self.record.content, self.record.metrics):
             self._warn(text)
         self.record.told()
