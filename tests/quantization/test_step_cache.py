@@ -90,12 +90,12 @@ def test_a_damaged_file_is_computed_again_and_replaced(
         data[-1] ^= 1
     elif damage == "metadata":
         data = data.replace(b'\\"value\\": ', b'\\"value\\":-')
-    changed: bytes | bytearray = {"cut": data[: len(data) // 2], "empty": b"", "text": b"not weights"}.get(damage, data)
+    cases = {"cut": bytes(data[: len(data) // 2]), "empty": b"", "text": b"not weights"}
     path.unlink()
     if damage == "folder":
         path.mkdir()
     else:
-        path.write_bytes(changed)
+        path.write_bytes(cases.get(damage, bytes(data)))
     assert taken(tmp_path) == [1.0, 2.0, 3.0][:at]
     assert "is damaged and is computed again" in caplog.text
     if damage == "folder":
