@@ -82,14 +82,14 @@ def train(config: TrainConfig, report: Callable[[str], None]) -> nn.Module:
     network.train()
     for epoch in range(config.epochs):
         order, total = torch.randperm(config.pictures, generator=generator), 0.0
-        for rows in order[: batches * config.batch_size].split(config.batch_size):
+        for rows in order[: batches * config.batch_size].view(batches, config.batch_size):
             batch = x[rows]
             if torch.rand((), generator=generator) < 0.5:
                 batch = batch.flip(3)
             outputs = network(batch.contiguous(memory_format=torch.channels_last))
             loss = nn.functional.cross_entropy(outputs, y[rows], label_smoothing=_LABEL_SMOOTHING)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += loss.item()

@@ -44,27 +44,32 @@ class ClassChanges:
     @property
     def flipped(self) -> NDArray[np.bool_]:
         """``(I,)``, whether the class is another one."""
-        return self.before != self.after
+        rows: NDArray[np.bool_] = self.before != self.after
+        return rows
 
     @property
     def lost(self) -> NDArray[np.bool_]:
         """``(I,)``, right before and wrong after."""
-        return self.flipped & (self.before == self.truth) & (self.truth != NO_CLASS)
+        rows: NDArray[np.bool_] = self.flipped & (self.before == self.truth) & (self.truth != NO_CLASS)
+        return rows
 
     @property
     def gained(self) -> NDArray[np.bool_]:
         """``(I,)``, wrong before and right after."""
-        return self.flipped & (self.after == self.truth) & (self.truth != NO_CLASS)
+        rows: NDArray[np.bool_] = self.flipped & (self.after == self.truth) & (self.truth != NO_CLASS)
+        return rows
 
     @property
     def moved(self) -> NDArray[np.bool_]:
         """``(I,)``, another class and wrong both times; the truth is known."""
-        return self.flipped & ~self.lost & ~self.gained & (self.truth != NO_CLASS)
+        rows: NDArray[np.bool_] = self.flipped & ~self.lost & ~self.gained & (self.truth != NO_CLASS)
+        return rows
 
     @property
     def right(self) -> NDArray[np.bool_]:
         """``(I,)``, right in both stages."""
-        return ~self.flipped & (self.before == self.truth) & (self.truth != NO_CLASS)
+        rows: NDArray[np.bool_] = ~self.flipped & (self.before == self.truth) & (self.truth != NO_CLASS)
+        return rows
 
     def kind(self, row: int) -> Flip:
         """What became of one image."""

@@ -122,17 +122,17 @@ def _flip_table(changes: ClassChanges, names: Sequence[str]) -> Table:
         counts[:, column] = np.bincount(changes.truth[known & rows], minlength=len(names))
     total = counts[:, 2:].sum(axis=1)
     order = sorted(np.flatnonzero(total).tolist(), key=lambda label: (-int(total[label]), names[label]))
-    rows = [(names[label], *map(str, counts[label].tolist())) for label in order[:MAX_CLASS_ROWS]]
+    lines = [(names[label], *map(str, counts[label].tolist())) for label in order[:MAX_CLASS_ROWS]]
     rest = order[MAX_CLASS_ROWS:]
     if rest:
-        rows.append((f"{len(rest)} more classes with changes", *map(str, counts[rest].sum(axis=0).tolist())))
+        lines.append((f"{len(rest)} more classes with changes", *map(str, counts[rest].sum(axis=0).tolist())))
     same = total == 0
     if same.any():
-        rows.append((f"{int(same.sum())} unchanged classes", *map(str, counts[same].sum(axis=0).tolist())))
-    rows.append(("all classes", *map(str, counts.sum(axis=0).tolist())))
+        lines.append((f"{int(same.sum())} unchanged classes", *map(str, counts[same].sum(axis=0).tolist())))
+    lines.append(("all classes", *map(str, counts.sum(axis=0).tolist())))
     return Table(
         columns=("true class", "images", "right in both", "lost", "gained", "wrong in both, another class"),
-        rows=tuple(rows),
+        rows=tuple(lines),
         caption="Images by their true class, most changed class first.",
     )
 

@@ -144,13 +144,14 @@ def test_weights_of_a_run_load_with_batch_norms_folded(tmp_path: Path) -> None:
     found = tiny(builder_args={"width_mult": 0.25})
     network = for_device(narrow())
     x = torch.randn(1, 3, 32, 32)
-    for name, module in list(network.named_modules()):
-        if isinstance(module, torch.nn.Sequential) and len(module) >= 2 and isinstance(module[1], torch.nn.BatchNorm2d):
-            module[0] = torch.nn.utils.fuse_conv_bn_eval(module[0], module[1])
-            module[1] = torch.nn.Identity()
-        elif name.endswith("conv") and isinstance(module, torch.nn.Sequential):
-            module[-2] = torch.nn.utils.fuse_conv_bn_eval(module[-2], module[-1])
-            module[-1] = torch.nn.Identity()
+    for module in list(network.modules()):
+        if not isinstance(module, torch.nn.Sequential):
+            continue
+        for first in range(len(module) - 1):
+            convolution, norm = module[first], module[first + 1]
+            if isinstance(convolution, torch.nn.Conv2d) and isinstance(norm, torch.nn.BatchNorm2d):
+                module[first] = torch.nn.utils.fuse_conv_bn_eval(convolution, norm)
+                module[first + 1] = torch.nn.Identity()
     file = checkpoint(tmp_path / "w.safetensors", network, folded="true")
     bundle = hooks.zoo_load_model(found, file, NAMES, "cpu")
     with torch.inference_mode():
