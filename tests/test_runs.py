@@ -212,3 +212,11 @@ def test_sweeping_removes_what_a_killed_process_was_writing_and_nothing_else(tmp
 def test_a_folder_has_a_plain_name(part: str, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot name a folder"), RunDirectory(tmp_path).whole_folder("comp4", part):
         pass
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "{", "\ufeff{}", "[1]", '{"schema": "one"}'])
+def test_a_record_that_is_no_record_is_refused_however_deep(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text, encoding="utf-8")
+
+    with pytest.raises(RunError, match=r"run\.json"):
+        RunDirectory(tmp_path).read_json("run.json")

@@ -213,7 +213,7 @@ class RunDirectory:
             raise RunError(
                 f"{self.path} holds no {name}.", fix="name a run directory, as `zoo-eval run` prints it at the end."
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}", fix="restore the file, or run again.") from error
         if not isinstance(content, dict) or not isinstance(content.get("schema"), int) or content["schema"] > SCHEMA:
             raise RunError(

@@ -252,12 +252,15 @@ def _settings(params: BaseModel, recipe: Recipe, place: str, problems: list[str]
     assert isinstance(params, QuantSimParams)  # noqa: S101  # _validate was given this class
     config_file = recipe.source.parent / params.config_file
     try:
-        json.loads(config_file.read_text(encoding="utf-8"))
+        content = json.loads(config_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         problems.append(f"{place}.config_file: {config_file} does not exist")
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problems.append(f"{place}.config_file: {config_file} is not readable JSON: {error}")
+        return None
+    if not isinstance(content, dict):
+        problems.append(f"{place}.config_file: {config_file} holds no JSON object")
         return None
     return QuantSettings(
         param_bw=params.param_bw,
