@@ -101,6 +101,7 @@ class Measured:
     def own(self, backend: str, batch_size: int = DEFAULT_BATCH_SIZE["cpu"]) -> list[Prediction]:
         """Our path to the prediction files, and what they hold."""
         store = PredictionStore(self._folder / f"{backend}-{batch_size}", Detections)
+        store.clear()  # what an earlier repeat left would be taken as done
         settings = InferenceSettings(batch_size=batch_size, workers=DEFAULT_WORKERS, device="cpu")
         base, network = self.base, self.sides.own[backend]
         predict(network, base.bundle, base.dataset, self.image_ids, store, settings, lambda _num: None)
