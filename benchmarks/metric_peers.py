@@ -1,9 +1,10 @@
 """Time COCO's metric beside the published evaluators: ``python -m benchmarks.metric_peers``.
 
 pycocotools, faster-coco-eval and torchmetrics get the detections of VOC2007 test; the first two must find the same mAP
-as this project's ``coco`` protocol, torchmetrics comes within 0.001 of it. Difficult objects are
-left out on every side, because torchmetrics has no word for them. Each side starts from arrays in memory and is charged for what it makes of
-them. Needs the reference data that ZOO_EVAL_SHARED points to, and the extra ``bench``; a peer that is not installed is left out.
+as this project's ``coco`` protocol, torchmetrics comes within 0.001 of it. Difficult objects are left out on every
+side, because torchmetrics has no word for them. Each side starts from arrays in memory and is charged for what it makes
+of them. Needs the reference data that ZOO_EVAL_SHARED points to, and the extra ``bench``; a peer that is not installed
+is left out.
 """
 
 from __future__ import annotations
