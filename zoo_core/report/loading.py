@@ -12,6 +12,7 @@ from zoo_core.datatypes import DatasetRequest
 from zoo_core.errors import RunError, ZooError
 from zoo_core.predictions import PredictionStore
 from zoo_core.report.facts import Facts, joined, read_facts
+from zoo_core.runs import RunDirectory
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import EvalDataset, Prediction, Target
@@ -101,7 +102,8 @@ def load_run(path: Path) -> LoadedRun:
             f"{path} holds nothing that can be reported: {' '.join(gaps)}",
             fix="name a run directory, as `zoo-eval run` prints it at the end, or run again.",
         )
-    status = record.text("status", needed=True) if record else None
+    recorded = record.text("status", needed=True) if record else None
+    status = None if recorded is None else RunDirectory(path).true_status(recorded)
     if record and status is not None and status != "complete":
         error = record.text("error")
         gaps.append(f"The run is not complete: its status is {status!r}." + (f" It says: {error}" if error else ""))
