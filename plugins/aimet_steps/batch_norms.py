@@ -10,7 +10,9 @@ for Deep Neural Networks, NeurIPS 2019, re-tunes batch norms for the same reason
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import itertools
 import logging
 from typing import TYPE_CHECKING, Any
@@ -58,7 +60,7 @@ def reestimate(network: QuantNetwork, params: ReestimateBnParams, context: StepC
     measured = _with_quantized_weights(network, context)
     batches = list(itertools.islice(context.calibration, num_batches))
     aimet.load()
-    with quiet(logger):
+    with quiet(logger), contextlib.redirect_stderr(io.StringIO()):  # AIMET's own progress bar
         import aimet_torch.bn_reestimation
 
         library: Any = aimet_torch.bn_reestimation

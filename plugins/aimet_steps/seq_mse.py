@@ -6,7 +6,9 @@ it give.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import itertools
 import logging
 from typing import TYPE_CHECKING, Any
@@ -54,7 +56,7 @@ def choose_ranges(network: QuantNetwork, params: SeqMseParams, context: StepCont
     total = len(plain)
     context.progress(0, total, "sequential MSE")
     aimet.load()
-    with quiet(logger):
+    with quiet(logger), contextlib.redirect_stderr(io.StringIO()):  # AIMET's own progress bar
         import aimet_torch.seq_mse
 
         library: Any = aimet_torch.seq_mse
