@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -119,7 +119,7 @@ def test_seq_mse_brings_each_layers_output_closer(network: nn.Module, context: S
 
 @pytest.mark.parametrize("scheme", ["tf", "tf_enhanced"])
 def test_seq_mse_matters_where_large_weights_see_only_zeros(
-    network: nn.Module, context: StepContext, scheme: str
+    network: nn.Module, context: StepContext, scheme: Literal["tf", "tf_enhanced"]
 ) -> None:
     """Channels that ReLU never lets through are common after training; no rule that sees weights alone knows them."""
     dead = network.get_submodule("stem.1")
