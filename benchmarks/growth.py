@@ -13,6 +13,7 @@ import json
 import logging
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,15 +27,15 @@ import ssd_mobilenetv2_lite
 from benchmarks.inference import Sides, fp32
 from benchmarks.memory import RepeatedPictures
 from benchmarks.scenes import Scene, scene
-from benchmarks.timing import Spread, conditions, in_turn, timed
+from benchmarks.timing import Clock, Spread, conditions, in_turn, timed
 from zoo_core.datatypes import Detections, QuantNetwork, QuantSettings, StepContext
 from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, DEFAULT_WORKERS
 from zoo_core.inference import InferenceSettings, predict
 from zoo_core.predictions import PredictionStore
 from zoo_core.quantization import pipeline
 
-NUM_IMAGES = (16, 32, 64, 128, 256)
-BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+NUM_IMAGES = (8, 16, 32, 64, 128)
+BATCH_SIZES = (1, 2, 4, 8, 16)
 NUM_LAYERS = (4, 8, 16, 32, 64)
 _CHANNELS = 32
 _CALIBRATION_IMAGES = 16
@@ -46,7 +47,7 @@ def slope(curve: dict[int, Spread]) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def images(base: Scene, repeats: int, backend: str, sides: Sides) -> dict[int, Spread]:
+def images(base: Scene, repeats: int, backend: str, sides: Sides, clock: Clock) -> dict[int, Spread]:
     """Seconds of an evaluation by its number of images."""
     settings = InferenceSettings(batch_size=DEFAULT_BATCH_SIZE["cpu"], workers=DEFAULT_WORKERS, device="cpu")
 
@@ -57,10 +58,10 @@ def images(base: Scene, repeats: int, backend: str, sides: Sides) -> dict[int, S
             predict(sides.own[backend], base.bundle, dataset, dataset.ids, store, settings, lambda _num: None)
 
     evaluate(8)
-    return _curve({num: partial(evaluate, num) for num in NUM_IMAGES}, repeats)
+    return _curve({num: partial(evaluate, num) for num in NUM_IMAGES}, repeats, clock)
 
 
-def batch_sizes(base: Scene, repeats: int, backend: str, sides: Sides) -> dict[int, Spread]:
+def batch_sizes(base: Scene, repeats: int, backend: str, sides: Sides, clock: Clock) -> dict[int, Spread]:
     """Seconds of one pass through the network on one core, by the batch's size."""
     network = sides.own[backend].to(memory_format=torch.channels_last)
 
@@ -69,7 +70,7 @@ def batch_sizes(base: Scene, repeats: int, backend: str, sides: Sides) -> dict[i
         return lambda: network(x)
 
     with torch.inference_mode():
-        return _curve({size: run(size) for size in BATCH_SIZES}, repeats)
+        return _curve({size: run(size) for size in BATCH_SIZES}, repeats, clock)
 
 
 def stack_of(num_layers: int) -> nn.Sequential:
@@ -99,7 +100,7 @@ class _Batches:
         return _CALIBRATION_IMAGES // 8
 
 
-def layers(repeats: int) -> dict[str, dict[int, Spread]]:
+def layers(repeats: int, clock: Clock) -> dict[str, dict[int, Spread]]:
     """Seconds by number of layers: one forward pass, and building and calibrating a simulation."""
     config = Path(ssd_mobilenetv2_lite.__file__).parent / "aimet_config.json"
     quant = QuantSettings(param_bw=8, output_bw=8, quant_scheme="tf_enhanced", config_file=config)
@@ -116,15 +117,15 @@ def layers(repeats: int) -> dict[str, dict[int, Spread]]:
         x = context.example_input.to(memory_format=torch.channels_last)
         simulate = {num: partial(pipeline.simulate, QuantNetwork(network=n), context) for num, n in networks.items()}
         with torch.inference_mode():
-            forward = _curve({num: partial(network, x) for num, network in networks.items()}, repeats)
+            forward = _curve({num: partial(network, x) for num, network in networks.items()}, repeats, clock)
         simulate[NUM_LAYERS[0]]()  # imports AIMET
-        return {"forward": forward, "simulate": _curve(simulate, repeats)}
+        return {"forward": forward, "simulate": _curve(simulate, repeats, clock)}
 
 
-def _curve(work: Mapping[int, Callable[[], object]], repeats: int) -> dict[int, Spread]:
+def _curve(work: Mapping[int, Callable[[], object]], repeats: int, clock: Clock) -> dict[int, Spread]:
     for run in work.values():
         timed(run)
-    seconds = in_turn({str(size): run for size, run in work.items()}, repeats)
+    seconds = in_turn({str(size): run for size, run in work.items()}, repeats, clock)
     return {size: Spread(values=tuple(seconds[str(size)])) for size in work}
 
 
@@ -132,22 +133,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print each curve and its slope."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--core-time",
+        action="store_true",
+        help="count the time of one core and one thread instead of the clock's: for a machine that is not idle",
+    )
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args(arguments)
     logging.getLogger("zoo_eval").setLevel(logging.ERROR)
     curves: dict[str, dict[int, Spread]] = {}
     num_threads = torch.get_num_threads()
+    clock = time.process_time if options.core_time else time.perf_counter
+    if options.core_time:
+        torch.set_num_threads(1)  # threads that wait for each other would count as work
     with scene(None, None, num_images=1) as base:
         sides = fp32(base)
         for backend in sides.own:
-            curves[f"evaluation, {backend}: images"] = images(base, options.repeats, backend, sides)
+            curves[f"evaluation, {backend}: images"] = images(base, options.repeats, backend, sides, clock)
         torch.set_num_threads(1)
         for backend in sides.own:
-            curves[f"network, {backend}: batch size"] = batch_sizes(base, options.repeats, backend, sides)
-    for what, curve in layers(options.repeats).items():
+            curves[f"network, {backend}: batch size"] = batch_sizes(base, options.repeats, backend, sides, clock)
+    for what, curve in layers(options.repeats, clock).items():
         curves[f"{what}: layers"] = curve
     torch.set_num_threads(num_threads)
     figures: dict[str, Any] = {"conditions": conditions(), "curves": {}}
+    figures["clock"] = "core time, one thread" if options.core_time else "wall time"
     for name, curve in curves.items():
         print(f"  {name}, slope {slope(curve):.2f}")
         for size, spread in curve.items():

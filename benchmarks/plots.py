@@ -45,7 +45,7 @@ def plot_growth(figures: dict[str, Any], path: Path) -> None:
         axes.set_xticks(x, [f"{size:.0f}" for size in x], minor=False)
         axes.minorticks_off()
         axes.set_xlabel(quantity)
-        axes.set_ylabel("seconds")
+        axes.set_ylabel(f"seconds, {figures['clock']}")
         axes.grid(visible=True, alpha=0.3)
         axes.legend(fontsize=8)
     figure.suptitle(_where(figures), fontsize=9)
