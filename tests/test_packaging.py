@@ -27,7 +27,7 @@ def bounds() -> dict[str, str]:
         *content["dependencies"],
         *(line for lines in content["optional-dependencies"].values() for line in lines),
     ]
-    found = {}
+    found: dict[str, str] = {}
     for requirement in map(Requirement, listed):
         (least,) = [spec.version for spec in requirement.specifier if spec.operator == ">="]
         found[canonicalize_name(requirement.name)] = least
