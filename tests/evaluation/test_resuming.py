@@ -148,8 +148,8 @@ def test_a_run_with_an_optimized_checkpoint_goes_on(
 
     resume(run, host)
 
-    options = {"data": grid, "checkpoint": weights, "optimized_checkpoint": optimized, "out": tmp_path / "whole"}
-    whole = api.evaluate("toy_squares", host=host, report=False, **options)
+    options: dict[str, Any] = {"checkpoint": weights, "optimized_checkpoint": optimized, "out": tmp_path / "whole"}
+    whole = api.evaluate("toy_squares", host=host, report=False, data=grid, **options)
     assert files(run) == files(whole.run_dir)
 
 
@@ -163,7 +163,7 @@ def test_a_stage_in_onnx_runtime_goes_on_in_onnx_runtime(
 
     assert found["backend"] == "onnxruntime"
     assert found["agreement"]["num_images"] == 8
-    options = {"data": grid, "checkpoint": weights, "out": tmp_path / "whole", "device": "cpu"}
+    options: dict[str, Any] = {"data": grid, "checkpoint": weights, "out": tmp_path / "whole", "device": "cpu"}
     whole = api.evaluate("toy_squares", host=host, report=False, stages="fp32", backend="onnxruntime", **options)
     assert files(run) == files(whole.run_dir)
 
