@@ -232,6 +232,23 @@ def test_the_plain_network_computes_what_aimets_computes_bit_for_bit(
             assert not actual.requires_grad
 
 
+def test_a_plain_network_that_computes_something_else_gives_way_to_aimets_own(
+    network: nn.Module, context: StepContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = equalized(network, context)
+    trusted = simulate(ready, context)
+    builder = "zoo_core.quantization.simulation.plain_simulation"
+    monkeypatch.setattr(builder, lambda prepared, *_: prepared)
+
+    doubted = simulate(ready, context)
+
+    assert trusted.effect["same_as_aimet"] is True
+    assert doubted.effect["same_as_aimet"] is False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # AIMET warns of itself in every pass
+        assert relative_change(trusted.network, doubted.network, batch(context)) == 0.0
+
+
 def test_a_simulation_can_be_pickled_and_copied(network: nn.Module, context: StepContext) -> None:
     simulated = simulate(equalized(network, context), context).network
     for twin in (pickle.loads(pickle.dumps(simulated)), copy.deepcopy(simulated)):  # noqa: S301  # just dumped
