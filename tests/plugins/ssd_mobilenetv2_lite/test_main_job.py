@@ -160,7 +160,7 @@ def test_the_run_directory_is_complete(corners: Done, shapes: Path) -> None:
     names = read_label_file(shapes / "labels.txt")
     assert {path.name for path in corners.path.iterdir()} == {
         *("run.json", "metrics.json", "image_ids.txt", "log.txt"),
-        *("predictions", "comp4", "quantized"),
+        *("inputs", "predictions", "comp4", "quantized"),
     }
     for stage in CORNERS:
         assert {path.name for path in (corners.path / "comp4" / stage).iterdir()} == {
