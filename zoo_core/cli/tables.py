@@ -108,7 +108,7 @@ def worst_classes(metrics: Mapping[str, Any]) -> Sequence[str]:
         drops = sorted(
             (100 * (baseline[label] - value), label)
             for label, value in per_class.items()
-            if value is not None and baseline.get(label) is not None
+            if value is not None and baseline.get(label) is not None and value < baseline[label]
         )
         worst = ", ".join(f"{label} {points(drop)}" for drop, label in reversed(drops[-NUM_WORST_CLASSES:]))
         if worst:
