@@ -79,7 +79,7 @@ def test_load_model_recipe_dataset_and_metric_are_asked_of_the_owner_alone(plugi
 
 
 def test_an_unknown_recipe_passes_the_plugins_own_error_on(plugins: PluginHost) -> None:
-    with pytest.raises(RecipeError, match="toy_detector ships no recipe 'w2a2'"):
+    with pytest.raises(RecipeError, match="toy_squares has no recipe 'w2a2'"):
         plugins.recipe(plugins.model("toy_squares"), "w2a2")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from zoo_core.datatypes import Recipe
 from zoo_core.errors import RecipeError
-from zoo_core.recipes import load_recipe, override, recipe_text
+from zoo_core.recipes import load_recipe, override, recipe_text, shipped_recipe
 
 RECIPE = """\
 schema: 1
@@ -44,6 +44,23 @@ def test_a_recipe_file_becomes_its_steps_in_order(recipe: Recipe, tmp_path: Path
     assert recipe.steps[1].params == {"num_iterations": 10000, "beta_range": [20, 2]}
     assert (recipe.name, recipe.description) == ("w8a8", "Fold, round, simulate.")
     assert recipe.source == tmp_path / "recipe.yaml"
+
+
+def test_a_plugin_ships_the_recipes_of_its_folder_and_no_others(tmp_path: Path) -> None:
+    folder = tmp_path / "recipes"
+    folder.mkdir()
+    for name in ("w8a8", "w4a8"):
+        (folder / f"{name}.yaml").write_text(RECIPE.replace("name: w8a8", f"name: {name}"))
+    write(tmp_path, RECIPE)
+
+    assert shipped_recipe(folder, "w4a8", model_id="m").name == "w4a8"
+    for name, words in (
+        ("w8a4", "the closest is 'w8a8'|the closest is 'w4a8'"),
+        ("../recipe", "m has no recipe '../recipe'"),
+    ):
+        with pytest.raises(RecipeError, match=words) as caught:
+            shipped_recipe(folder, name, model_id="m")
+        assert "w4a8, w8a8" in str(caught.value)
 
 
 def test_every_recipe_in_the_repository_loads() -> None:

@@ -61,6 +61,28 @@ def load_recipe(path: Path) -> Recipe:
     return Recipe(name=name, description=description, steps=steps, source=file.path, sha256=recipe_sha256(name, steps))
 
 
+def shipped_recipe(folder: Path, name: str, *, model_id: str) -> Recipe:
+    """Read one of the recipe files that a plugin ships: what its ``zoo_recipe`` returns.
+
+    Args:
+        folder: Holds ``<name>.yaml`` for every recipe that the plugin ships.
+        name: As asked for; only names of files in the folder are opened.
+        model_id: Whom an error is about.
+
+    Raises:
+        RecipeError: There is no such recipe, and which there are; or as ``load_recipe``.
+    """
+    shipped = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in shipped:
+        near = closest(name, shipped)
+        hint = f"; the closest is {near!r}" if near else ""
+        raise RecipeError(
+            f"{model_id} has no recipe {name!r}{hint}.",
+            fix=f"choose one of {', '.join(shipped) or 'none'}, or give a recipe file's path.",
+        )
+    return load_recipe(folder / f"{name}.yaml")
+
+
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     """Return the recipe with ``STEP.PARAM=VALUE`` settings put in, later ones winning.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.errors import DataError, RecipeError
+from zoo_core.errors import DataError
 from zoo_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -48,16 +47,9 @@ def zoo_load_model(
 @hookimpl
 def zoo_recipe(entry: ModelEntry, name: str) -> Recipe:
     """A recipe file of this plugin; see ``hookspecs.zoo_recipe``."""
-    from zoo_core.recipes import load_recipe
+    from zoo_core.recipes import shipped_recipe
 
-    shipped = sorted(path.stem for path in _RECIPES.glob("*.yaml"))
-    if name not in shipped:
-        closest = get_close_matches(name, shipped, n=1, cutoff=0.0)
-        raise RecipeError(
-            f"{entry.model_id} has no recipe {name!r}; the closest is {closest[0]!r}.",
-            fix=f"choose one of {', '.join(shipped)}, or give a recipe file's path.",
-        )
-    return load_recipe(_RECIPES / f"{name}.yaml")
+    return shipped_recipe(_RECIPES, name, model_id=entry.model_id)
 
 
 @hookimpl

@@ -406,7 +406,12 @@ def test_a_reference_may_name_a_stage_of_its_own_recipe(stage: str, more: str, t
             "the registry entry is valid",
             "calibrates on the same split 'test'",
         ),
-        ("recipe: w8a8_toy", "recipe: w8a8_tooy", "the recipe is valid", "ships no recipe 'w8a8_tooy'"),
+        (
+            "recipe: w8a8_toy",
+            "recipe: w8a8_tooy",
+            "the recipe is valid",
+            "has no recipe 'w8a8_tooy'; the closest is 'w8a8_toy'",
+        ),
         ("headline: voc07_11pt/pytorch-ssd", "headline: top1", "headline and references name what exists", "'top1'"),
         (
             "headline: voc07_11pt/pytorch-ssd",

@@ -154,7 +154,7 @@ def test_a_strange_id_is_named_with_the_closest(evaluate: Evaluate, tmp_path: Pa
         ({"stages": "fp23"}, "no stage 'fp23'; the closest is 'fp32'"),
         ({"settings": ("bias_correction.num_batches=3",)}, "no step .bias_correction."),
         ({"settings": ("relu6.polcy=keep",)}, "polcy"),
-        ({"recipe": "w2a2"}, "ships no recipe 'w2a2'"),
+        ({"recipe": "w2a2"}, "has no recipe 'w2a2'"),
         ({"limit": 0}, "--limit is 0"),
         ({"device": "tpu"}, "--device is 'tpu'"),
         ({"device": "cuda:99"}, "--device is 'cuda:99', but this machine offers"),

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.errors import RecipeError
 from zoo_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -43,12 +42,9 @@ def zoo_load_model(
 
 @hookimpl
 def zoo_recipe(entry: ModelEntry, name: str) -> Recipe:
-    from zoo_core.recipes import load_recipe
+    from zoo_core.recipes import shipped_recipe
 
-    path = HERE / "recipes" / f"{name}.yaml"
-    if not path.exists():
-        raise RecipeError(f"toy_detector ships no recipe {name!r}.", fix="choose w8a8_toy.")
-    return load_recipe(path)
+    return shipped_recipe(HERE / "recipes", name, model_id=entry.model_id)
 
 
 @hookimpl
