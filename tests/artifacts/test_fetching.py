@@ -256,7 +256,7 @@ def test_a_redirect_from_https_to_http_is_refused(
     class Disguised(requests.Session):
         """The server speaks no TLS: whatever is mounted for https serves its folder ``models``, and that alone."""
 
-        def mount(self, prefix: str | bytes, adapter: requests.adapters.BaseAdapter) -> None:
+        def mount(self, prefix: str, adapter: requests.adapters.BaseAdapter) -> None:
             super().mount(served.url.rpartition("/")[0] if prefix == "https://" else prefix, adapter)
 
     monkeypatch.setattr(requests, "Session", Disguised)
