@@ -143,9 +143,20 @@ class PredictionStore:
         try:
             table = pq.read_table(path, partitioning=None, page_checksum_verification=True).combine_chunks()
             return _from_table(index, table, self._type)
-        except (pa.ArrowException, OSError, KeyError, TypeError) as error:
+        except (
+            pa.ArrowException,
+            OSError,
+            AttributeError,
+            IndexError,
+            KeyError,
+            TypeError,
+            ValueError,
+            ZooError,
+        ) as error:
+            # A damaged schema gives columns of other shapes, which the prediction's own class refuses.
+            fact = error.fact if isinstance(error, ZooError) else error
             raise RunError(
-                f"{path} cannot be read as predictions: {error}",
+                f"{path} cannot be read as predictions: {fact}",
                 fix="delete the file and resume the run, or run the evaluation again.",
             ) from error
 

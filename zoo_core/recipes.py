@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from zoo_core.datatypes import Json, Recipe, StepSpec
@@ -74,8 +75,8 @@ def shipped_recipe(folder: Path, name: str, *, model_id: str) -> Recipe:
     """
     shipped = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in shipped:
-        near = closest(name, shipped)
-        hint = f"; the closest is {near!r}" if near else ""
+        near = get_close_matches(name, shipped, n=1, cutoff=0.0)  # a short name is far from what it abbreviates
+        hint = f"; the closest is {near[0]!r}" if near else ""
         raise RecipeError(
             f"{model_id} has no recipe {name!r}{hint}.",
             fix=f"choose one of {', '.join(shipped) or 'none'}, or give a recipe file's path.",
