@@ -31,8 +31,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ssd_mobilenetv2_lite.network import build_network
 from zoo_core.datasets.voc import VocDetection
-from zoo_core.quantization.moments import ReconstructionError
-from zoo_core.quantization.rounding import Choices, WeightGrid, choose, round_network
+from zoo_core.quantization.rounding.engine import Choices, WeightGrid, choose, round_network
+from zoo_core.quantization.rounding.moments import ReconstructionError
 
 LAYERS = (
     "extras.3.conv.6",

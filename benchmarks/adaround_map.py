@@ -23,7 +23,7 @@ from torch import nn
 from benchmarks.adaround import Batches, window
 from zoo_core import api
 from zoo_core.plugins import PluginHost
-from zoo_core.results.paired import CompareRequest, Difference, compare
+from zoo_core.results.compare import CompareRequest, Difference, compare
 
 MODEL = "ssd_mobilenetv2_lite_shapes"
 _CALIBRATION_BATCH = 8

@@ -31,8 +31,8 @@ from benchmarks.timing import Clock, Spread, conditions, in_turn, timed
 from zoo_core.datatypes import Detections, QuantNetwork, QuantSettings, StepContext
 from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, DEFAULT_WORKERS
 from zoo_core.inference import InferenceSettings, predict
-from zoo_core.predictions import PredictionStore
 from zoo_core.quantization import pipeline
+from zoo_core.runs.predictions import PredictionStore
 
 NUM_IMAGES = (8, 16, 32, 64, 128)
 BATCH_SIZES = (1, 2, 4, 8, 16)

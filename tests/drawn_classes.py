@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zoo_core.datatypes import ModelEntry
 from zoo_core.registry import load_registry
 
-REGISTRY = Path(__file__).parents[1] / "plugins" / "torchvision_classification" / "registry.yaml"
+REGISTRY = Path(__file__).parents[1] / "plugins" / "zoo_torchvision_classification" / "registry.yaml"
 MODELS = ("mobilenet_v2", "mobilenet_v3_large", "resnet18", "resnet50", "efficientnet_b0")
 CLASSES = ("disk", "frame", "stripes")
 SMALL = {"crop_size": 32, "resize_size": 36}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models.detection.ssd import SSD
 
-from torchvision_detection.model import build_detector
+from zoo_torchvision_detection.model import build_detector
 
 NUM_COLUMNS = 91
 

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner
 from pydantic import BaseModel
 
-from aimet_steps.steps import STEPS as PLUGIN_STEPS
 from toy_detector import data
 from toy_detector import hooks as toy_hooks
 from toy_detector.model import untrained
+from zoo_aimet_steps.steps import STEPS as PLUGIN_STEPS
 from zoo_core import artifacts
 from zoo_core.cli.main import cli
 from zoo_core.conformance import CHECKS
@@ -25,7 +25,7 @@ from zoo_core.evaluation.run import evaluate_request
 from zoo_core.metrics.classification import CLASSIFICATION_PROTOCOLS, ClassificationMetric
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.plugins import PluginHost
-from zoo_core.quantization.steps import BUILTIN_STEPS, QUANTSIM, QuantSimParams
+from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, QUANTSIM, QuantSimParams
 from zoo_core.recipes import load_recipe
 from zoo_core.registry import load_registry
 

@@ -42,7 +42,7 @@ def test_files_and_lines_of_a_plugin_are_as_documented(plugin: str) -> None:
 
 def test_lines_of_an_entry_are_as_documented() -> None:
     _, lines, *_ = row("a model of a known family, `torchvision_ssd300_vgg16`")
-    text = (ROOT / "plugins" / "torchvision_detection" / "registry.yaml").read_text(encoding="utf-8")
+    text = (ROOT / "plugins" / "zoo_torchvision_detection" / "registry.yaml").read_text(encoding="utf-8")
     entry = re.search(r"^  torchvision_ssd300_vgg16:\n((?:    .*\n)+)", text, flags=re.MULTILINE)
 
     assert entry

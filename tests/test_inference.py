@@ -15,7 +15,7 @@ from toy_detector.model import load
 from zoo_core.datatypes import Detections, ImageSize, ModelBundle
 from zoo_core.errors import DataError, PluginError
 from zoo_core.inference import CHUNK_IMAGES, CalibrationSet, InferenceSettings, _Lanes, load_inputs, predict
-from zoo_core.predictions import PredictionStore
+from zoo_core.runs.predictions import PredictionStore
 
 
 @pytest.fixture

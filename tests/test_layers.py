@@ -28,7 +28,6 @@ FLOORS = {
     "metrics": 3,
     "datasets": 3,
     "runs": 3,
-    "predictions": 3,
     "registry": 3,
     "recipes": 3,
     "artifacts": 3,
@@ -47,8 +46,9 @@ GUEST_FLOOR = 3
 """The highest floor that a plugin may import ..."""
 
 STEP_SUPPORT = {
-    f"quantization.{name}" for name in ("aimet", "aimet.load", "foreign", "foreign.quiet", "graph", "simulation")
-} | {"quantization.graph.probe_image", "quantization.graph.relative_change", "quantization"}
+    f"quantization.{name}"
+    for name in ("aimet.adapter", "aimet.foreign.quiet", "graph.probe_image", "graph.relative_change")
+}
 """... and what a plugin that brings steps may import besides: a step must measure with the simulation that the run ends
 in, and AIMET must be loaded, silenced and told of foreign modules in one way."""
 
@@ -171,7 +171,7 @@ def test_the_core_imports_no_plugin() -> None:
     assert wrong == []
 
 
-STEP_PLUGINS = {"aimet_steps"}
+STEP_PLUGINS = {"zoo_aimet_steps"}
 """The plugins whose purpose is steps; only they import AIMET, and inside the functions that apply a step."""
 
 
@@ -186,7 +186,7 @@ def test_only_plugins_of_steps_import_aimet() -> None:
 
 def test_one_module_of_the_core_imports_aimet() -> None:
     users = [name for name, path in core_modules().items() if "aimet_torch" in imported_packages(path)]
-    assert users == ["quantization.aimet"]
+    assert users == ["quantization.aimet.adapter"]
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -206,10 +206,10 @@ def imported_packages(path: Path) -> set[str]:
         "import zoo_core.hookspecs",
         "import zoo_core.datatypes",
         "import ssd_mobilenetv2_lite.hooks",
-        "import torchvision_classification.hooks",
-        "import aimet_steps.hooks",
-        "import torchvision_detection.hooks",
-        "import mlflow_tracker.hooks",
+        "import zoo_torchvision_classification.hooks",
+        "import zoo_aimet_steps.hooks",
+        "import zoo_torchvision_detection.hooks",
+        "import zoo_mlflow_tracker.hooks",
         "from zoo_core.registry import *; load_registry(builtin_registry())",
         "from zoo_core.cli.main import main; main(['--help'])",
         "from zoo_core.cli.main import main; main(['list'])",

@@ -58,7 +58,7 @@ def test_the_number_of_files_and_lines_is_as_stated(tmp_path: Path) -> None:
     assert stated
     assert (int(stated[1]), int(stated[2])) == (len(files), num_lines)
 
-    registry = (ROOT / "plugins" / "torchvision_classification" / "registry.yaml").read_text()
+    registry = (ROOT / "plugins" / "zoo_torchvision_classification" / "registry.yaml").read_text()
     entry = re.split(r"^  (?=\w)", registry, flags=re.MULTILINE)[1]
     entry = re.sub(r"^    references:\n(?:      .*\n)+", "", entry, flags=re.MULTILINE)
     stated = re.search(r"in the bundled plugin \| 1 \| (\d+) \|", PAGE.read_text())

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import ModelEntry
     from zoo_core.evaluation.request import Reporter
     from zoo_core.evaluation.run import EvaluationResult
-    from zoo_core.results.gate import Verdict
-    from zoo_core.results.listing import ListedRun
-    from zoo_core.results.paired import Compared
-    from zoo_core.results.reproduction import Reproduced
-    from zoo_core.results.rescoring import Rescored
-    from zoo_core.results.verification import Check
+    from zoo_core.results.check import Verdict
+    from zoo_core.results.compare import Compared
+    from zoo_core.results.reproduce import Reproduced
+    from zoo_core.results.rescore import Rescored
+    from zoo_core.results.verify import Check
+    from zoo_core.runs.listing import ListedRun
 
 
 def list_models(host: PluginHost | None = None) -> list[ModelEntry]:
@@ -89,7 +89,7 @@ def resume(
         ZooError: As ``evaluate``.
     """
     from zoo_core.evaluation.request import SilentReporter
-    from zoo_core.evaluation.resuming import resume_run
+    from zoo_core.evaluation.resume import resume_run
 
     host, reporter = host or PluginHost(), reporter or SilentReporter()
     write_report = functools.partial(_report, host=host, reporter=reporter) if report else None
@@ -141,7 +141,7 @@ def rescore(source: Path | str, *, host: PluginHost | None = None, **options: An
     Args:
         source: A run directory, a folder of ``comp4_det_<split>_<class>.txt`` files, or a COCO results file.
         host: Plugins to use; None for the installed ones.
-        options: Any other field of ``zoo_core.results.rescoring.RescoreRequest``, e.g. ``data="VOCdevkit"``,
+        options: Any other field of ``zoo_core.results.rescore.RescoreRequest``, e.g. ``data="VOCdevkit"``,
             ``model="ssd_mobilenetv2_lite"``, ``protocols=("voc07_11pt/devkit",)``. Paths may be text.
 
     Returns:
@@ -150,8 +150,8 @@ def rescore(source: Path | str, *, host: PluginHost | None = None, **options: An
     Raises:
         ZooError: The source, the data or a name cannot be used.
     """
-    from zoo_core.results.rescoring import RescoreRequest
-    from zoo_core.results.rescoring import rescore as work
+    from zoo_core.results.rescore import RescoreRequest
+    from zoo_core.results.rescore import rescore as work
 
     return work(RescoreRequest(source=Path(source), **_values(options)), host or PluginHost())
 
@@ -165,7 +165,7 @@ def compare(
         run: The baseline.
         other: Held against it; None compares stages of ``run``.
         host: Plugins to use; None for the installed ones.
-        options: Any other field of ``zoo_core.results.paired.CompareRequest``, e.g. ``stages=("fp32", "w8a8")``,
+        options: Any other field of ``zoo_core.results.compare.CompareRequest``, e.g. ``stages=("fp32", "w8a8")``,
             ``protocol="coco"``, ``num_resamples=1000``.
 
     Returns:
@@ -175,8 +175,8 @@ def compare(
         RunError: A run is not complete, or the two differ in what must agree; all of it is named.
         ZooError: The data or the protocol cannot be used.
     """
-    from zoo_core.results.paired import CompareRequest
-    from zoo_core.results.paired import compare as work
+    from zoo_core.results.compare import CompareRequest
+    from zoo_core.results.compare import compare as work
 
     values = _values(options)
     return work(
@@ -195,7 +195,7 @@ def check(run: Path | str, *, stages: Sequence[str] = (), host: PluginHost | Non
     Raises:
         ZooError: The run cannot be read, or a stage is unknown.
     """
-    from zoo_core.results.gate import check_run
+    from zoo_core.results.check import check_run
     from zoo_core.results.stored import open_run
 
     opened, plugins = open_run(Path(run)), host or PluginHost()
@@ -214,7 +214,7 @@ def verify(run: Path | str, *, data: Path | str | None = None, host: PluginHost 
         RunError: The record does not say what is needed.
     """
     from zoo_core.results.stored import open_run
-    from zoo_core.results.verification import verify as work
+    from zoo_core.results.verify import verify as work
 
     return work(open_run(Path(run)), host or PluginHost(), data=None if data is None else Path(data))
 
@@ -225,7 +225,7 @@ def list_runs(folder: Path | str = "runs", *, model: str | None = None) -> Seque
     Raises:
         RunError: The folder does not exist.
     """
-    from zoo_core.results.listing import list_runs as work
+    from zoo_core.runs.listing import list_runs as work
 
     return work(Path(folder), model)
 
@@ -239,7 +239,7 @@ def reproduce(
         run: A complete run directory.
         host: Plugins to use; None for the installed ones.
         reporter: Told of progress; None is silent.
-        options: Any other field of ``zoo_core.results.reproduction.ReproduceRequest``, e.g. ``out="again"``,
+        options: Any other field of ``zoo_core.results.reproduce.ReproduceRequest``, e.g. ``out="again"``,
             ``data="VOCdevkit"``, ``batch_size=8``.
 
     Returns:
@@ -249,8 +249,8 @@ def reproduce(
         ZooError: The run is not complete, or its data or weights are not there any more.
     """
     from zoo_core.evaluation.request import SilentReporter
-    from zoo_core.results.reproduction import ReproduceRequest
-    from zoo_core.results.reproduction import reproduce as work
+    from zoo_core.results.reproduce import ReproduceRequest
+    from zoo_core.results.reproduce import reproduce as work
 
     return work(ReproduceRequest(run=Path(run), **_values(options)), host or PluginHost(), reporter or SilentReporter())
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from zoo_core.datatypes import ImageSize
 from zoo_core.errors import PluginError, ZooError
-from zoo_core.predictions import Chunk, PredictionStore
+from zoo_core.runs.predictions import Chunk, PredictionStore
 
 if TYPE_CHECKING:
     import numpy as np

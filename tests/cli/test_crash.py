@@ -58,7 +58,7 @@ def test_a_plugin_that_crashes_in_a_stage_is_named_with_hook_stage_and_log(
 def test_a_fault_of_the_core_in_a_stage_is_named_with_its_log(
     arguments: Arguments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("zoo_core.predictions.PredictionStore.write", explode)
+    monkeypatch.setattr("zoo_core.runs.predictions.PredictionStore.write", explode)
 
     assert run_command_line(arguments(stages="fp32", limit=2)) == 3
 

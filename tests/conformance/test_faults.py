@@ -446,7 +446,7 @@ def test_a_wrong_registry_entry_is_found(old: str, new: str, name: str, words: s
 @pytest.fixture(scope="module")
 def aimet() -> None:
     """AIMET takes seconds to import; what a test's own time says is then the test's."""
-    from zoo_core.quantization import aimet as thin
+    from zoo_core.quantization.aimet import adapter as thin
 
     thin.load()
 

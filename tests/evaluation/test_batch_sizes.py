@@ -15,7 +15,7 @@ from zoo_core.cli.main import run_command_line
 from zoo_core.cli.tables import batch_size_lines
 from zoo_core.errors import DataError
 from zoo_core.evaluation.request import EvaluationRequest
-from zoo_core.evaluation.resuming import resume_run
+from zoo_core.evaluation.resume import resume_run
 from zoo_core.evaluation.run import EvaluationResult, evaluate_request
 from zoo_core.plugins import PluginHost
 

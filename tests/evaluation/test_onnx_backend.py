@@ -19,7 +19,7 @@ from zoo_core.evaluation import onnx_backend, prepare
 from zoo_core.evaluation.onnx_backend import CHECKED_IMAGES, TOLERANCE, OnnxNetwork, export, export_checked
 from zoo_core.inference import InferenceSettings
 from zoo_core.plugins import PluginHost
-from zoo_core.predictions import PredictionStore
+from zoo_core.runs.predictions import PredictionStore
 
 pytest.importorskip("onnxruntime")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from faults.harness import Answer, Toy, inodes, results
-from zoo_core.results.listing import read_listed
-from zoo_core.runs import RunDirectory
+from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.listing import read_listed
 
 MOMENTS = [
     "open predictions/fp32/chunk-00001",

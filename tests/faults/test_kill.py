@@ -6,7 +6,7 @@ import random
 import signal
 
 from faults.harness import Toy, inodes, results
-from zoo_core.runs import RunDirectory
+from zoo_core.runs.directory import RunDirectory
 
 NUM_MOMENTS = 30
 

@@ -68,7 +68,7 @@ def test_an_image_that_does_not_fit_into_memory_counts_as_out_of_memory_whoever_
 
 
 def test_a_step_that_runs_out_of_memory_is_named_and_the_run_goes_on_later(toy: Toy) -> None:
-    step = "zoo_core.quantization.equalization:equalize"
+    step = "zoo_core.quantization.steps.equalization:equalize"
     answer = toy.run(calls=[{"target": step, "nth": 1, "do": "run_out_of_memory"}])
 
     assert answer["error"] == "RunError"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from faults.harness import Answer, FaultStage, inodes, results
-from zoo_core.results.listing import read_listed
+from zoo_core.runs.listing import read_listed
 
 
 @pytest.mark.slow

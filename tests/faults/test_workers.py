@@ -7,12 +7,12 @@ import signal
 import pytest
 
 from faults.harness import Toy, inodes, results
-from zoo_core.results.listing import read_listed
-from zoo_core.runs import RunDirectory
+from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.listing import read_listed
 
 IMAGE = "toy_detector.data:GridDataset.image"
 DECODE = "toy_detector.model:_decode_one"
-WRITE = "zoo_core.predictions:PredictionStore.write"
+WRITE = "zoo_core.runs.predictions:PredictionStore.write"
 
 
 def goes_on(toy: Toy) -> None:

@@ -27,12 +27,12 @@ from zoo_core.datasets.comp4 import read_comp4
 from zoo_core.datasets.voc import VocDetection
 from zoo_core.datatypes import Detections
 from zoo_core.errors import ZooError
-from zoo_core.predictions import Chunk, PredictionStore
 from zoo_core.quantization.pipeline import plan
 from zoo_core.recipes import load_recipe, override
 from zoo_core.registry import load_registry
-from zoo_core.results.listing import read_listed
 from zoo_core.results.stored import open_run
+from zoo_core.runs.listing import read_listed
+from zoo_core.runs.predictions import Chunk, PredictionStore
 
 ROOT = Path(__file__).parents[2]
 NUM_INPUTS = int(os.environ.get("ZOO_EVAL_FUZZ", "400"))

@@ -16,10 +16,11 @@ from torch import nn
 
 from zoo_core.datatypes import QuantNetwork, Recipe, StepContext, StepSpec
 from zoo_core.errors import RecipeError
-from zoo_core.quantization import aimet, gradient_rounding
-from zoo_core.quantization.gradient_rounding import RoundedWeights
+from zoo_core.quantization.aimet import adapter as aimet
+from zoo_core.quantization.aimet import gradient_rounding
+from zoo_core.quantization.aimet.gradient_rounding import RoundedWeights
 from zoo_core.quantization.pipeline import BoundStep, StepOutcome, plan, run_step, save_quantized, simulate
-from zoo_core.quantization.steps import BUILTIN_STEPS
+from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
 from zoo_core.recipes import load_recipe
 
 STEPS = {step.name: step for step in BUILTIN_STEPS}

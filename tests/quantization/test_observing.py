@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from zoo_core.datatypes import QuantSettings, StepContext
-from zoo_core.quantization import aimet, observing
+from zoo_core.quantization.aimet import adapter as aimet
+from zoo_core.quantization.aimet import observing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from zoo_core.datatypes import Recipe, RecipeStep, StepResult, StepSpec
 from zoo_core.errors import RecipeError
 from zoo_core.quantization.pipeline import plan
-from zoo_core.quantization.steps import BUILTIN_STEPS
+from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
 
 if TYPE_CHECKING:
     from pathlib import Path

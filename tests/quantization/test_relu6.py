@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo_core.quantization.relu6 import ChannelClip, apply_policy
+from zoo_core.quantization.steps.relu6 import ChannelClip, apply_policy
 
 
 def test_a_new_clip_equals_relu6() -> None:

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from zoo_core.errors import RecipeError
-from zoo_core.quantization.moments import ReconstructionError
-from zoo_core.quantization.rounding import RoundedNetwork, WeightGrid, choose, round_network
+from zoo_core.quantization.rounding.engine import RoundedNetwork, WeightGrid, choose, round_network
+from zoo_core.quantization.rounding.moments import ReconstructionError
 
 
 class Calibration:
@@ -204,7 +204,7 @@ def test_with_few_samples_the_choice_serves_images_not_seen(
         return unseen.relative(integers.to(layer.weight) * grid.scale)
 
     shrunk = error_on_others()
-    monkeypatch.setattr("zoo_core.quantization.rounding.SHRINKAGE", 0.0)
+    monkeypatch.setattr("zoo_core.quantization.rounding.engine.SHRINKAGE", 0.0)
     assert shrunk < error_on_others()
 
 
@@ -224,8 +224,8 @@ def test_the_same_seed_gives_the_same_bytes(
     network: SmallNetwork, calibration: Calibration, choices: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Few samples a layer, so that sampling takes part.
-    monkeypatch.setattr("zoo_core.quantization.rounding.MIN_SAMPLES", 512)
-    monkeypatch.setattr("zoo_core.quantization.rounding.SAMPLES_PER_WEIGHT", 1)
+    monkeypatch.setattr("zoo_core.quantization.rounding.engine.MIN_SAMPLES", 512)
+    monkeypatch.setattr("zoo_core.quantization.rounding.engine.SAMPLES_PER_WEIGHT", 1)
     results = [run(network, calibration, seed=3, choices=choices).network.state_dict() for _ in range(3)]
     torch.rand(7)  # the global random state takes no part
     results.append(run(network, calibration, seed=3, choices=choices).network.state_dict())
@@ -253,8 +253,8 @@ def test_each_image_is_read_once_and_no_more_than_needed(
     run(network, calibration)
     assert calibration.num_read == 24
     convolutions = nn.Sequential(network.stem, network.side)
-    monkeypatch.setattr("zoo_core.quantization.rounding.MIN_SAMPLES", 512)
-    monkeypatch.setattr("zoo_core.quantization.rounding.SAMPLES_PER_WEIGHT", 1)
+    monkeypatch.setattr("zoo_core.quantization.rounding.engine.MIN_SAMPLES", 512)
+    monkeypatch.setattr("zoo_core.quantization.rounding.engine.SAMPLES_PER_WEIGHT", 1)
     calibration.num_read = 0
     reports = run(convolutions, calibration).layers
     assert calibration.num_read == 8  # at most 64 positions an image: 8 images hold 512
@@ -300,7 +300,7 @@ class Shared(nn.Module):
 def test_a_layer_called_twice_is_rounded_for_both_calls(
     calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoo_core.quantization.rounding.MIN_SAMPLES", 100_000)  # all there are
+    monkeypatch.setattr("zoo_core.quantization.rounding.engine.MIN_SAMPLES", 100_000)  # all there are
     torch.manual_seed(0)
     reports = run(Shared().eval().requires_grad_(False), calibration).layers
     head = next(report for report in reports if report.name == "head")

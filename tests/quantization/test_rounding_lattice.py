@@ -7,13 +7,7 @@ import itertools
 import pytest
 import torch
 
-from zoo_core.quantization.lattice import (
-    LatticeProblem,
-    descend,
-    error_feedback,
-    exhaustive,
-    solve,
-)
+from zoo_core.quantization.rounding.lattice import LatticeProblem, descend, error_feedback, exhaustive, solve
 
 
 def problem(

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from zoo_core.quantization.moments import ReconstructionError, RoundableLayer, num_positions, patches, weight_rows
+from zoo_core.quantization.rounding.moments import (
+    ReconstructionError,
+    RoundableLayer,
+    num_positions,
+    patches,
+    weight_rows,
+)
 
 
 def layers() -> dict[str, tuple[RoundableLayer, tuple[int, ...]]]:

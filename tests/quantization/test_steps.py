@@ -15,11 +15,11 @@ from torch import nn
 
 from zoo_core.datatypes import QuantNetwork, RecipeStep, StepContext, StepResult
 from zoo_core.errors import PluginError, RecipeError
-from zoo_core.quantization import aimet
+from zoo_core.quantization.aimet import adapter as aimet
 from zoo_core.quantization.graph import relative_change
 from zoo_core.quantization.pipeline import BoundStep, StepOutcome, run_step, simulate
-from zoo_core.quantization.relu6 import ChannelClip
-from zoo_core.quantization.steps import BUILTIN_STEPS, StepParams
+from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, StepParams
+from zoo_core.quantization.steps.relu6 import ChannelClip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -237,7 +237,7 @@ def test_a_plain_network_that_computes_something_else_gives_way_to_aimets_own(
 ) -> None:
     ready = equalized(network, context)
     trusted = simulate(ready, context)
-    builder = "zoo_core.quantization.simulation.plain_simulation"
+    builder = "zoo_core.quantization.aimet.simulation.plain_simulation"
     monkeypatch.setattr(builder, lambda prepared, *_: prepared)
 
     doubted = simulate(ready, context)

@@ -20,8 +20,8 @@ from zoo_core.datatypes import (
 )
 from zoo_core.metrics.classification import ClassificationMetric, rank_classes
 from zoo_core.metrics.detection import DetectionMetric
-from zoo_core.predictions import Chunk, PredictionStore
-from zoo_core.runs import SCHEMA, RunDirectory
+from zoo_core.runs.directory import SCHEMA, RunDirectory
+from zoo_core.runs.predictions import Chunk, PredictionStore
 
 HEADLINE = "voc07_11pt/pytorch-ssd"
 CHUNK = 64

@@ -13,12 +13,12 @@ import pytest
 
 from drawn_classes import write_classes
 from report.synthetic import write_run
-from torchvision_classification import hooks as classifiers
 from toy_detector import data
 from toy_detector.data import GridDataset
 from zoo_core.datasets.image_folder import ImageFolder
 from zoo_core.plugins import PluginHost
 from zoo_core.report.html import write_report
+from zoo_torchvision_classification import hooks as classifiers
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

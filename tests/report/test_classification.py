@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from drawn_classes import CLASSES, write_classes
 from report.synthetic import write_run
-from torchvision_classification import hooks
 from zoo_core.comparison.classes import class_changes, surest_flips
 from zoo_core.datasets.image_folder import ImageFolder
 from zoo_core.datatypes import Classification, ClassTarget, Prediction
 from zoo_core.plugins import PluginHost
-from zoo_core.predictions import Chunk, PredictionStore
 from zoo_core.report.html import render_report
+from zoo_core.runs.predictions import Chunk, PredictionStore
+from zoo_torchvision_classification import hooks
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from toy_detector.data import GridDataset
 from zoo_core.datatypes import Detections
 from zoo_core.errors import RunError
 from zoo_core.plugins import PluginHost
-from zoo_core.predictions import Chunk, PredictionStore
 from zoo_core.report.html import render_report, write_report
+from zoo_core.runs.predictions import Chunk, PredictionStore
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "image", "use"}
 

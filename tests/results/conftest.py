@@ -14,7 +14,7 @@ from toy_detector import data
 from toy_detector import hooks as toy_detector
 from toy_detector.data import GridDataset
 from zoo_core.plugins import PluginHost
-from zoo_core.runs import RunDirectory
+from zoo_core.runs.directory import RunDirectory
 
 MakeRun = Callable[..., Path]
 Edit = Callable[[dict[str, Any]], None]

@@ -8,14 +8,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-import torchvision_classification
+import zoo_torchvision_classification
 from tools.train_shapes_classifier import SETTING, WIDTH_MULT, TrainConfig, build, main, pictures, train
-from torchvision_classification import hooks
 from zoo_core.datasets.shapes import CLASS_NAMES, DRAWING_VERSION
 from zoo_core.datasets.shapes_folder import cut_out
 from zoo_core.registry import load_registry
+from zoo_torchvision_classification import hooks
 
-PLUGIN = Path(torchvision_classification.__file__).parent
+PLUGIN = Path(zoo_torchvision_classification.__file__).parent
 TINY = TrainConfig(pictures=32, epochs=2, batch_size=8)
 
 

@@ -31,7 +31,7 @@ def check(*, run_dir: Path, stages: str | None, junit: Path | None, as_json: boo
     from zoo_core.cli.result_tables import print_verdict
     from zoo_core.cli.stored import names
     from zoo_core.plugins import PluginHost
-    from zoo_core.results.gate import check_run, write_junit
+    from zoo_core.results.check import check_run, write_junit
     from zoo_core.results.stored import open_run
 
     run = open_run(run_dir)
@@ -59,7 +59,7 @@ def verify(*, run_dir: Path, data: Path | None, as_json: bool, verbose: bool) ->
     """
     from zoo_core.plugins import PluginHost
     from zoo_core.results.stored import open_run
-    from zoo_core.results.verification import verify
+    from zoo_core.results.verify import verify
 
     checks = verify(open_run(run_dir), PluginHost(), data=data)
     stale = any(check.state == "stale" for check in checks)

@@ -113,7 +113,7 @@ def _interrupted(stop: BaseException) -> int:
     click.echo("interrupted", err=True)
     for cause in causes:
         if isinstance(cause, RunInterruptedError):
-            from zoo_core.runs import RunDirectory
+            from zoo_core.runs.directory import RunDirectory
 
             click.echo(f"  go on with: {RunDirectory(cause.run_dir).resume_command}", err=True)
             break

@@ -12,7 +12,7 @@ import click
 from zoo_core.cli.signals import termination_interrupts
 
 if TYPE_CHECKING:
-    from zoo_core.results.reproduction import Reproduced
+    from zoo_core.results.reproduce import Reproduced
 
 _FILE = click.Path(path_type=Path)
 

@@ -14,10 +14,10 @@ from zoo_core.datatypes import measure
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import ProtocolScore
-    from zoo_core.results.gate import Verdict
-    from zoo_core.results.paired import Compared, Difference
-    from zoo_core.results.paired_tasks import ChangeCounts
-    from zoo_core.results.rescoring import Rescored
+    from zoo_core.results.check import Verdict
+    from zoo_core.results.compare import Compared, Difference
+    from zoo_core.results.compare_tasks import ChangeCounts
+    from zoo_core.results.rescore import Rescored
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:

@@ -35,7 +35,7 @@ def rescore(*, stages: str | None, as_json: bool, verbose: bool, **options: Any)
     """
     from zoo_core.cli.result_tables import metrics_json, print_rescored
     from zoo_core.plugins import PluginHost
-    from zoo_core.results.rescoring import RescoreRequest, rescore
+    from zoo_core.results.rescore import RescoreRequest, rescore
 
     found = rescore(RescoreRequest(stages=names(stages), **options), PluginHost())
     if not as_json:
@@ -99,7 +99,7 @@ def compare(*, run_dir: Path, stages: str | None, as_json: bool, verbose: bool, 
 
     from zoo_core.cli.result_tables import print_compared
     from zoo_core.plugins import PluginHost
-    from zoo_core.results.paired import CompareRequest, compare
+    from zoo_core.results.compare import CompareRequest, compare
 
     found = compare(CompareRequest(run=run_dir, stages=names(stages), **options), PluginHost())
     if not as_json:
@@ -126,7 +126,7 @@ def runs(*, folder: Path, model: str | None, as_json: bool, verbose: bool) -> in
     """
     from dataclasses import asdict
 
-    from zoo_core.results.listing import list_runs
+    from zoo_core.runs.listing import list_runs
 
     found = list_runs(folder, model)
     if as_json:

@@ -14,7 +14,7 @@ from zoo_core.datatypes import Detections
 if TYPE_CHECKING:
     from zoo_core.datatypes import Metric, Prediction
     from zoo_core.evaluation.prepare import Job
-    from zoo_core.predictions import PredictionStore
+    from zoo_core.runs.predictions import PredictionStore
 
 _SEEN = ("kept", "moved", "lost", "gained")
 

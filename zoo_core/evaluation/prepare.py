@@ -20,7 +20,7 @@ from zoo_core.inference import CalibrationSet, InferenceSettings
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline
 from zoo_core.recipes import load_recipe, names_a_file, override
-from zoo_core.runs import RunDirectory
+from zoo_core.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from zoo_core.datasets.calibration import CalibrationDraw

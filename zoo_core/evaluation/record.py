@@ -12,7 +12,7 @@ from zoo_core import __version__, provenance
 from zoo_core.evaluation.prepare import Job, recipe_facts
 from zoo_core.evaluation.request import DEFAULT_CALIBRATION_SIZE
 from zoo_core.evaluation.stages import ORIGINAL
-from zoo_core.runs import SCHEMA, RunDirectory
+from zoo_core.runs.directory import SCHEMA, RunDirectory
 
 if TYPE_CHECKING:
     import torch

@@ -15,16 +15,16 @@ from zoo_core.evaluation.batch_sizes import Moved, moved
 from zoo_core.evaluation.memory import out_of_memory, with_less_memory
 from zoo_core.evaluation.prepare import Job, prepare, step_context
 from zoo_core.evaluation.record import Record, model_size_bytes
-from zoo_core.evaluation.recorded import keep_inputs
+from zoo_core.evaluation.replay import keep_inputs
 from zoo_core.evaluation.request import EvaluationRequest, Reporter, SilentReporter
 from zoo_core.evaluation.stages import ORIGINAL, Stage
 from zoo_core.evaluation.stopping import LOG, log_into, stopping
 from zoo_core.inference import InferenceStats, chunk_ids, predict
 from zoo_core.plugins import PluginHost
-from zoo_core.predictions import PredictionStore
 from zoo_core.quantization import pipeline
 from zoo_core.quantization.sqnr import layer_sqnr
-from zoo_core.runs import RunDirectory
+from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.predictions import PredictionStore
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from zoo_core.errors import DataError, PluginCrashError, RunCrashError, RunError, RunInterruptedError, ZooError
 from zoo_core.evaluation.memory import out_of_memory
-from zoo_core.runs import RunDirectory
+from zoo_core.runs.directory import RunDirectory
 
 logger = logging.getLogger("zoo_eval")
 

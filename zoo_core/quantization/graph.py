@@ -12,7 +12,7 @@ import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo_core.quantization.step_cache import tensor_sha256
+from zoo_core.quantization.cache import tensor_sha256
 
 logger = logging.getLogger("zoo_eval.quantization")
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from zoo_core import artifacts
 from zoo_core.datatypes import QuantNetwork, QuantSettings, Recipe, RecipeStep, StepSpec
 from zoo_core.errors import PluginError, RecipeError
-from zoo_core.quantization.steps import BUILTIN_STEPS, QUANTSIM, QuantSimParams
+from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, QUANTSIM, QuantSimParams
 from zoo_core.recipes import recipe_text
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
         network: Not modified.
         context: Its calibration images set the ranges of activations.
     """
-    from zoo_core.quantization import simulation
+    from zoo_core.quantization.aimet import simulation
 
     started = time.perf_counter()
     made = simulation.simulate(network, context)

@@ -13,10 +13,10 @@ from zoo_core.comparison.classes import NO_CLASS, ClassChanges, Flip, class_chan
 from zoo_core.datatypes import Classification, ClassTarget, Prediction, Target
 from zoo_core.report import plots
 from zoo_core.report.drawing import class_name
-from zoo_core.report.facts import percent
 from zoo_core.report.gallery import BYTES_BUDGET, data_uri, read_pixels, token_classes
 from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import Table
+from zoo_core.runs.lenient import percent
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun

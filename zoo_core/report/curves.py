@@ -12,9 +12,9 @@ from zoo_core.datatypes import Detections, DetectionTarget
 from zoo_core.errors import ZooError
 from zoo_core.metrics.average_precision import RECALL_POINTS_11, average_precision_11pt, average_precision_area
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
-from zoo_core.report.facts import percent
 from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import headline
+from zoo_core.runs.lenient import percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ from zoo_core.report import origin, plots, sections, views
 from zoo_core.report.against import Comparison, compare_runs
 from zoo_core.report.layers import layer_groups
 from zoo_core.report.loading import LoadedRun, load_run
-from zoo_core.runs import RunDirectory
+from zoo_core.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Measure

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zoo_core.report.facts import DASH
 from zoo_core.report.plots import Plot, layer_plot
 from zoo_core.report.sections import Table
+from zoo_core.runs.lenient import DASH
 
 if TYPE_CHECKING:
-    from zoo_core.report.facts import Facts
     from zoo_core.report.loading import LoadedRun
+    from zoo_core.runs.lenient import Facts
 
 _NUM_WORST = 8
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from zoo_core.datatypes import DatasetRequest
 from zoo_core.errors import RunError, ZooError
-from zoo_core.predictions import PredictionStore
-from zoo_core.report.facts import Facts, joined, read_facts
-from zoo_core.runs import RunDirectory
+from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.lenient import Facts, joined, read_facts
+from zoo_core.runs.predictions import PredictionStore
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import EvalDataset, Prediction, Target

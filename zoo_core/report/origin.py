@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from zoo_core.report.facts import DASH, Facts
 from zoo_core.report.sections import Table
+from zoo_core.runs.lenient import DASH, Facts
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from zoo_core.datatypes import DatasetRequest, Prediction
 from zoo_core.errors import DataError, RunError
-from zoo_core.predictions import PredictionStore
-from zoo_core.report.facts import Facts
-from zoo_core.runs import RunDirectory
+from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.lenient import Facts
+from zoo_core.runs.predictions import PredictionStore
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import EvalDataset, ModelEntry

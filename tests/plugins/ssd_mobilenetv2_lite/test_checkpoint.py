@@ -16,8 +16,8 @@ from ssd_mobilenetv2_lite.checkpoint import fold_structure, load_network, load_w
 from ssd_mobilenetv2_lite.network import Clip, MobileNetV2SSDLite, build_network
 from zoo_core.datatypes import QuantSettings
 from zoo_core.errors import CheckpointError
-from zoo_core.quantization import aimet
-from zoo_core.quantization.relu6 import ChannelClip, apply_policy
+from zoo_core.quantization.aimet import adapter as aimet
+from zoo_core.quantization.steps.relu6 import ChannelClip, apply_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

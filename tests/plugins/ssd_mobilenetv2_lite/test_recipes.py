@@ -18,10 +18,10 @@ import ssd_mobilenetv2_lite
 from ssd_mobilenetv2_lite.network import Add, MobileNetV2SSDLite, build_network
 from ssd_mobilenetv2_lite.preprocess import preprocess
 from zoo_core.datatypes import QuantNetwork, StepContext
-from zoo_core.quantization import aimet
+from zoo_core.quantization.aimet import adapter as aimet
 from zoo_core.quantization.graph import relative_change
 from zoo_core.quantization.pipeline import BoundStep, Plan, StepOutcome, plan, run_step, simulate
-from zoo_core.quantization.relu6 import ChannelClip
+from zoo_core.quantization.steps.relu6 import ChannelClip
 from zoo_core.recipes import load_recipe
 
 if TYPE_CHECKING:

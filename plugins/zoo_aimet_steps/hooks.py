@@ -1,0 +1,22 @@
+"""What the plugin gives the core: two steps. AIMET is imported when one of them runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zoo_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zoo_core.datatypes import RecipeStep
+
+ZOO_API_VERSION = 1
+
+
+@hookimpl
+def zoo_recipe_steps() -> Sequence[RecipeStep]:
+    """``seq_mse`` and ``reestimate_bn``; see ``hookspecs.zoo_recipe_steps``."""
+    from zoo_aimet_steps.steps import STEPS
+
+    return STEPS

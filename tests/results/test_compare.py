@@ -1,0 +1,180 @@
+"""Two runs, or two stages of one, paired by image."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from results.conftest import MakeRun, edit_json
+from zoo_core.cli.main import run_command_line
+from zoo_core.errors import DataError, RegistryError, RunError, ZooError
+from zoo_core.plugins import PluginHost
+from zoo_core.results.compare import Compared, CompareRequest, compare
+
+HEADLINE = "voc07_11pt/pytorch-ssd"
+
+
+@pytest.fixture
+def pair(make_run: MakeRun) -> tuple[Path, Path]:
+    """Two runs on the same images, the second with more noise."""
+    return make_run("a", noise=0.03), make_run("b", noise=0.3)
+
+
+def compared(host: PluginHost, run: Path, other: Path | None = None, **options: Any) -> Compared:
+    return compare(CompareRequest(run=run, other=other, num_resamples=200, **options), host)
+
+
+def recorded(run: Path, stage: str, protocol: str = HEADLINE) -> dict[str, Any]:
+    scores: dict[str, Any] = json.loads((run / "metrics.json").read_text())["stages"][stage]["metrics"][protocol]
+    return scores
+
+
+@pytest.mark.parametrize("protocol", [None, "voc_area/devkit", "coco"])
+def test_the_values_are_those_that_the_runs_recorded(
+    pair: tuple[Path, Path], host: PluginHost, protocol: str | None
+) -> None:
+    found = compared(host, *pair, protocol=protocol)
+
+    assert [(one.before, one.after) for one in found.pairs] == [
+        ("fp32", "fp32"),
+        ("w8a8", "w8a8"),
+        ("optimized_fp32", "optimized_fp32"),
+    ]
+    for one in found.pairs:
+        before, after = (recorded(run, one.before, found.protocol) for run in pair)
+        assert one.mean.before == pytest.approx(before["map"])
+        assert one.mean.after == pytest.approx(after["map"])
+        assert one.mean.difference == pytest.approx(after["map"] - before["map"])
+        assert {name: value.after for name, value in one.classes.items()} == pytest.approx(after["per_class"])
+
+
+def test_a_loss_has_an_interval_below_zero_and_lost_boxes(pair: tuple[Path, Path], host: PluginHost) -> None:
+    w8a8 = compared(host, *pair).pairs[1]
+
+    assert w8a8.mean.interval is not None
+    assert w8a8.mean.difference is not None
+    assert w8a8.mean.interval[0] <= w8a8.mean.difference <= w8a8.mean.interval[1] < 0
+    assert w8a8.mean.p_value == pytest.approx(2 / 201)
+    assert sum(count.lost for count in w8a8.changes.values()) > 0
+    assert w8a8.most_changed
+
+
+def test_a_run_against_itself_differs_in_nothing(pair: tuple[Path, Path], host: PluginHost) -> None:
+    for one in compared(host, pair[0], pair[0]).pairs:
+        assert one.mean.difference == 0.0
+        assert one.mean.interval == (0.0, 0.0)
+        assert one.mean.p_value == 1.0
+        assert all(count.lost == count.gained == count.moved == 0 for count in one.changes.values())
+        assert one.most_changed == []
+
+
+def test_exchanging_the_runs_exchanges_the_sign_and_lost_with_gained(pair: tuple[Path, Path], host: PluginHost) -> None:
+    there, back = compared(host, *pair).pairs[1], compared(host, *reversed(pair)).pairs[1]
+
+    assert there.mean.interval is not None
+    assert back.mean.interval == pytest.approx((-there.mean.interval[1], -there.mean.interval[0]))
+    for name, counts in there.changes.items():
+        assert (counts.lost, counts.gained) == (back.changes[name].gained, back.changes[name].lost)
+
+
+def test_stages_of_one_run_are_held_against_the_first(make_run: MakeRun, host: PluginHost) -> None:
+    run = make_run()
+
+    assert [(one.before, one.after) for one in compared(host, run).pairs] == [("fp32", "w8a8")]
+    named = compared(host, run, stages=("w8a8", "fp32", "optimized_fp32")).pairs
+    assert [(one.before, one.after) for one in named] == [("w8a8", "fp32"), ("w8a8", "optimized_fp32")]
+    assert named[0].mean == named[1].mean
+
+
+def test_a_seed_repeats_a_comparison(pair: tuple[Path, Path], host: PluginHost) -> None:
+    assert compared(host, *pair, seed=4) == compared(host, *pair, seed=4)
+    assert compared(host, *pair, seed=4).pairs[1].mean.interval != compared(host, *pair, seed=5).pairs[1].mean.interval
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"limit": 7}, "images: 12 and 7, 7 in common"),
+        ({"split": "trainval"}, "split: test and trainval; images: 12 and 8, 0 in common"),
+    ],
+)
+def test_runs_on_other_images_are_refused(
+    make_run: MakeRun, host: PluginHost, other: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(RunError, match=words):
+        compared(host, make_run("a"), make_run("b", **other))
+
+
+def test_every_difference_that_matters_is_named_at_once(pair: tuple[Path, Path], host: PluginHost) -> None:
+    def other_rule(metrics: dict[str, Any]) -> None:
+        metrics["headline"] = "coco"
+        metrics["protocols"][HEADLINE]["definition"] = "another rule"
+
+    def other_data(record: dict[str, Any]) -> None:
+        record["dataset"]["fingerprint"] = "e" * 64
+        record["dataset"]["class_names"] = ["green", "red"]
+
+    edit_json(pair[1] / "metrics.json", other_rule)
+    edit_json(pair[1] / "run.json", other_data)
+
+    with pytest.raises(RunError) as caught:
+        compared(host, *pair)
+
+    for words in (
+        "content of images and annotations: ffff",
+        "classes: 2 and 2",
+        "protocol: voc07",
+        "definition of voc07",
+    ):
+        assert words in caught.value.fact
+
+
+def test_a_protocol_that_is_named_need_not_be_the_first_of_both(pair: tuple[Path, Path], host: PluginHost) -> None:
+    edit_json(pair[1] / "metrics.json", lambda metrics: metrics.update(headline="coco"))
+
+    with pytest.raises(RunError, match="protocol: voc07_11pt/pytorch-ssd and coco"):
+        compared(host, *pair)
+    assert compared(host, *pair, protocol="voc_area/devkit").protocol == "voc_area/devkit"
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"stages": ("fp32",)}, RunError, "One stage, 'fp32', has nothing to be compared with"),
+        ({"stages": ("fp32", "w4a4")}, RunError, "no predictions of a stage 'w4a4'"),
+        ({"protocol": "voc12"}, RegistryError, "no detection protocol 'voc12'"),
+        ({"seed": -1}, DataError, "--seed is -1"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(
+    make_run: MakeRun, host: PluginHost, options: dict[str, Any], kind: type[ZooError], words: str
+) -> None:
+    with pytest.raises(kind, match=words):
+        compared(host, make_run(), **options)
+
+
+def test_an_incomplete_run_is_refused(pair: tuple[Path, Path], host: PluginHost) -> None:
+    edit_json(pair[1] / "run.json", lambda record: record.update(status="interrupted"))
+
+    with pytest.raises(RunError, match="is not complete: its status is 'interrupted'"):
+        compared(host, *pair)
+
+
+def test_the_command_prints_a_table_or_one_json_object(
+    pair: tuple[Path, Path], host: PluginHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compare", *map(str, pair), "--stages", "w8a8", "--resamples", "100"]
+
+    assert run_command_line(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "w8a8: RUN_B - RUN_A, grid test, 12 images" in printed
+    assert "Holm" in printed
+
+    assert run_command_line([*arguments, "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert one["mean"]["difference"] == pytest.approx(one["mean"]["after"] - one["mean"]["before"])
+    assert set(one["classes"]["red"]) == {"before", "after", "difference", "interval", "p_value"}
+    assert set(one["changes"]["red"]) == {"kept", "moved", "lost", "gained"}

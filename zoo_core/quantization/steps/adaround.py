@@ -1,0 +1,234 @@
+"""The rounding step: each weight to the grid point that serves the layer's output best, not to the nearest.
+
+Two engines answer the same question: AIMET's, gradient descent on a relaxed problem, and ``rounding``'s, descent on
+the integers. Both get the grids of the later simulation, and its encodings are fixed to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from zoo_core import provenance
+from zoo_core.datatypes import CalibrationBatches, Json, QuantNetwork, StepResult
+from zoo_core.errors import RecipeError
+from zoo_core.quantization.aimet import adapter as aimet
+from zoo_core.quantization.aimet import gradient_rounding
+from zoo_core.quantization.aimet.gradient_rounding import RoundedWeights
+from zoo_core.quantization.cache import StepCache, engine_sha256, tensor_sha256
+from zoo_core.quantization.graph import program_sha256
+from zoo_core.quantization.rounding import engine as rounding
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import StepContext
+    from zoo_core.quantization.steps.builtin import AdaroundParams
+
+logger = logging.getLogger("zoo_eval.quantization")
+
+AIMET_ITERATIONS_8_BIT = 10_000
+AIMET_ITERATIONS_BELOW_8_BIT = 15_000
+"""AdaRound's iterations per layer where a recipe states none, as AIMET 2.42 chooses them."""
+
+
+def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepContext) -> StepResult:
+    """Round every convolution's and linear layer's weights; the result runs in float with weights on their grids.
+
+    AIMET leaves a weight between grid points where its relaxation has not converged; here it is rounded hard, as its
+    method says. Effect: ``engine``, ``num_weights``, ``num_changed`` (against nearest rounding), ``num_batches``,
+    ``cache`` (what came from it; None where it is off), and per layer the same two numbers; engine aimet adds
+    ``num_iterations`` and ``short`` (fewer than AIMET's default), engine fast ``choices`` and per layer ``error`` and
+    ``error_nearest``.
+
+    Raises:
+        RecipeError: There is no calibration image, more batches are asked for than there are, or engine aimet follows a
+            step that has fixed weight ranges.
+    """
+    num_batches = _num_batches(params, context.calibration)
+    cache = _cache(network, params, num_batches, context)
+    if params.engine == "aimet" and network.param_encodings:
+        raise RecipeError(
+            "adaround follows a step that has fixed weight ranges, and its engine aimet chooses ranges of its own.",
+            fix="use `engine: fast`, or leave the earlier step out.",
+        )
+    if params.engine == "aimet":
+        with seeded(context.seed, context.example_input.device):
+            weights = gradient_rounding.round_network(network.network, params, num_batches, context, cache)
+        made = _Rounded(weights=weights, facts=_iterations(params, context), layers={})
+    else:
+        made = _fast(network, params, num_batches, context, cache)
+    cache.close()
+    sim = aimet.build_quantsim(network.network, context.example_input, context.quant, made.weights.encodings)
+    hard = copy.deepcopy(network.network)
+    layers: dict[str, Json] = {}
+    quantizers = aimet.weight_quantizers(sim)
+    with torch.no_grad():
+        for name, soft in made.weights.weights.items():
+            parameter, quantizer = hard.get_parameter(name), quantizers[name]
+            nearest = quantizer(parameter)
+            parameter.copy_(quantizer(soft.to(parameter)))
+            changed = int((parameter - nearest).abs().gt(quantizer.get_scale() / 2).sum())
+            layer = name.rpartition(".")[0]
+            layers[layer] = {"num_weights": parameter.numel(), "num_changed": changed, **made.layers.get(layer, {})}
+    encodings = aimet.encodings_of(sim)[1]
+    result = QuantNetwork(network=hard, param_encodings={name: encodings[name] for name in made.weights.encodings})
+    return _result(result, params, made.facts, layers, num_batches, cache)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Rounded:
+    """What an engine gives: weights, facts about the run, and facts by layer."""
+
+    weights: RoundedWeights
+    facts: dict[str, Json]
+    layers: dict[str, dict[str, Json]]
+
+
+def _fast(
+    network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext, cache: StepCache
+) -> _Rounded:
+    sim = aimet.build_quantsim(network.network, context.example_input, context.quant, network.param_encodings)
+    aimet.weight_quantizers(sim)  # ranges that no earlier step has fixed
+    grids = aimet.weight_grids(sim)
+    made = rounding.round_network(
+        network.network,
+        _FirstBatches(context.calibration, num_batches),
+        grids,
+        choices=params.choices,
+        seed=context.seed,
+        progress=context.progress,
+        cache=cache,
+    )
+    encodings = aimet.encodings_of(sim)[1]
+    names = [f"{name}.weight" for name in grids]
+    return _Rounded(
+        weights=RoundedWeights(
+            weights={name: made.network.get_parameter(name).detach() for name in names},
+            encodings={name: encodings[name] for name in names},
+        ),
+        facts={"choices": params.choices, "num_iterations_unused": params.num_iterations},
+        layers={layer.name: {"error": layer.error, "error_nearest": layer.error_nearest} for layer in made.layers},
+    )
+
+
+def _iterations(params: AdaroundParams, context: StepContext) -> dict[str, Json]:
+    default = AIMET_ITERATIONS_8_BIT if context.quant.param_bw >= 8 else AIMET_ITERATIONS_BELOW_8_BIT
+    num_iterations = params.num_iterations or default
+    return {"num_iterations": num_iterations, "short": num_iterations < default}
+
+
+def _result(
+    network: QuantNetwork,
+    params: AdaroundParams,
+    facts: dict[str, Json],
+    layers: dict[str, Json],
+    num_batches: int,
+    cache: StepCache,
+) -> StepResult:
+    counts: list[Any] = list(layers.values())
+    num_weights = sum(layer["num_weights"] for layer in counts)
+    num_changed = sum(layer["num_changed"] for layer in counts)
+    note = f", {facts['num_iterations']} iterations a layer" if "num_iterations" in facts else ""
+    if facts.get("num_iterations_unused") is not None:
+        note += f"; num_iterations {facts['num_iterations_unused']} was not used, it belongs to engine aimet"
+    note += " (short: fewer than AIMET's default)" if facts.get("short") else ""
+    return StepResult(
+        result=network,
+        effect={
+            "engine": params.engine,
+            **facts,
+            "num_batches": num_batches,
+            "num_weights": num_weights,
+            "num_changed": num_changed,
+            "cache": cache.record(),
+            "layers": layers,
+        },
+        summary=f"engine {params.engine}: {num_changed / max(num_weights, 1):.1%} of {num_weights} weights in "
+        f"{len(layers)} layers not rounded to nearest{note}{cache.said()}",
+    )
+
+
+_LIBRARIES = ("torch", "aimet-torch", "numpy")
+
+
+def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext) -> StepCache:
+    """The entry for these weights, images and settings, on this kind of device, with these versions."""
+    if context.cache_dir is None:
+        return StepCache(None, {})
+    try:
+        program = program_sha256(network.network, context.example_input)
+    except Exception as error:  # a foreign forward() may not bear to be watched; the work itself does not need it
+        logger.warning("Nothing is kept: what the network computes cannot be recorded: %s", error)
+        return StepCache(None, {})
+    images = _FirstBatches(context.calibration, num_batches)
+    quant = dataclasses.asdict(context.quant)
+    config = quant.pop("config_file").read_bytes()
+    return StepCache(
+        context.cache_dir / "adaround",
+        {
+            "engine": params.engine,
+            "params": params.model_dump(mode="json"),
+            "weights": {name: tensor_sha256(value) for name, value in network.network.state_dict().items()},
+            "program": program,
+            "encodings": json.dumps(dict(network.param_encodings), sort_keys=True),
+            "images": [tensor_sha256(batch) for batch in images],
+            "quant": {**quant, "config_sha256": hashlib.sha256(config).hexdigest()},
+            "seed": context.seed,
+            "versions": {name: provenance.installed_version(name) for name in _LIBRARIES},
+            "engine_sha256": engine_sha256(),
+        },
+    )
+
+
+def _num_batches(params: AdaroundParams, calibration: CalibrationBatches) -> int:
+    available = len(calibration)
+    if available == 0:
+        raise RecipeError("adaround has no calibration image.", fix="give at least one: --calibration-size 500.")
+    if params.num_batches is not None and params.num_batches > available:
+        raise RecipeError(
+            f"adaround.num_batches is {params.num_batches}, but there are {available} calibration batches.",
+            fix="leave num_batches out to use all, or raise --calibration-size.",
+        )
+    return params.num_batches or available
+
+
+class _FirstBatches:
+    """The first batches of a calibration set."""
+
+    def __init__(self, calibration: CalibrationBatches, num_batches: int) -> None:
+        self._calibration = calibration
+        self._num_batches = num_batches
+        share = calibration.num_images * num_batches // len(calibration)
+        self.num_images = calibration.num_images if num_batches == len(calibration) else share
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for _, batch in zip(range(self._num_batches), self._calibration, strict=False):
+            yield batch
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's, numpy's and Python's global random states, and put them back as they were."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # AIMET draws from it
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)
+            random.setstate(python_state)
