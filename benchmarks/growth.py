@@ -29,10 +29,11 @@ from benchmarks.memory import RepeatedPictures
 from benchmarks.scenes import Scene, scene
 from benchmarks.timing import Clock, Spread, conditions, in_turn, timed
 from zoo_core.datatypes import Detections, QuantNetwork, QuantSettings, StepContext
-from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, DEFAULT_WORKERS
+from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE
 from zoo_core.inference import InferenceSettings, predict
 from zoo_core.quantization import pipeline
 from zoo_core.runs.predictions import PredictionStore
+from zoo_core.runs.request import DEFAULT_WORKERS
 
 NUM_IMAGES = (8, 16, 32, 64, 128)
 BATCH_SIZES = (1, 2, 4, 8, 16)

@@ -31,12 +31,13 @@ from benchmarks.scenes import Scene, scene
 from benchmarks.timing import Clock, Spread, conditions, in_turn, ratios, timed
 from zoo_core.datasets.voc import VocDetection
 from zoo_core.datatypes import Detections, Prediction, QuantNetwork, StepContext
-from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, DEFAULT_WORKERS
+from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE
 from zoo_core.inference import CalibrationSet, InferenceSettings, load_inputs, predict, run_batch
 from zoo_core.quantization import pipeline
 from zoo_core.quantization.aimet import adapter as aimet
 from zoo_core.recipes import load_recipe
 from zoo_core.runs.predictions import Chunk, PredictionStore
+from zoo_core.runs.request import DEFAULT_WORKERS
 
 _RECIPE = Path(ssd_mobilenetv2_lite.__file__).parent / "recipes" / "w8a8_tf_enhanced_cle_adaround.yaml"
 _CALIBRATION_IMAGES = 32

@@ -30,11 +30,12 @@ from ssd_mobilenetv2_lite.preprocess import preprocess
 from zoo_core.datasets.comp4 import write_comp4
 from zoo_core.datasets.shapes import CLASS_NAMES, draw_image
 from zoo_core.datatypes import Detections, DetectionTarget, ImageSize, ModelBundle, Prediction
-from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, DEFAULT_WORKERS
+from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE
 from zoo_core.inference import InferenceSettings, predict
 from zoo_core.metrics.detection import DetectionMetric
 from zoo_core.provenance import peak_memory_bytes
 from zoo_core.runs.predictions import PredictionStore
+from zoo_core.runs.request import DEFAULT_WORKERS
 
 _NUM_PICTURES = 8
 _NUM_DETECTIONS = 40

@@ -20,7 +20,6 @@ from zoo_aimet_steps.steps import STEPS as PLUGIN_STEPS
 from zoo_core import artifacts
 from zoo_core.cli.main import cli
 from zoo_core.conformance import CHECKS
-from zoo_core.evaluation.request import EvaluationRequest
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.metrics.classification import CLASSIFICATION_PROTOCOLS, ClassificationMetric
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
@@ -28,6 +27,7 @@ from zoo_core.plugins import PluginHost
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, QUANTSIM, QuantSimParams
 from zoo_core.recipes import load_recipe
 from zoo_core.registry import load_registry
+from zoo_core.runs.request import EvaluationRequest
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

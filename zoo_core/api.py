@@ -52,7 +52,7 @@ def evaluate(
         host: Plugins to use; None for the installed ones.
         reporter: Told of progress; None is silent.
         report: Write ``report.html`` into the run directory. A report that fails is a warning: the number stands.
-        options: Any field of ``zoo_core.evaluation.request.EvaluationRequest``, e.g. ``data="VOCdevkit"``,
+        options: Any field of ``zoo_core.runs.request.EvaluationRequest``, e.g. ``data="VOCdevkit"``,
             ``checkpoint="mb2.pth"``, ``stages="fp32,w8a8"``, ``limit=100``. Paths may be text.
 
     Returns:
@@ -260,7 +260,7 @@ _PATHS = ("data", "checkpoint", "optimized_checkpoint", "labels", "ids_file", "o
 
 
 def _request(model: str, options: dict[str, Any]) -> Any:
-    from zoo_core.evaluation.request import EvaluationRequest
+    from zoo_core.runs.request import EvaluationRequest
 
     return EvaluationRequest(model=model, **_values(options))
 

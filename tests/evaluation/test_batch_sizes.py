@@ -14,10 +14,10 @@ from zoo_core import inference
 from zoo_core.cli.main import run_command_line
 from zoo_core.cli.tables import batch_size_lines
 from zoo_core.errors import DataError
-from zoo_core.evaluation.request import EvaluationRequest
 from zoo_core.evaluation.resume import resume_run
 from zoo_core.evaluation.run import EvaluationResult, evaluate_request
 from zoo_core.plugins import PluginHost
+from zoo_core.runs.request import EvaluationRequest
 
 
 def evaluate(host: PluginHost, grid: Path, weights: Path, out: Path, **options: Any) -> EvaluationResult:

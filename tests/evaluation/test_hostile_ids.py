@@ -9,10 +9,10 @@ import pytest
 
 from toy_detector.data import GridDataset
 from zoo_core.errors import ZooError
-from zoo_core.evaluation.request import EvaluationRequest
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.plugins import PluginHost
 from zoo_core.results.stored import open_run
+from zoo_core.runs.request import EvaluationRequest
 
 HOSTILE = [
     "../../outside",

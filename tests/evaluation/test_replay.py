@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from zoo_core.errors import RunError
 from zoo_core.evaluation.replay import recorded_request
-from zoo_core.evaluation.request import EvaluationRequest
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.plugins import PluginHost
 from zoo_core.recipes import load_recipe
 from zoo_core.results.stored import open_run
+from zoo_core.runs.request import EvaluationRequest
 
 HINTS = get_type_hints(EvaluationRequest)
 ABSOLUTE_PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1).map(

@@ -16,12 +16,13 @@ from zoo_core.cli.main import run_command_line
 from zoo_core.comparison.identity import byte_changes
 from zoo_core.datatypes import Detections
 from zoo_core.errors import RunError
-from zoo_core.evaluation.request import EvaluationRequest, SilentReporter
+from zoo_core.evaluation.request import SilentReporter
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.plugins import PluginHost
 from zoo_core.results.reproduce import Reproduced, ReproduceRequest, reproduce
 from zoo_core.results.stored import open_run
 from zoo_core.runs.predictions import Chunk, PredictionStore
+from zoo_core.runs.request import EvaluationRequest
 
 
 def detections(scores: list[float]) -> Detections:

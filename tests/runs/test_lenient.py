@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from zoo_core.runs.directory import SCHEMA
-from zoo_core.runs.lenient import Facts, joined, percent, points, read_facts
+from zoo_core.runs.facts import Facts, joined, percent, points, read_facts
 
 
 def test_a_value_of_the_right_kind_is_given_and_leaves_no_gap() -> None:

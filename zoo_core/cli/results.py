@@ -61,9 +61,9 @@ def detect(
     """
     from zoo_core.cli.progress import TerminalReporter
     from zoo_core.evaluation.detect import detect as detect_images
-    from zoo_core.evaluation.request import EvaluationRequest
     from zoo_core.plugins import PluginHost
     from zoo_core.report.side_by_side import side_by_side
+    from zoo_core.runs.request import EvaluationRequest
 
     names = _names(images)
     _make_folder(out)

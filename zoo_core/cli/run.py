@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from zoo_core.cli.signals import termination_interrupts
-from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
+from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE
+from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
 
 if TYPE_CHECKING:
     from zoo_core.evaluation.run import EvaluationResult

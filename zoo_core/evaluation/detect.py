@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo_core.datatypes import ModelBundle
-    from zoo_core.evaluation.request import EvaluationRequest, Reporter
+    from zoo_core.evaluation.request import Reporter
     from zoo_core.plugins import PluginHost
+    from zoo_core.runs.request import EvaluationRequest
 
 BASELINE = "fp32"
 

@@ -15,12 +15,13 @@ from zoo_core import artifacts
 from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
 from zoo_core.errors import CheckpointError, DataError, RunError
 from zoo_core.evaluation import stages as stage_names
-from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, EvaluationRequest, Reporter, read_ids
+from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, Reporter, read_ids
 from zoo_core.inference import CalibrationSet, InferenceSettings
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline
 from zoo_core.recipes import load_recipe, names_a_file, override
 from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.request import EvaluationRequest
 
 if TYPE_CHECKING:
     from zoo_core.datasets.calibration import CalibrationDraw

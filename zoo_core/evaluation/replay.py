@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import DataError, RunError
-from zoo_core.evaluation.request import EvaluationRequest
 from zoo_core.quantization import pipeline
 from zoo_core.recipes import names_a_file
 from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.request import EvaluationRequest
 
 if TYPE_CHECKING:
     from zoo_core.quantization.pipeline import Plan

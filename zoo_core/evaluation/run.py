@@ -16,7 +16,7 @@ from zoo_core.evaluation.memory import out_of_memory, with_less_memory
 from zoo_core.evaluation.prepare import Job, prepare, step_context
 from zoo_core.evaluation.record import Record, model_size_bytes
 from zoo_core.evaluation.replay import keep_inputs
-from zoo_core.evaluation.request import EvaluationRequest, Reporter, SilentReporter
+from zoo_core.evaluation.request import Reporter, SilentReporter
 from zoo_core.evaluation.stages import ORIGINAL, Stage
 from zoo_core.evaluation.stopping import LOG, log_into, stopping
 from zoo_core.inference import InferenceStats, chunk_ids, predict
@@ -25,6 +25,7 @@ from zoo_core.quantization import pipeline
 from zoo_core.quantization.sqnr import layer_sqnr
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.predictions import PredictionStore
+from zoo_core.runs.request import EvaluationRequest
 
 if TYPE_CHECKING:
     import torch

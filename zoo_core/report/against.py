@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo_core.report.sections import Table, headline, headline_measure, headline_value
-from zoo_core.runs.lenient import DASH, percent, points
+from zoo_core.runs.facts import DASH, percent, points
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zoo_core.report.loading import LoadedRun
-    from zoo_core.runs.lenient import Facts
+    from zoo_core.runs.facts import Facts
 
 # What is compared, where it stands in run.json, and whether a difference makes the numbers incomparable.
 _CONDITIONS: tuple[tuple[str, str, str, bool], ...] = (

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from zoo_core.report.plots import Plot, layer_plot
 from zoo_core.report.sections import Table
-from zoo_core.runs.lenient import DASH
+from zoo_core.runs.facts import DASH
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun
-    from zoo_core.runs.lenient import Facts
+    from zoo_core.runs.facts import Facts
 
 _NUM_WORST = 8
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from zoo_core.datatypes import DatasetRequest
 from zoo_core.errors import RunError, ZooError
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.lenient import Facts, joined, read_facts
+from zoo_core.runs.facts import Facts, joined, read_facts
 from zoo_core.runs.predictions import PredictionStore
 
 if TYPE_CHECKING:

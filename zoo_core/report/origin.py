@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from zoo_core.report.sections import Table
-from zoo_core.runs.lenient import DASH, Facts
+from zoo_core.runs.facts import DASH, Facts
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun

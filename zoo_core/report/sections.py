@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.datatypes import Measure, measure
 from zoo_core.report.loading import BASELINE
-from zoo_core.runs.lenient import DASH, Facts, percent, points
+from zoo_core.runs.facts import DASH, Facts, percent, points
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zoo_core.plugins import PluginHost
     from zoo_core.results.references import Fitting, SetAside
     from zoo_core.results.stored import StoredRun
-    from zoo_core.runs.lenient import Facts
+    from zoo_core.runs.facts import Facts
 
 Status: TypeAlias = Literal["reproduced", "improvement", "regression", "missing", "new"]
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo_core.plugins import PluginHost
-    from zoo_core.runs.lenient import Facts
+    from zoo_core.runs.facts import Facts
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000

@@ -18,8 +18,9 @@ from zoo_core.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Prediction
-    from zoo_core.evaluation.request import EvaluationRequest, Reporter
+    from zoo_core.evaluation.request import Reporter
     from zoo_core.plugins import PluginHost
+    from zoo_core.runs.request import EvaluationRequest
 
 _SETTLED_BY_THE_RUN = ("record", "scores", "recipe", "configuration")
 """Checks of a record that say nothing of another run: it has a record of its own, and the kept recipe."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from zoo_core.datatypes import DatasetRequest, Prediction
 from zoo_core.errors import DataError, RunError
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.lenient import Facts
+from zoo_core.runs.facts import Facts
 from zoo_core.runs.predictions import PredictionStore
 
 if TYPE_CHECKING:

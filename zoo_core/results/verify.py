@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import EvalDataset, ModelEntry
     from zoo_core.plugins import PluginHost
     from zoo_core.results.stored import StoredRun
-    from zoo_core.runs.lenient import Facts
+    from zoo_core.runs.facts import Facts
 
 State: TypeAlias = Literal["holds", "stale", "unchecked"]
 

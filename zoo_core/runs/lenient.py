@@ -1,153 +1,169 @@
-"""Reading a run's JSON as it is: what is missing or of the wrong kind is noted, and the rest is used."""
+"""Reads a run's JSON files as far as they can be used: what is missing or wrong is noted as a gap and left out.
+
+Only the report and the listing read this way. What decides something reads with ``runs.record``.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from zoo_core.runs.directory import SCHEMA
+from pydantic import ValidationError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from zoo_core.errors import RunError
+from zoo_core.runs.migration import SCHEMA, load_object, migrated
+from zoo_core.runs.parts import (
+    CalibrationRecord,
+    CheckpointRecord,
+    DatasetRecord,
+    EnvironmentRecord,
+    GitRecord,
+    ProtocolRecord,
+    RecipeRecord,
+    ResumeRecord,
+    SettingsRecord,
+    SimulationRecord,
+    StageRecord,
+    StageScores,
+    StepRecord,
+)
+from zoo_core.runs.record import adapter, validation_problems
+from zoo_core.runs.request import EvaluationRequest
 
-DASH = "\N{EN DASH}"
-"""Stands where there is no value."""
-
-MINUS = "\N{MINUS SIGN}"
-"""The sign of a negative number in print; a hyphen is too short beside a plus."""
-
-_KINDS = {
-    str: "a text",
-    int: "a number",
-    float: "a number",
-    bool: "true or false",
-    list: "a list",
-    dict: "an object",
-    type(None): "null",
-}
+R = TypeVar("R", bound="ReadableRecord | ReadableMetrics")
 
 
-class Facts:
-    """A JSON object whose values may be missing or wrong.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadableRecord:
+    """``run.json`` as far as it is valid: the fields of ``RunRecord``, None or empty where they cannot be used.
+
+    A part with a wrong field is left out as a whole; of a collection only the wrong entries are.
+    """
+
+    schema: int | None = None
+    zoo_eval: str | None = None
+    model: str | None = None
+    plugin: str | None = None
+    task: str | None = None
+    registry: str | None = None
+    headline: str | None = None
+    request: EvaluationRequest | None = None
+    settings: SettingsRecord | None = None
+    recipe: RecipeRecord | None = None
+    checkpoint: CheckpointRecord | None = None
+    optimized_checkpoint: CheckpointRecord | None = None
+    dataset: DatasetRecord | None = None
+    calibration: CalibrationRecord | None = None
+    environment: EnvironmentRecord | None = None
+    git: GitRecord | None = None
+    evaluate: bool | None = None
+    status: str | None = None
+    started: str | None = None
+    finished: str | None = None
+    error: str | None = None
+    resumed: tuple[ResumeRecord, ...] = ()
+    steps: tuple[StepRecord, ...] = ()
+    simulations: Mapping[str, SimulationRecord] = field(default_factory=dict)
+    stages: Mapping[str, StageRecord] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    plugins_notified: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadableMetrics:
+    """``metrics.json`` as far as it is valid: the fields of ``MetricsRecord``."""
+
+    schema: int | None = None
+    model: str | None = None
+    headline: str | None = None
+    num_images: int | None = None
+    limited: bool | None = None
+    fingerprint: str | None = None
+    stages: Mapping[str, StageScores] = field(default_factory=dict)
+    protocols: Mapping[str, ProtocolRecord] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def read_leniently(path: Path, gaps: list[str], kind: type[R]) -> R | None:
+    """Read ``run.json`` or ``metrics.json``; None, with a gap, where it is missing or holds no JSON object.
 
     Args:
-        content: The object.
-        place: Where it stands, e.g. ``run.json: dataset``.
-        gaps: Receives a sentence for each value that was needed and is not usable.
+        path: The file.
+        gaps: Receives a sentence for each part that is left out.
+        kind: ``ReadableRecord`` or ``ReadableMetrics``.
     """
-
-    def __init__(self, content: dict[str, Any], place: str, gaps: list[str]) -> None:
-        self._content = content
-        self._place = place
-        self._gaps = gaps
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._content
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._content)
-
-    def gap(self, text: str) -> None:
-        """Note something that the page must say is missing."""
-        if text not in self._gaps:
-            self._gaps.append(text)
-
-    def _get(self, key: str, kinds: tuple[type, ...], *, needed: bool) -> Any:
-        value = self._content.get(key)
-        right = isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
-        if right and isinstance(value, float) and not math.isfinite(value):
-            self.gap(f"{self._place}.{key} is a number that is not finite.")
-            return None
-        if right:
-            return value
-        if value is not None:
-            self.gap(f"{self._place}.{key} is {_KINDS[type(value)]}, not {_KINDS[kinds[0]]}.")
-        elif needed:
-            self.gap(f"{self._place}.{key} is missing.")
-        return None
-
-    def text(self, key: str, *, needed: bool = False) -> str | None:
-        """A text, or None."""
-        found: str | None = self._get(key, (str,), needed=needed)
-        return found
-
-    def number(self, key: str, *, needed: bool = False) -> float | None:
-        """A finite number, or None."""
-        found: float | None = self._get(key, (int, float), needed=needed)
-        return found
-
-    def flag(self, key: str) -> bool:
-        """True only where the value is true."""
-        return self._get(key, (bool,), needed=False) is True
-
-    def object(self, key: str, *, needed: bool = False) -> Facts:
-        """An object; an empty one where there is none."""
-        found = self._get(key, (dict,), needed=needed)
-        return Facts(found or {}, f"{self._place}.{key}", self._gaps)
-
-    def objects(self, key: str, *, needed: bool = False) -> dict[str, Facts]:
-        """An object of objects, by name; what is no object is noted and left out."""
-        parent = self.object(key, needed=needed)
-        found = {}
-        for name in parent:
-            if isinstance(parent._content[name], dict):
-                found[name] = parent.object(name)
-            else:
-                self.gap(f"{self._place}.{key}.{name} is {_KINDS[type(parent._content[name])]}, not an object.")
-        return found
-
-    def items(self, key: str, *, needed: bool = False) -> list[Facts]:
-        """A list of objects; what is no object is noted and left out."""
-        values = self._get(key, (list,), needed=needed) or []
-        found = []
-        for index, value in enumerate(values):
-            if isinstance(value, dict):
-                found.append(Facts(value, f"{self._place}.{key}[{index}]", self._gaps))
-            else:
-                self.gap(f"{self._place}.{key}[{index}] is {_KINDS[type(value)]}, not an object.")
-        return found
-
-    def texts(self, key: str, *, needed: bool = False) -> list[str]:
-        """A list of texts; other values are noted and left out."""
-        values = self._get(key, (list,), needed=needed) or []
-        found = [value for value in values if isinstance(value, str)]
-        if len(found) != len(values):
-            self.gap(f"{self._place}.{key} holds {len(values) - len(found)} values that are no text.")
-        return found
-
-    def pairs(self) -> list[tuple[str, str]]:
-        """Every value that is no container, as text, in the file's order."""
-        return [
-            (key, "yes" if value is True else "no" if value is False else str(value))
-            for key, value in self._content.items()
-            if isinstance(value, str | int | float)
-        ]
-
-
-def read_facts(path: Path, gaps: list[str]) -> Facts | None:
-    """Read a JSON file of a run; None, with a gap noted, where it is missing or is no JSON object.
-
-    A file of another schema is read as far as its keys are known, with a gap that says so.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         gaps.append(f"{path.name} is missing.")
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        gaps.append(f"{path.name} cannot be read: {str(error).splitlines()[0]}")
+    try:
+        content = load_object(path)
+    except RunError as error:
+        gaps.append(error.fact.replace(str(path), path.name, 1).splitlines()[0])
         return None
-    if not isinstance(content, dict):
-        gaps.append(f"{path.name} holds {_KINDS[type(content)]}, not an object.")
-        return None
-    facts = Facts(content, path.name, gaps)
-    if content.get("schema") != SCHEMA:
+    try:
+        content = migrated(content, path)
+    except RunError:
         gaps.append(
             f"{path.name} has schema {content.get('schema')!r}; this version writes {SCHEMA} and shows what it knows."
         )
-    return facts
+        content = migrated({**content, "schema": SCHEMA}, path)
+    hints = get_type_hints(kind)
+    values = {}
+    for own in fields(kind):
+        if own.name in content:
+            hint = hints[own.name]
+            values[own.name] = _valid(content[own.name], hint, f"{path.name}: {own.name}", gaps)
+        else:
+            gaps.append(f"{path.name}: {own.name} is missing.")
+    gaps.extend(f"{path.name}: {name} is unknown to this version." for name in content if name not in hints)
+    return kind(**{name: value for name, value in values.items() if value is not None})
+
+
+def _valid(value: Any, hint: Any, place: str, gaps: list[str]) -> Any:
+    """The value as ``hint`` wants it, without the entries that are wrong; None where nothing can be used."""
+    try:
+        return adapter(hint).validate_json(json.dumps(value), strict=True)
+    except (ValidationError, ValueError) as error:
+        unknown = _unknown_fields(error)
+        if unknown:
+            gaps.extend(f"{'.'.join([place, *map(str, names)])} is unknown to this version." for names in unknown)
+            return _valid(_without(value, unknown), hint, place, gaps)
+        arguments = get_args(hint)
+        if isinstance(value, dict) and len(arguments) == 2 and arguments[0] is str:
+            kept = {name: _valid(entry, arguments[1], f"{place}.{name}", gaps) for name, entry in value.items()}
+            return {name: entry for name, entry in kept.items() if entry is not None}
+        if isinstance(value, list) and len(arguments) == 2 and arguments[1] is Ellipsis:
+            entries = [_valid(entry, arguments[0], f"{place}[{index}]", gaps) for index, entry in enumerate(value)]
+            return tuple(entry for entry in entries if entry is not None)
+        problems = validation_problems(error) if isinstance(error, ValidationError) else [str(error)]
+        gaps.append(f"{place} is left out: {'; '.join(problems)}.")
+        return None
+
+
+def _unknown_fields(error: Exception) -> list[tuple[int | str, ...]]:
+    problems = error.errors() if isinstance(error, ValidationError) else []
+    return [item["loc"] for item in problems if item["type"] == "unexpected_keyword_argument"]
+
+
+def _without(value: Any, places: list[tuple[int | str, ...]]) -> Any:
+    copied = json.loads(json.dumps(value))
+    for *parents, last in places:
+        parent = copied
+        for name in parents:
+            parent = parent[name]
+        del parent[last]
+    return copied
+
+
+DASH = "\N{EN DASH}"
+"""Printed where there is no value."""
+
+MINUS = "\N{MINUS SIGN}"
+"""The sign of a negative number in print; a hyphen is too short beside a plus."""
 
 
 def percent(value: float | None) -> str:

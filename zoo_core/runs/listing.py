@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.errors import RunError
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.lenient import Facts, read_facts
+from zoo_core.runs.facts import Facts, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,135 @@
+"""Reads a JSON object of a run and brings older schemas to the current one; values of the wrong type pass unchanged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from zoo_core.errors import RunError
+
+SCHEMA = 2
+"""Version of ``run.json`` and ``metrics.json``."""
+
+
+def load_object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        RunError: The file is missing, unreadable, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path.parent} holds no {path.name}.", fix="name a run directory, as `zoo-eval run` prints it at the end."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path} cannot be read: {error}", fix="restore the file, or run again.") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds no JSON object.", fix="restore the file, or run again.")
+    return content
+
+
+def migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The content of a record in the current schema, with scores in the layout of ``StageScores``.
+
+    Raises:
+        RunError: The schema is not known here.
+    """
+    schema = content.get("schema")
+    if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        raise RunError(
+            f"{path} has schema {schema!r}; this version reads 1 to {SCHEMA}.",
+            fix="read it with the zoo-eval version that wrote it, or a newer one.",
+        )
+    content = {**content, "schema": SCHEMA}
+    is_run = path.name == "run.json"
+    if schema == 1 and is_run:
+        _from_schema_1(content)
+    return content if is_run else {**content, "stages": _split_scores(content.get("stages"))}
+
+
+def _from_schema_1(content: dict[str, Any]) -> None:
+    """Rename what schema 2 renamed, and write null where schema 1 left a field out."""
+    content["plugins_notified"] = content.pop("plugins_told", True)
+    content.setdefault("error", None)
+    if isinstance(content.get("steps"), list):
+        content["steps"] = [
+            {**step, "short": _flag(step.get("effect"), "short")} if isinstance(step, dict) else step
+            for step in content["steps"]
+        ]
+    if isinstance(content.get("resumed"), list):
+        content["resumed"] = [
+            {"error": None, **entry} if isinstance(entry, dict) else entry for entry in content["resumed"]
+        ]
+    if isinstance(content.get("stages"), dict):
+        content["stages"] = {
+            name: {**dict.fromkeys(_MEASURED_LATER), **stage, "batch_sizes": _batch_sizes(stage.get("batch_sizes", {}))}
+            if isinstance(stage, dict)
+            else stage
+            for name, stage in content["stages"].items()
+        }
+
+
+_MEASURED_LATER = (
+    "backend",
+    "agreement",
+    "export_seconds",
+    "num_images_timed",
+    "seconds",
+    "network_seconds",
+    "images_per_second",
+    "peak_memory_bytes",
+    "scoring_seconds",
+)
+_BATCH_SIZE_FIELDS = (
+    "error",
+    "headline",
+    "change_points",
+    "num_images",
+    "num_images_changed",
+    "num_predictions",
+    "num_predictions_changed",
+    "changes",
+    "seconds",
+)
+
+
+def _batch_sizes(measured: Any) -> Any:
+    if not isinstance(measured, dict):
+        return measured
+    renamed = {"seen": "changes", "difference_points": "change_points"}
+    return {
+        size: {**dict.fromkeys(_BATCH_SIZE_FIELDS), **{renamed.get(key, key): value for key, value in entry.items()}}
+        if isinstance(entry, dict)
+        else entry
+        for size, entry in measured.items()
+    }
+
+
+def _flag(values: Any, key: str) -> bool:
+    return isinstance(values, dict) and values.get(key) is True
+
+
+def _split_scores(stages: Any) -> Any:
+    """``{"metrics": {protocol: {"map": ..., "per_class": {...}}}}`` as ``{"scores": {protocol: ScoreRecord}}``."""
+    if not isinstance(stages, dict):
+        return stages
+    return {name: _split_stage(stage) if isinstance(stage, dict) else stage for name, stage in stages.items()}
+
+
+def _split_stage(stage: dict[str, Any]) -> dict[str, Any]:
+    rest = dict(stage)
+    metrics = rest.pop("metrics", None)
+    if isinstance(metrics, dict):
+        metrics = {
+            protocol: {
+                "values": {key: value for key, value in score.items() if key != "per_class"},
+                "per_class": score.get("per_class"),
+            }
+            if isinstance(score, dict)
+            else score
+            for protocol, score in metrics.items()
+        }
+    return {**rest, "scores": metrics}

@@ -1,0 +1,242 @@
+"""The parts of ``run.json`` and ``metrics.json``, each a frozen dataclass; ``runs.record`` puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+Status: TypeAlias = Literal["running", "complete", "failed", "interrupted"]
+
+
+class Part:
+    """Base of all parts: unknown fields and values of another type are errors, numbers are finite."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettingsRecord(Part):
+    """Settings of a run after every default was resolved; ``recipe`` is the name or path as it was looked up."""
+
+    batch_size: int
+    workers: int
+    device: str
+    backend: str
+    seed: int
+    recipe: str
+    stages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeRecord(Part):
+    """The recipe as used; each entry of ``steps`` holds ``step`` and its parameters."""
+
+    name: str
+    description: str
+    source: str
+    sha256: str
+    overrides: tuple[str, ...]
+    steps: tuple[Mapping[str, Any], ...]
+    param_bw: int
+    output_bw: int
+    quant_scheme: str
+    config_sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointRecord(Part):
+    """A weights file."""
+
+    path: str
+    sha256: str
+    optimized: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetRecord(Part):
+    """The evaluated images; ``fingerprint`` covers the content of images and annotations, in order."""
+
+    name: str
+    root: str
+    split: str
+    num_images: int
+    num_images_in_split: int
+    limited: bool
+    fingerprint: str
+    image_ids_sha256: str
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationRecord(Part):
+    """The calibration images; ``overlap`` lists those that belong to the evaluated split."""
+
+    split: str
+    seed: int
+    requested: int
+    num_images: int
+    num_available: int
+    overlap: tuple[str, ...]
+    fingerprint: str | None
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentRecord(Part):
+    """Versions, hardware and thread settings."""
+
+    python: str
+    packages: Mapping[str, str]
+    platform: str
+    processor: str
+    num_cores: int | None
+    device: str
+    device_name: str | None
+    torch_threads: int | None
+    environment_variables: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GitRecord(Part):
+    """State of the checkout that zoo-eval ran from."""
+
+    commit: str
+    dirty: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeRecord(Part):
+    """One resumption: when, after which status, when the run had stopped, and what resuming changed."""
+
+    at: str
+    after: Status
+    stopped: str | None
+    error: str | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord(Part):
+    """A step of the recipe; ``short`` marks one that was cut short of the library's default effort."""
+
+    step: str
+    seconds: float
+    summary: str
+    effect: Mapping[str, Any]
+    short: bool
+    peak_memory_bytes: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerRecord(Part):
+    """Signal-to-quantization-noise ratio of a layer in dB; None where there is no noise or no signal."""
+
+    layer: str
+    kind: str
+    weight_sqnr_db: float | None
+    output_sqnr_db: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationRecord(Part):
+    """How the encodings of a quantized stage were computed."""
+
+    seconds: float
+    summary: str
+    effect: Mapping[str, Any]
+    layers: tuple[LayerRecord, ...]
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgreementRecord(Part):
+    """Comparison of another runtime with torch on the first images."""
+
+    num_images: int
+    max_difference: float
+    tolerance: float
+    num_same_predictions: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSizeRecord(Part):
+    """A stage run again at another batch size; only ``error`` is set where that failed.
+
+    ``change_points`` is the headline value at this batch size minus the stage's own, in points.
+    """
+
+    error: str | None
+    headline: float | None
+    change_points: float | None
+    num_images: int | None
+    num_images_changed: int | None
+    num_predictions: int | None
+    num_predictions_changed: int | None
+    changes: Mapping[str, int] | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRecord(Part):
+    """Cost and conditions of a stage; values that are not measured yet are None."""
+
+    warnings: tuple[str, ...]
+    quantized: bool
+    batch_size: int
+    weights_bytes: int
+    backend: str | None
+    agreement: AgreementRecord | None
+    export_seconds: float | None
+    num_images_timed: int | None
+    seconds: float | None
+    network_seconds: float | None
+    images_per_second: float | None
+    peak_memory_bytes: int | None
+    scoring_seconds: float | None
+    batch_sizes: Mapping[str, BatchSizeRecord]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRecord(Part):
+    """Values of one protocol in ``[0, 1]``, the headline first; ``per_class`` holds the headline value by class."""
+
+    values: Mapping[str, float | None]
+    per_class: Mapping[str, float | None]
+
+    @property
+    def key(self) -> str:
+        """Name of the headline value, e.g. ``map``."""
+        return next(iter(self.values), "")
+
+    @property
+    def headline(self) -> float | None:
+        """The first of ``values``; None where undefined."""
+        return next(iter(self.values.values()), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageScores(Part):
+    """Scores of a stage by protocol id.
+
+    ``same_as`` names the stage whose network and predictions this one shares. ``drop_points`` is the fp32 headline
+    value minus this stage's, in points: positive is worse.
+    """
+
+    quantized: bool
+    num_images: int
+    scores: Mapping[str, ScoreRecord]
+    same_as: str | None
+    drop_points: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProtocolRecord(Part):
+    """The rule of a protocol and what it counted."""
+
+    definition: str
+    num_images: int
+    num_objects: Mapping[str, int]
+    notes: tuple[str, ...]

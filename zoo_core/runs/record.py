@@ -1,0 +1,274 @@
+"""Typed contents of ``run.json`` and ``metrics.json``: one writer, one strict reader, and the rules for comparing runs.
+
+Every module that decides something from a run (check, compare, verify, resume, reproduce) uses ``read_record`` and
+``read_metrics``, which refuse a file with unknown, missing or ill-typed fields. ``runs.lenient`` reads damaged files
+for the report and the listing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
+
+from zoo_core.errors import RunError
+from zoo_core.runs.parts import (
+    CalibrationRecord,
+    CheckpointRecord,
+    DatasetRecord,
+    EnvironmentRecord,
+    GitRecord,
+    Part,
+    ProtocolRecord,
+    RecipeRecord,
+    ResumeRecord,
+    SettingsRecord,
+    SimulationRecord,
+    StageRecord,
+    StageScores,
+    Status,
+    StepRecord,
+)
+from zoo_core.runs.request import EvaluationRequest
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+Purpose: TypeAlias = Literal["resume", "compare", "report", "reproduce"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """A condition in which two runs differ.
+
+    Attributes:
+        what: The condition in words, e.g. ``split``.
+        mine: Value in the first run.
+        theirs: Value in the other.
+        refused: The purpose does not allow the difference; otherwise it is only worth a mention.
+        is_hash: The values are hashes, which tell a reader nothing.
+    """
+
+    what: str
+    mine: Any
+    theirs: Any
+    refused: bool
+    is_hash: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord(Part):
+    """``run.json``: what was asked for, with what it was done, and what each part cost."""
+
+    schema: int
+    zoo_eval: str
+    model: str
+    plugin: str
+    task: str
+    registry: str
+    headline: str
+    request: EvaluationRequest
+    settings: SettingsRecord
+    recipe: RecipeRecord
+    checkpoint: CheckpointRecord | None
+    optimized_checkpoint: CheckpointRecord | None
+    dataset: DatasetRecord
+    calibration: CalibrationRecord | None
+    environment: EnvironmentRecord
+    git: GitRecord | None
+    evaluate: bool
+    status: Status
+    started: str
+    finished: str | None
+    error: str | None
+    resumed: tuple[ResumeRecord, ...]
+    steps: tuple[StepRecord, ...]
+    simulations: Mapping[str, SimulationRecord]
+    stages: Mapping[str, StageRecord]
+    seconds: Mapping[str, float]
+    warnings: tuple[str, ...]
+    plugins_notified: bool
+
+    def differences(self, other: RunRecord, purpose: Purpose) -> list[Difference]:
+        """List the conditions that matter for ``purpose`` and differ between this run and another.
+
+        This is the only place that decides which conditions must agree. ``resume`` and ``compare`` refuse; ``report``
+        marks what makes numbers incomparable; ``reproduce`` only mentions.
+        """
+        listed = []
+        for condition in _CONDITIONS:
+            refused = purpose in condition.refuse
+            if not refused and purpose not in condition.mention:
+                continue
+            mine, theirs = condition.value(self), condition.value(other)
+            if mine != theirs:
+                listed.append(
+                    Difference(
+                        what=condition.what, mine=mine, theirs=theirs, refused=refused, is_hash=condition.is_hash
+                    )
+                )
+        return listed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Condition:
+    """A condition, the purposes for which it must agree, and those for which a difference is only mentioned."""
+
+    what: str
+    value: Callable[[RunRecord], Any]
+    refuse: frozenset[Purpose]
+    mention: frozenset[Purpose]
+    is_hash: bool
+
+
+def _condition(
+    what: str,
+    value: Callable[[RunRecord], Any],
+    *,
+    refuse: tuple[Purpose, ...] = (),
+    mention: tuple[Purpose, ...] = (),
+    is_hash: bool = False,
+) -> _Condition:
+    return _Condition(what=what, value=value, refuse=frozenset(refuse), mention=frozenset(mention), is_hash=is_hash)
+
+
+def _sha256(checkpoint: CheckpointRecord | None) -> str | None:
+    return None if checkpoint is None else checkpoint.sha256
+
+
+_CONDITIONS: tuple[_Condition, ...] = (
+    _condition("zoo-eval", lambda run: run.zoo_eval, refuse=("resume",), mention=("report",)),
+    _condition("source code", lambda run: run.git and run.git.commit, refuse=("resume",), is_hash=True),
+    _condition("Python", lambda run: run.environment.python, refuse=("resume",)),
+    _condition("libraries", lambda run: run.environment.packages, refuse=("resume",), mention=("report",)),
+    _condition("model", lambda run: run.model, mention=("report",)),
+    _condition("headline protocol", lambda run: run.headline, refuse=("resume", "compare"), mention=("report",)),
+    _condition("stages", lambda run: run.settings.stages, refuse=("resume",)),
+    _condition("device", lambda run: run.settings.device, refuse=("resume",), mention=("report", "reproduce")),
+    _condition("batch size", lambda run: run.settings.batch_size, mention=("report", "reproduce")),
+    _condition("backend of float stages", lambda run: run.settings.backend, mention=("report",)),
+    _condition("seed", lambda run: run.settings.seed, mention=("report",)),
+    _condition("recipe", lambda run: run.recipe.name, mention=("report",)),
+    _condition("recipe content", lambda run: run.recipe.sha256, refuse=("resume",), mention=("report",), is_hash=True),
+    _condition("AIMET configuration", lambda run: run.recipe.config_sha256, refuse=("resume",), is_hash=True),
+    _condition("weights", lambda run: _sha256(run.checkpoint), refuse=("resume",), mention=("report",), is_hash=True),
+    _condition(
+        "optimized weights",
+        lambda run: _sha256(run.optimized_checkpoint),
+        refuse=("resume",),
+        mention=("report",),
+        is_hash=True,
+    ),
+    _condition("data set", lambda run: run.dataset.name, refuse=("compare", "report")),
+    _condition("split", lambda run: run.dataset.split, refuse=("compare", "report")),
+    _condition("classes", lambda run: run.dataset.class_names, refuse=("resume", "compare", "report")),
+    _condition("number of images", lambda run: run.dataset.num_images, refuse=("report",)),
+    _condition("evaluated images", lambda run: run.dataset.image_ids_sha256, refuse=("resume", "report"), is_hash=True),
+    _condition(
+        "content of images and annotations",
+        lambda run: run.dataset.fingerprint,
+        refuse=("resume", "compare", "report"),
+        is_hash=True,
+    ),
+    _condition("limit", lambda run: run.dataset.limited, refuse=("report",)),
+    _condition("calibration split", lambda run: run.calibration and run.calibration.split, mention=("report",)),
+    _condition(
+        "number of calibration images",
+        lambda run: run.calibration and run.calibration.num_images,
+        mention=("report",),
+    ),
+    _condition("calibration images", lambda run: run.calibration and run.calibration.ids, refuse=("resume",)),
+    _condition(
+        "content of calibration images and annotations",
+        lambda run: run.calibration and run.calibration.fingerprint,
+        refuse=("resume",),
+        is_hash=True,
+    ),
+    _condition("processor", lambda run: run.environment.processor, mention=("resume", "reproduce")),
+    _condition("device name", lambda run: run.environment.device_name, mention=("resume", "reproduce")),
+    _condition("threads of torch", lambda run: run.environment.torch_threads, mention=("reproduce",)),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsRecord(Part):
+    """``metrics.json``; only a complete run has one."""
+
+    schema: int
+    model: str
+    headline: str
+    num_images: int
+    limited: bool
+    fingerprint: str
+    stages: Mapping[str, StageScores]
+    protocols: Mapping[str, ProtocolRecord]
+    warnings: tuple[str, ...]
+
+
+def record_text(record: RunRecord | MetricsRecord) -> str:
+    """The JSON text of a record; floats keep every digit, not-a-number is refused."""
+    content = asdict(record)
+    if isinstance(record, RunRecord):
+        content["request"] = record.request.as_json()
+    else:
+        # The published form: values and per_class of a protocol lie side by side below "metrics".
+        for stage in content["stages"].values():
+            stage["metrics"] = {
+                protocol: {**score["values"], "per_class": score["per_class"]}
+                for protocol, score in stage.pop("scores").items()
+            }
+    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def read_record(run: Path) -> RunRecord:
+    """Read ``run.json`` of a run directory.
+
+    Raises:
+        RunError: The file is missing, damaged, of a newer schema, or has unknown, missing or ill-typed fields; every
+            one of them is named.
+    """
+    return _read(run / "run.json", RunRecord)
+
+
+def read_metrics(run: Path) -> MetricsRecord | None:
+    """Read ``metrics.json`` of a run directory; None where the run has none.
+
+    Raises:
+        RunError: As ``read_record``.
+    """
+    return _read(run / "metrics.json", MetricsRecord) if (run / "metrics.json").exists() else None
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    from pydantic import ValidationError
+
+    from zoo_core.runs.migration import load_object, migrated
+
+    content = migrated(load_object(path), path)
+    try:
+        valid: T = adapter(cast("Hashable", kind)).validate_json(json.dumps(content))
+    except (ValidationError, ValueError) as error:
+        problems = validation_problems(error) if isinstance(error, ValidationError) else [str(error)]
+        raise RunError(
+            f"{path} is not a valid record: {'; '.join(problems)}.", fix="restore the file, or run again."
+        ) from error
+    return valid
+
+
+def validation_problems(error: Any) -> list[str]:
+    """Each problem that pydantic found, as ``field: message``, at most ten."""
+    items = error.errors()
+    listed = [f"{'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}" for item in items[:10]]
+    return listed + ([f"and {len(items) - 10} more"] if len(items) > 10 else [])
+
+
+@lru_cache
+def adapter(kind: Hashable) -> TypeAdapter[Any]:
+    """The validator of a type, built once."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cast("Any", kind))
