@@ -12,9 +12,9 @@ from difflib import get_close_matches
 
 import click
 
-from zoo_core import __version__
 from zoo_core.cli.signals import TerminatedError
 from zoo_core.errors import RunCrashError, RunInterruptedError, ZooError
+from zoo_core.version import __version__
 
 COMMANDS = {
     "run": ("zoo_core.cli.run:run", "Quantize a model, evaluate every stage, and record the result."),

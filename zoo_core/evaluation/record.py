@@ -8,11 +8,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_core import __version__, provenance
+from zoo_core import provenance
 from zoo_core.evaluation.prepare import Job, recipe_facts
 from zoo_core.evaluation.request import DEFAULT_CALIBRATION_SIZE
 from zoo_core.evaluation.stages import ORIGINAL
 from zoo_core.runs.directory import SCHEMA, RunDirectory
+from zoo_core.version import __version__
 
 if TYPE_CHECKING:
     import torch

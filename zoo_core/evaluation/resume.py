@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo_core import __version__, provenance
+from zoo_core import provenance
 from zoo_core.errors import RunError
 from zoo_core.evaluation.prepare import prepare
 from zoo_core.evaluation.record import Record, given_facts
@@ -18,6 +18,7 @@ from zoo_core.evaluation.request import Reporter, SilentReporter
 from zoo_core.evaluation.run import EvaluationResult, WriteReport, carry_out, tell_plugins
 from zoo_core.plugins import PluginHost
 from zoo_core.runs.directory import RunDirectory
+from zoo_core.version import __version__
 
 _COMPARED = (
     ("zoo-eval", "zoo_eval"),
