@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,13 +10,12 @@ from typing import Protocol
 
 from zoo_core.errors import DataError, PluginCrashError, RunCrashError, RunError, RunInterruptedError, ZooError
 from zoo_core.evaluation.memory import out_of_memory
+from zoo_core.files import DISK_ERRORS
 from zoo_core.runs.directory import RunDirectory
 
 logger = logging.getLogger("zoo_eval")
 
 LOG = "log.txt"
-
-_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
 
 
 class Finish(Protocol):
@@ -68,7 +66,7 @@ def _failure(error: BaseException) -> ZooError:
     words = out_of_memory(error)
     if words is not None:
         return RunError(f"Memory does not suffice ({words}).", fix="end other programs that need memory.")
-    if isinstance(error, OSError) and error.errno in _WRITING:
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return RunError(f"A file cannot be written: {error}", fix="make room.")
     if isinstance(error, PluginCrashError):
         return RunCrashError(error.fact, fix=error.fix)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from zoo_core import display
 from zoo_core.runs.directory import SCHEMA
 
 if TYPE_CHECKING:
@@ -152,13 +153,12 @@ def read_facts(path: Path, gaps: list[str]) -> Facts | None:
 
 def percent(value: float | None) -> str:
     """A value in ``[0, 1]`` in percent with two decimals, or a dash."""
-    return DASH if value is None else f"{100 * value:.2f}"
+    return DASH if value is None else display.percent(value)
 
 
 def points(value: float | None) -> str:
     """A difference in points with its sign, or a dash."""
-    # Rounded before it is signed: what prints as zero has no minus.
-    return DASH if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", MINUS)
+    return DASH if value is None else display.points(value).replace("-", MINUS)
 
 
 def joined(names: Sequence[str], most: int = 8) -> str:
