@@ -7,13 +7,12 @@ import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import artifacts
 from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
-from zoo_core.errors import CheckpointError, DataError, RunError
+from zoo_core.errors import CheckpointError, DataError, RunError, closest_hint
 from zoo_core.evaluation import stages as stage_names
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, EvaluationRequest, Reporter, read_ids
 from zoo_core.inference import CalibrationSet, InferenceSettings
@@ -269,11 +268,9 @@ def _select(dataset: EvalDataset, request: EvaluationRequest) -> tuple[str, ...]
         known = set(ids)
         strangers = [image_id for image_id in wanted if image_id not in known]
         if strangers:
-            close = get_close_matches(strangers[0], ids, n=1)
-            hint = f"; the closest is {close[0]!r}" if close else ""
             raise DataError(
                 f"{request.ids_file} names {len(strangers)} of {len(wanted)} ids that split {dataset.split!r} of "
-                f"{dataset.name} does not hold, first {strangers[0]!r}{hint}.",
+                f"{dataset.name} does not hold, first {strangers[0]!r}{closest_hint(strangers[0], ids)}.",
                 fix="correct the ids, or name the split they belong to with --split.",
             )
         ids = tuple(wanted)
