@@ -33,8 +33,8 @@ from zoo_core.datatypes import Detections, DetectionTarget, ImageSize, ModelBund
 from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE
 from zoo_core.inference import InferenceSettings, predict
 from zoo_core.metrics.detection import DetectionMetric
-from zoo_core.provenance import peak_memory_bytes
 from zoo_core.runs.predictions import PredictionStore
+from zoo_core.runs.provenance import peak_memory_bytes
 from zoo_core.runs.request import DEFAULT_WORKERS
 
 _NUM_PICTURES = 8

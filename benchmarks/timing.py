@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import statistics
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from zoo_core import provenance
+from zoo_core.runs import provenance
 
 Clock: TypeAlias = Callable[[], float]
 """``time.perf_counter``, or ``time.process_time``: the time of all cores used, which a busy machine changes less."""
@@ -66,4 +67,4 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> Spread:
 def conditions() -> dict[str, Any]:
     """Date, machine, versions, and how busy the machine is: above the number of cores, times are not its own."""
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    return {"date": today, "load_average": os.getloadavg(), **provenance.environment("cpu")}
+    return {"date": today, "load_average": os.getloadavg(), **dataclasses.asdict(provenance.environment("cpu"))}

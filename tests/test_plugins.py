@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from example_records import example_record
 from toy_detector import data
 from toy_detector import hooks as toy_detector
 from zoo_core import __version__
@@ -17,6 +17,7 @@ from zoo_core.datatypes import DatasetRequest, RecipeStep
 from zoo_core.errors import PluginCrashError, PluginError, RecipeError, RegistryError
 from zoo_core.hookspecs import hookimpl
 from zoo_core.plugins import PluginHost
+from zoo_core.runs.record import RunRecord
 
 REGISTRY = """schema: 1
 models:
@@ -111,12 +112,12 @@ def test_a_plugin_that_fails_while_giving_steps_is_named_and_the_others_give_the
 def test_everybody_is_told_of_a_finished_evaluation_and_a_failure_is_named(plugins: PluginHost, tmp_path: Path) -> None:
     class Tracker:
         @hookimpl
-        def zoo_evaluation_finished(self, run_dir: Path, record: Mapping[str, Any]) -> None:
+        def zoo_evaluation_finished(self, run_dir: Path, record: RunRecord) -> None:
             raise ConnectionError("no server")
 
     plugins.register(Tracker(), "a_tracker")
 
-    failed = plugins.evaluation_finished(tmp_path, {"status": "complete", "model": "toy_squares"})
+    failed = plugins.evaluation_finished(tmp_path, example_record(), None)
 
     assert (tmp_path / "toy_was_told.json").exists()
     assert [(plugin.plugin_id, plugin.cause) for plugin in failed] == [

@@ -13,7 +13,7 @@ from zoo_core.plugins import PluginHost
 if TYPE_CHECKING:
     from zoo_core.datatypes import ModelEntry
     from zoo_core.evaluation.request import Reporter
-    from zoo_core.evaluation.run import EvaluationResult
+    from zoo_core.evaluation.result import EvaluationResult
     from zoo_core.results.check import Verdict
     from zoo_core.results.compare import Compared
     from zoo_core.results.reproduce import Reproduced

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from zoo_core import __version__
 from zoo_core.errors import PluginError
+from zoo_core.version import __version__
 
 API_VERSION = 1
 """Of the hooks and of what they take and give. It grows when something is added that a plugin may rely on."""

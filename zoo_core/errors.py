@@ -14,7 +14,11 @@
 ``RunInterruptedError`` is a KeyboardInterrupt that knows the run it ended.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
+
+_MAX_COMPARED = 200
+"""Characters of a name that are compared: the time grows with the square of the length."""
 
 
 class ZooError(Exception):
@@ -94,3 +98,16 @@ class RunInterruptedError(KeyboardInterrupt):
     def __init__(self, run_dir: Path) -> None:
         super().__init__(str(run_dir))
         self.run_dir = run_dir
+
+
+def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known name most like ``name``, or None where no likeness in ``[0, 1]`` reaches ``cutoff``."""
+    from difflib import get_close_matches  # only an error needs it
+
+    return next(iter(get_close_matches(name[:_MAX_COMPARED], list(known), n=1, cutoff=cutoff)), None)
+
+
+def closest_hint(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return ``"; the closest is 'x'"`` to append to a fact about an unknown name, or nothing; see ``closest``."""
+    near = closest(name, known, cutoff=cutoff)
+    return f"; the closest is {near!r}" if near else ""

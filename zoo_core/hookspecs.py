@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pluggy
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Recipe,
         RecipeStep,
     )
+    from zoo_core.runs.record import MetricsRecord, RunRecord
 
 PROJECT = "zoo_eval"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -122,7 +123,7 @@ def zoo_recipe_steps() -> Sequence[RecipeStep]:
 
 
 @hookspec
-def zoo_evaluation_finished(run_dir: Path, record: Mapping[str, Any]) -> None:
+def zoo_evaluation_finished(run_dir: Path, record: RunRecord, metrics: MetricsRecord | None) -> None:
     """Be told of a finished run, for trackers and uploads.
 
     Asked of every plugin after ``metrics.json`` and ``report.html`` are written. An exception is logged and named in
@@ -130,5 +131,6 @@ def zoo_evaluation_finished(run_dir: Path, record: Mapping[str, Any]) -> None:
 
     Args:
         run_dir: The complete run directory.
-        record: Content of ``run.json`` with ``metrics`` added; do not modify.
+        record: Content of ``run.json``.
+        metrics: Content of ``metrics.json``; None where nothing was evaluated.
     """

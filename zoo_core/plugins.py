@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Recipe,
         RecipeStep,
     )
+    from zoo_core.runs.record import MetricsRecord, RunRecord
 
 ENTRY_POINT_GROUP = "zoo_eval"
 
@@ -231,11 +232,13 @@ class PluginHost:
             steps.extend(guarded_step(step, plugin_id) for step in cast("Sequence[RecipeStep]", contributed))
         return tuple(steps)
 
-    def evaluation_finished(self, run_dir: Path, record: Mapping[str, Any]) -> tuple[BrokenPlugin, ...]:
+    def evaluation_finished(
+        self, run_dir: Path, record: RunRecord, metrics: MetricsRecord | None
+    ) -> tuple[BrokenPlugin, ...]:
         """Tell every plugin of a finished run; a plugin that fails is returned, not raised."""
         self._load_all()
         before = set(self._broken)
-        for _ in self._ask_everyone("zoo_evaluation_finished", run_dir=run_dir, record=record):
+        for _ in self._ask_everyone("zoo_evaluation_finished", run_dir=run_dir, record=record, metrics=metrics):
             pass
         return tuple(self._broken[name] for name in sorted(set(self._broken) - before))
 

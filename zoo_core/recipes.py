@@ -10,16 +10,14 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from zoo_core.datatypes import Json, Recipe, StepSpec
-from zoo_core.errors import RecipeError
+from zoo_core.errors import RecipeError, closest_hint
 from zoo_core.yaml_files import (
     KeyPath,
     Problem,
     YamlFile,
-    closest,
     describe,
     parse_value,
     raise_together,
@@ -29,8 +27,8 @@ from zoo_core.yaml_files import (
 )
 
 SCHEMA = 1
-LAST_STEP = "quantsim"
-"""Every recipe ends with it: it holds bit widths, scheme and config file."""
+QUANTSIM = "quantsim"
+"""The step that ends every recipe: it holds bit widths, scheme and config file, and yields no further network."""
 
 _KEYS = ("schema", "name", "description", "steps")
 
@@ -75,8 +73,7 @@ def shipped_recipe(folder: Path, name: str, *, model_id: str) -> Recipe:
     """
     shipped = sorted(path.stem for path in folder.glob("*.yaml"))
     if name not in shipped:
-        near = get_close_matches(name, shipped, n=1, cutoff=0.0)  # a short name is far from what it abbreviates
-        hint = f"; the closest is {near[0]!r}" if near else ""
+        hint = closest_hint(name, shipped, cutoff=0.0)  # a short name is far from what it abbreviates
         raise RecipeError(
             f"{model_id} has no recipe {name!r}{hint}.",
             fix=f"choose one of {', '.join(shipped) or 'none'}, or give a recipe file's path.",
@@ -104,8 +101,7 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             continue
         step, param, text = parts.groups()
         if step not in params:
-            near = closest(step, params)
-            hint = f"; the closest is {near!r}" if near else ""
+            hint = closest_hint(step, params)
             fact = f"the recipe {recipe.name!r} has no step {step!r}{hint}"
             problems.append(_bad_setting(setting, fact, f"name one of its steps: {', '.join(params)}"))
             continue
@@ -154,8 +150,8 @@ def _steps(file: YamlFile, value: Json) -> tuple[StepSpec, ...]:
             file.report(where, f"the step {name!r} stands here a second time", "keep one of the two")
         names.append(name)
         specs.append(StepSpec(step=name, params={param: item[param] for param in item if param != "step"}))
-    if names and LAST_STEP in names[:-1]:
-        file.report((*key, names.index(LAST_STEP)), f"{LAST_STEP} stands before other steps", "make it the last step")
-    elif names and names[-1] != LAST_STEP:
-        file.report((*key, len(value) - 1), f"the last step is {names[-1]!r}", f"end the recipe with {LAST_STEP}")
+    if names and QUANTSIM in names[:-1]:
+        file.report((*key, names.index(QUANTSIM)), f"{QUANTSIM} stands before other steps", "make it the last step")
+    elif names and names[-1] != QUANTSIM:
+        file.report((*key, len(value) - 1), f"the last step is {names[-1]!r}", f"end the recipe with {QUANTSIM}")
     return tuple(specs)

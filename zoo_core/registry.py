@@ -16,12 +16,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from zoo_core.datatypes import RECORDED_PACKAGES, Artifact, DatasetEntry, Json, ModelEntry, Reference, ReferenceVariant
-from zoo_core.errors import RegistryError
+from zoo_core.errors import RegistryError, closest_hint
 from zoo_core.yaml_files import (
     KeyPath,
     YamlFile,
     check_keys,
-    closest,
     describe,
     read_yaml,
     show,
@@ -81,8 +80,7 @@ def find_model(catalog: Mapping[str, ModelEntry], name: str) -> ModelEntry:
         listed = ", ".join(entry.model_id for entry in owned)
         raise RegistryError(f"The plugin {name!r} owns {len(owned)} models.", fix=f"name one of them: {listed}.")
     known = sorted({*catalog, *(entry.plugin for entry in catalog.values())})
-    near = closest(name, known)
-    hint = f"; the closest is {near!r}" if near else ""
+    hint = closest_hint(name, known)
     listed = ", ".join(catalog) or "none"
     raise RegistryError(f"There is no model {name!r}{hint}.", fix=f"name one of the known models: {listed}.")
 

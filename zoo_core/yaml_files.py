@@ -7,7 +7,6 @@ used; what they expand to is counted.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import yaml
 
-from zoo_core.errors import ZooError
+from zoo_core.errors import ZooError, closest
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 KeyPath: TypeAlias = "tuple[str | int, ...]"
@@ -329,12 +328,6 @@ def check_keys(
     for name in required:
         if name not in value:
             file.report((*key, name), "the key is missing", "add it")
-
-
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like ``name``, or None where nothing is like it."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return near[0] if near else None
 
 
 def format_key(key: KeyPath) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 
 from zoo_core.artifacts import load_metadata, load_state_dict
 from zoo_core.datatypes import ModelBundle
-from zoo_core.errors import CheckpointError, RegistryError
+from zoo_core.errors import CheckpointError, RegistryError, closest_hint
 from zoo_core.metrics.classification import rank_classes
 
 if TYPE_CHECKING:
@@ -177,8 +176,7 @@ def _builder(entry: ModelEntry) -> Any:
     name = entry.options["builder"]
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
-        close = get_close_matches(name, known, n=1)
-        hint = f"; the closest is {close[0]!r}" if close else ""
+        hint = closest_hint(name, known)
         raise RegistryError(
             f"{entry.source}: {entry.model_id}.options.builder: torchvision {torchvision.__version__} has no "
             f"classifier {name!r}{hint}.",

@@ -76,7 +76,7 @@ def test_a_resumed_run_prints_what_the_run_would_have_printed(
     assert run_command_line(["run", "--resume", str(run)]) == 0  # complete: only the report is written
 
     captured = capfd.readouterr()
-    assert f"{run} is complete; there is nothing to go on with." in captured.err
+    assert f"{run} is complete; there is nothing to resume." in captured.err
     assert "fp32" in captured.out
     assert (run / "report.html").exists()
 
@@ -105,4 +105,4 @@ def test_a_run_needs_a_model_or_a_run_to_go_on_with(capfd: pytest.CaptureFixture
 def test_resuming_what_is_no_run_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command_line(["run", "--resume", str(tmp_path)]) == 2
 
-    assert "no run has begun there" in capfd.readouterr().err
+    assert "no run was started there" in capfd.readouterr().err

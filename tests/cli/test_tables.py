@@ -1,33 +1,24 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import pytest
 from rich.console import Console
 
+from example_records import example_metrics, example_record, example_scores, example_stage
 from zoo_core.cli.tables import percent, points, stage_table, worst_classes
 
-
-def stage(value: float, drop: float | None, per_class: dict[str, float | None], **more: Any) -> dict[str, Any]:
-    metrics = {"coco": {"map": value, "per_class": per_class}}
-    return {"metrics": metrics, "drop_points": drop, "same_as": None, "quantized": False, **more}
-
-
-METRICS: dict[str, Any] = {
-    "model": "m",
-    "headline": "coco",
-    "num_images": 7,
-    "stages": {
-        "fp32": stage(0.5, 0.0, {"cat": 0.6, "dog": 0.4, "cow": None}),
-        "w8a8": stage(0.45, 5.0, {"cat": 0.5, "dog": 0.4, "cow": None}, quantized=True),
-        "fold_w8a8": stage(0.45, 5.0, {"cat": 0.5, "dog": 0.4, "cow": None}, quantized=True, same_as="w8a8"),
-    },
-}
-RECORD: dict[str, Any] = {
-    "dataset": {"name": "d", "split": "test"},
-    "stages": {"fp32": {"images_per_second": 2.0, "weights_bytes": 4e6}, "w8a8": {"weights_bytes": 1e6}},
-}
+METRICS = example_metrics(
+    fp32=example_scores(0.5, {"cat": 0.6, "dog": 0.4, "cow": None}, drop_points=0.0),
+    w8a8=example_scores(0.45, {"cat": 0.5, "dog": 0.4, "cow": None}, drop_points=5.0, quantized=True),
+    fold_w8a8=example_scores(
+        0.45, {"cat": 0.5, "dog": 0.4, "cow": None}, drop_points=5.0, quantized=True, same_as="w8a8"
+    ),
+)
+RECORD = example_record(
+    fp32=example_stage(images_per_second=2.0, weights_bytes=4_000_000),
+    w8a8=example_stage(quantized=True, weights_bytes=1_000_000),
+)
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.001, "+0.00"), (0.001, "+0.00"), (0.146, "+0.15"), (-1.5, "-1.50")])

@@ -14,8 +14,9 @@ from zoo_core import inference
 from zoo_core.cli.main import run_command_line
 from zoo_core.cli.tables import batch_size_lines
 from zoo_core.errors import DataError
+from zoo_core.evaluation.result import EvaluationResult
 from zoo_core.evaluation.resume import resume_run
-from zoo_core.evaluation.run import EvaluationResult, evaluate_request
+from zoo_core.evaluation.run import evaluate_request
 from zoo_core.plugins import PluginHost
 from zoo_core.runs.request import EvaluationRequest
 
@@ -30,12 +31,13 @@ def test_a_batch_size_that_moves_nothing_is_recorded_as_that(
 ) -> None:
     result = evaluate(host, grid, weights, tmp_path / "run", stages="fp32,w8a8", batch_size=1, batch_sizes=(1, 5, 5))
     for name in ("fp32", "w8a8"):
-        (found,) = result.record["stages"][name]["batch_sizes"].values()  # 1 is the run's own
-        assert found["num_images"] == 12
-        assert found["num_images_changed"] == found["num_predictions_changed"] == 0
-        assert found["difference_points"] == 0.0
-        assert found["seen"]["kept"] > 10
-        assert found["seen"]["lost"] == found["seen"]["gained"] == 0
+        (found,) = result.record.stages[name].batch_sizes.values()  # 1 is the run's own
+        assert found.num_images == 12
+        assert found.num_images_changed == found.num_predictions_changed == 0
+        assert found.change_points == 0.0
+        assert found.changes is not None
+        assert found.changes["kept"] > 10
+        assert found.changes["lost"] == found.changes["gained"] == 0
     assert not list((tmp_path / "run").glob(".*"))  # the other predictions are not kept
     assert "fp32 at batch size 5 instead of 1: +0.000 points, 0 of" in batch_size_lines(result.record)[0]
 
@@ -55,14 +57,16 @@ def test_what_a_batch_size_moves_is_measured(
 ) -> None:
     depends_on_the_batch(monkeypatch)
     result = evaluate(host, grid, weights, tmp_path / "run", stages="fp32", batch_size=1, batch_sizes=(4,))
-    found = result.record["stages"]["fp32"]["batch_sizes"]["4"]
+    found = result.record.stages["fp32"].batch_sizes["4"]
     other = evaluate(host, grid, weights, tmp_path / "other", stages="fp32", batch_size=4)
-    headline = result.metrics["headline"]
-    own, there = (run.metrics["stages"]["fp32"]["metrics"][headline]["map"] for run in (result, other))
-    assert found["headline"] == there
-    assert found["difference_points"] == pytest.approx(100 * (there - own))
-    assert found["num_images_changed"] == 12
-    assert found["num_predictions_changed"] > 12
+    own, there = (run.stages["fp32"].scores[run.record.headline].headline for run in (result, other))
+    assert own is not None
+    assert there is not None
+    assert found.headline == there
+    assert found.change_points == pytest.approx(100 * (there - own))
+    assert found.num_images_changed == 12
+    assert found.num_predictions_changed is not None
+    assert found.num_predictions_changed > 12
 
 
 def test_a_resumed_run_measures_what_it_had_not_yet(
@@ -72,10 +76,10 @@ def test_a_resumed_run_measures_what_it_had_not_yet(
     path = result.run_dir / "run.json"
     record = json.loads(path.read_text())
     record["status"] = "interrupted"
-    del record["stages"]["fp32"]["batch_sizes"]
+    record["stages"]["fp32"]["batch_sizes"] = {}
     path.write_text(json.dumps(record))
     resumed = resume_run(result.run_dir, host=host)
-    assert resumed.record["stages"]["fp32"]["batch_sizes"]["3"]["num_images"] == 12
+    assert resumed.record.stages["fp32"].batch_sizes["3"].num_images == 12
     assert resumed.metrics == result.metrics
 
 
@@ -91,8 +95,8 @@ def test_memory_that_does_not_suffice_for_a_larger_batch_does_not_end_the_run(
 
     monkeypatch.setattr(inference, "run_batch", run_batch)
     result = evaluate(host, grid, weights, tmp_path / "run", stages="fp32", batch_size=1, batch_sizes=(8,))
-    assert result.record["status"] == "complete"
-    assert "memory did not suffice" in result.record["stages"]["fp32"]["batch_sizes"]["8"]["error"]
+    assert result.record.status == "complete"
+    assert "memory did not suffice" in str(result.record.stages["fp32"].batch_sizes["8"].error)
     assert "memory did not suffice" in batch_size_lines(result.record)[0]
 
 

@@ -48,14 +48,15 @@ def test_float_stages_run_in_onnx_runtime_and_find_what_torch_finds(options: dic
         for name in ("torch", "onnxruntime")
     }
 
-    assert runs["onnxruntime"].record["settings"]["backend"] == "onnxruntime"
-    stages = runs["onnxruntime"].record["stages"]
-    assert {name: stage["backend"] for name, stage in stages.items()} == {"fp32": "onnxruntime", "w8a8": "torch"}
-    agreement = stages["fp32"]["agreement"]
-    assert agreement["num_images"] == agreement["num_same_predictions"] == CHECKED_IMAGES
-    assert agreement["max_difference"] < 1e-5
-    assert stages["w8a8"]["agreement"] is None
-    assert runs["torch"].record["stages"]["fp32"]["agreement"] is None
+    assert runs["onnxruntime"].record.settings.backend == "onnxruntime"
+    stages = runs["onnxruntime"].record.stages
+    assert {name: stage.backend for name, stage in stages.items()} == {"fp32": "onnxruntime", "w8a8": "torch"}
+    agreement = stages["fp32"].agreement
+    assert agreement is not None
+    assert agreement.num_images == agreement.num_same_predictions == CHECKED_IMAGES
+    assert agreement.max_difference < 1e-5
+    assert stages["w8a8"].agreement is None
+    assert runs["torch"].record.stages["fp32"].agreement is None
     one, other = (
         [
             pred

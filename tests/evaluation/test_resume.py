@@ -12,13 +12,15 @@ import torch
 
 from toy_detector import data
 from toy_detector.model import untrained
-from zoo_core import api, artifacts, provenance
+from zoo_core import api, artifacts
 from zoo_core.errors import DataError, RunError, RunInterruptedError
 from zoo_core.evaluation.request import SilentReporter
-from zoo_core.evaluation.run import EvaluationResult
+from zoo_core.evaluation.result import EvaluationResult
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline
+from zoo_core.runs import provenance
 from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.record import read_metrics
 
 TOY = Path(data.__file__).parent
 
@@ -108,7 +110,7 @@ def test_an_interrupted_run_goes_on_and_says_when(
     assert found["request"] == before["request"]
     assert found["stages"]["fp32"]["num_images_timed"] == 70
     assert found["stages"]["w8a8"]["num_images_timed"] == 70 - 64
-    assert result.record["status"] == "complete"
+    assert result.record.status == "complete"
 
 
 def test_steps_are_not_taken_again_when_no_stage_needs_them(
@@ -128,13 +130,13 @@ def test_steps_are_not_taken_again_when_no_stage_needs_them(
     monkeypatch.setattr(pipeline, "simulate", forbidden)
     monkeypatch.setattr("zoo_core.evaluation.run.predict", forbidden)
 
-    assert resume(run, host).record["status"] == "complete"
+    assert resume(run, host).record.status == "complete"
 
 
 def test_steps_before_a_missing_stage_are_taken_again_and_recorded_once(begin: Begin, host: PluginHost) -> None:
     run = begin("optimized_fp32", 3)
 
-    names = [step["step"] for step in resume(run, host).record["steps"]]
+    names = [step.step for step in resume(run, host).record.steps]
 
     assert names == ["fold_batch_norms", "relu6", "cross_layer_equalization", "round_weights", "adaround"]
 
@@ -159,10 +161,11 @@ def test_a_stage_in_onnx_runtime_goes_on_in_onnx_runtime(
     pytest.importorskip("onnxruntime")
     run = begin("fp32", 68, stages="fp32", backend="onnxruntime", device="cpu")
 
-    found = resume(run, host).record["stages"]["fp32"]
+    found = resume(run, host).record.stages["fp32"]
 
-    assert found["backend"] == "onnxruntime"
-    assert found["agreement"]["num_images"] == 8
+    assert found.backend == "onnxruntime"
+    assert found.agreement is not None
+    assert found.agreement.num_images == 8
     options: dict[str, Any] = {"data": grid, "checkpoint": weights, "out": tmp_path / "whole", "device": "cpu"}
     whole = api.evaluate("toy_squares", host=host, report=False, stages="fp32", backend="onnxruntime", **options)
     assert files(run) == files(whole.run_dir)
@@ -207,8 +210,8 @@ def test_a_complete_run_is_returned_as_it_is(host: PluginHost, grid: Path, weigh
 
     result = resume(run, host, listener)
 
-    assert result.metrics == json.loads((run / "metrics.json").read_text())
-    assert listener.said == [f"{run} is complete; there is nothing to go on with."]
+    assert result.metrics == read_metrics(run)
+    assert listener.said == [f"{run} is complete; there is nothing to resume."]
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -218,14 +221,14 @@ def test_plugins_are_told_of_a_run_that_was_killed_before_they_were(
     run = tmp_path / "run"
     api.evaluate("toy_squares", host=host, data=grid, checkpoint=weights, out=run, stages="fp32", report=False)
     content = record(run)
-    content["plugins_told"] = False
+    content["plugins_notified"] = False
     (run / "run.json").write_text(json.dumps(content))
     (run / "toy_was_told.json").unlink()
 
     resume(run, host)
 
     assert (run / "toy_was_told.json").exists()
-    assert record(run)["plugins_told"] is True
+    assert record(run)["plugins_notified"] is True
 
 
 def test_a_quantization_alone_goes_on_too(host: PluginHost, grid: Path, weights: Path, tmp_path: Path) -> None:
@@ -238,7 +241,7 @@ def test_a_quantization_alone_goes_on_too(host: PluginHost, grid: Path, weights:
 
     result = resume(tmp_path / "run", host)
 
-    assert result.metrics == {}
+    assert result.metrics is None
     assert (tmp_path / "run" / "quantized" / "encodings.json").exists()
 
 
@@ -292,13 +295,13 @@ def change_recipe(folder: Path) -> None:
     ("change", "words"),
     [
         (change_weights, r"\n  weights: [0-9a-f]{12} instead of [0-9a-f]{12}"),
-        (change_image, r"\n  evaluated images or annotations: [0-9a-f]{12} instead of"),
-        (change_annotation, r"\n  evaluated images or annotations: [0-9a-f]{12} instead of"),
-        (change_calibration_image, r"\n  calibration images or annotations: [0-9a-f]{12} instead of"),
-        (more_calibration_images, r"\n  images to calibrate on: 1 \(trainval_000\) gone, none new"),
-        (fewer_images, r"\n  images to evaluate: [0-9a-f]{12} instead of"),
+        (change_image, r"\n  content of images and annotations: [0-9a-f]{12} instead of"),
+        (change_annotation, r"\n  content of images and annotations: [0-9a-f]{12} instead of"),
+        (change_calibration_image, r"\n  content of calibration images and annotations: [0-9a-f]{12} instead of"),
+        (more_calibration_images, r"\n  calibration images: 1 \(trainval_000\) gone, none new"),
+        (fewer_images, r"\n  evaluated images: [0-9a-f]{12} instead of"),
         (change_config, r"\n  AIMET configuration: [0-9a-f]{12} instead of"),
-        (change_recipe, r"\n  recipe: [0-9a-f]{12} instead of"),
+        (change_recipe, r"\n  recipe content: [0-9a-f]{12} instead of"),
     ],
 )
 def test_a_run_does_not_go_on_with_something_else_and_names_it(
@@ -310,7 +313,7 @@ def test_a_run_does_not_go_on_with_something_else_and_names_it(
     before = (run / "run.json").read_bytes()
     change(tmp_path)
 
-    with pytest.raises(RunError, match=f"cannot go on: what it was made with has changed.{words}"):
+    with pytest.raises(RunError, match=f"cannot be resumed: what it was made with has changed.{words}"):
         resume(run, host)
 
     assert (run / "run.json").read_bytes() == before
@@ -336,7 +339,7 @@ def test_another_processor_is_a_warning_in_record_and_metrics(
 
     result = resume(run, host)
 
-    (text,) = result.metrics["warnings"]
+    (text,) = result.record.warnings
     assert text.startswith("The run was resumed on another processor: Z80 instead of")
     assert record(run)["resumed"][0]["warnings"] == [text]
 
@@ -359,7 +362,7 @@ def test_missing_data_is_named(begin: Begin, host: PluginHost, grid: Path) -> No
 def test_a_directory_without_a_run_is_no_run(host: PluginHost, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
-    with pytest.raises(RunError, match="no run has begun there"):
+    with pytest.raises(RunError, match="no run was started there"):
         resume(tmp_path / "empty", host)
 
     assert list((tmp_path / "empty").iterdir()) == []
@@ -395,6 +398,6 @@ def test_warnings_do_not_pile_up(begin: Begin, host: PluginHost, grid: Path, wei
 
     result = resume(run, host)
 
-    (text,) = result.metrics["warnings"]
+    (text,) = result.record.warnings
     assert text.startswith("Limited run: 69 of the 70 images")
     assert len(record(run)["resumed"]) == 2

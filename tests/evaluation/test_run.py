@@ -10,9 +10,10 @@ from safetensors.torch import load_file
 
 from zoo_core import api
 from zoo_core.errors import DataError, RecipeError, RunError, ZooError
-from zoo_core.evaluation.run import EvaluationResult
+from zoo_core.evaluation.result import EvaluationResult
 from zoo_core.hookspecs import hookimpl
 from zoo_core.plugins import PluginHost
+from zoo_core.runs.record import read_metrics, read_record
 
 HEADLINE = "voc07_11pt/pytorch-ssd"
 FP32_AP_OF_GREEN = 9 / 11
@@ -31,7 +32,7 @@ def evaluate(host: PluginHost, grid: Path, weights: Path, tmp_path: Path) -> Eva
 
 
 def score(result: EvaluationResult, stage: str) -> float:
-    value = result.metrics["stages"][stage]["metrics"][HEADLINE]["map"]
+    value = result.stages[stage].scores[HEADLINE].values["map"]
     assert isinstance(value, float)
     return value
 
@@ -39,24 +40,24 @@ def score(result: EvaluationResult, stage: str) -> float:
 def test_fp32_alone_needs_no_calibration_and_gives_the_value_worked_out_by_hand(evaluate: Evaluate) -> None:
     result = evaluate(stages="fp32")
 
-    per_class = result.metrics["stages"]["fp32"]["metrics"][HEADLINE]["per_class"]
+    per_class = result.stages["fp32"].scores[HEADLINE].per_class
     assert per_class == {"red": 1.0, "green": pytest.approx(FP32_AP_OF_GREEN)}
     assert score(result, "fp32") == pytest.approx((1 + FP32_AP_OF_GREEN) / 2)
-    assert result.record["calibration"] is None
-    assert result.record["steps"] == []
+    assert result.record.calibration is None
+    assert result.record.steps == ()
 
 
 def test_every_stage_of_the_recipe_is_evaluated_and_recorded(evaluate: Evaluate) -> None:
     result = evaluate(stages="all")
 
-    stages = result.metrics["stages"]
+    stages = result.stages
     assert list(stages)[:2] == ["fp32", "w8a8"]
     assert list(stages)[-2:] == ["optimized_fp32", "optimized_w8a8"]
     assert {f"{step}_{kind}" for step in ("relu6", "round_weights", "adaround") for kind in ("fp32", "w8a8")} <= set(
         stages
     )
-    assert stages["fold_batch_norms_w8a8"]["same_as"] == "w8a8"
-    assert [step["step"] for step in result.record["steps"]] == [
+    assert stages["fold_batch_norms_w8a8"].same_as == "w8a8"
+    assert [step.step for step in result.record.steps] == [
         "fold_batch_norms",
         "relu6",
         "cross_layer_equalization",
@@ -64,7 +65,7 @@ def test_every_stage_of_the_recipe_is_evaluated_and_recorded(evaluate: Evaluate)
         "adaround",
     ]
     assert all(score(result, name) == pytest.approx((1 + FP32_AP_OF_GREEN) / 2, abs=0.1) for name in stages)
-    assert stages["w8a8"]["drop_points"] == pytest.approx(100 * (score(result, "fp32") - score(result, "w8a8")))
+    assert stages["w8a8"].drop_points == pytest.approx(100 * (score(result, "fp32") - score(result, "w8a8")))
 
 
 def test_the_run_directory_holds_everything_that_the_number_needs(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -72,8 +73,8 @@ def test_the_run_directory_holds_everything_that_the_number_needs(evaluate: Eval
 
     run = tmp_path / "run"
     record = json.loads((run / "run.json").read_text())
-    assert record == json.loads(json.dumps(result.record))
-    assert json.loads((run / "metrics.json").read_text()) == json.loads(json.dumps(result.metrics))
+    assert read_record(run) == result.record
+    assert read_metrics(run) == result.metrics
     assert record["status"] == "complete"
     assert len(record["checkpoint"]["sha256"]) == len(record["recipe"]["sha256"]) == 64
     assert len(record["dataset"]["fingerprint"]) == 64
@@ -105,10 +106,10 @@ def test_rounded_layers_come_from_the_cache_unless_told_not_to(
         evaluate(stages="optimized_fp32", settings=("adaround.engine=fast",), out=tmp_path / str(index), cache=cache)
         for index, cache in enumerate((True, True, False))
     ]
-    steps = [result.record["steps"][-1] for result in results]
-    assert ["from the cache, computed on" in step["summary"] for step in steps] == [False, True, False]
-    assert steps[1]["effect"]["cache"]["parts_computed"] == steps[0]["effect"]["cache"]["parts_from_cache"] == 0
-    assert steps[2]["effect"]["cache"] is None
+    steps = [result.record.steps[-1] for result in results]
+    assert ["from the cache, computed on" in step.summary for step in steps] == [False, True, False]
+    assert steps[1].effect["cache"]["parts_computed"] == steps[0].effect["cache"]["parts_from_cache"] == 0
+    assert steps[2].effect["cache"] is None
     files = [(result.run_dir / "quantized" / "network.safetensors").read_bytes() for result in results]
     assert files[0] == files[1] == files[2]
 
@@ -126,10 +127,11 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(evaluate: Evalu
 def test_limit_takes_the_first_ids_and_scores_on_them_alone(evaluate: Evaluate) -> None:
     result = evaluate(stages="fp32", limit=4)
 
-    assert result.metrics["num_images"] == 4
-    assert result.metrics["limited"] is True
+    assert result.metrics is not None
+    assert result.metrics.num_images == 4
+    assert result.metrics.limited is True
     assert score(result, "fp32") == 1.0  # the first pale square is in image 4, which was not run
-    assert "Limited run: 4 of the 12 images" in result.metrics["warnings"][0]
+    assert "Limited run: 4 of the 12 images" in result.metrics.warnings[0]
 
 
 def test_an_id_file_chooses_the_images(evaluate: Evaluate, tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_calibrating_on_evaluated_images_is_refused_or_stamped(evaluate: Evaluat
         evaluate(split="trainval", stages="w8a8")
 
     result = evaluate(split="trainval", stages="w8a8", allow_calibration_overlap=True)
-    assert any(text.startswith("Calibration overlap") for text in result.metrics["warnings"])
+    assert any(text.startswith("Calibration overlap") for text in result.record.warnings)
 
 
 def test_a_network_that_finds_nothing_prints_the_usual_suspects(
@@ -226,7 +228,7 @@ def test_a_network_that_finds_nothing_prints_the_usual_suspects(
     result = evaluate(checkpoint=tmp_path / "swapped.safetensors", stages="fp32")
 
     assert score(result, "fp32") < 0.02
-    warnings = " ".join(result.metrics["warnings"])
+    warnings = " ".join(result.record.warnings)
     assert "near zero" in warnings
     assert "label" in warnings
 
@@ -236,10 +238,10 @@ def test_quantize_saves_the_network_and_evaluates_nothing(
 ) -> None:
     result = api.quantize("toy_squares", host=host, data=grid, checkpoint=weights, out=tmp_path / "q")
 
-    assert result.metrics == {}
+    assert result.metrics is None
     assert not (tmp_path / "q" / "metrics.json").exists()
     assert (tmp_path / "q" / "quantized" / "encodings.json").exists()
-    assert result.record["status"] == "complete"
+    assert result.record.status == "complete"
 
 
 def test_plugins_are_told_when_the_run_is_complete(evaluate: Evaluate) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo_core import provenance
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.plugins import PluginHost
+from zoo_core.runs import provenance
 from zoo_core.runs.request import EvaluationRequest
 
 SECRET = "tk-5f1e-planted-9c0d"  # noqa: S105 - it is there to be looked for

@@ -246,7 +246,7 @@ def perform(task: dict[str, Any]) -> dict[str, Any]:
                 result = api.resume(task["resume"], **options)
             else:
                 result = api.evaluate(task["model"], **task["options"], **options)
-        found["status"] = result.record["status"]
+        found["status"] = result.record.status
     except ZooError as error:
         found |= {"error": type(error).__name__, "fact": error.fact, "fix": error.fix}
     except KeyboardInterrupt as stop:

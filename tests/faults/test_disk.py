@@ -54,7 +54,7 @@ def test_a_run_whose_first_record_cannot_be_written_has_not_begun(toy: Toy) -> N
 
     assert answer["error"] == "RunError"
     assert "run.json cannot be written: " in answer["fact"]
-    assert "no run has begun there" in toy.resume()["fact"]
+    assert "no run was started there" in toy.resume()["fact"]
     assert toy.run()["status"] == "complete"
     assert results(toy.folder / "run") == toy.undisturbed()[1]
 

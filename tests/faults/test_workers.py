@@ -71,7 +71,7 @@ def test_an_image_that_goes_missing_midway_is_named_and_the_run_goes_on_once_it_
     assert toy.record()["status"] == "failed"
     assert "test_140.png" in toy.resume()["fact"]  # still missing
     image.write_bytes((toy.grid / "test_001.png").read_bytes())
-    assert "evaluated images or annotations" in toy.resume()["fact"]  # another image in its place
+    assert "content of images and annotations" in toy.resume()["fact"]  # another image in its place
     image.write_bytes(content)
     goes_on(toy)
 

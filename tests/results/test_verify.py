@@ -16,10 +16,10 @@ from toy_detector.data import GridDataset
 from zoo_core.cli.main import run_command_line
 from zoo_core.evaluation.prepare import fingerprint
 from zoo_core.plugins import PluginHost
-from zoo_core.provenance import installed_version
 from zoo_core.recipes import load_recipe, override
 from zoo_core.results.stored import open_run
 from zoo_core.results.verify import verify
+from zoo_core.runs.provenance import installed_version
 
 RECIPE = """schema: 1
 name: of_the_test

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo_core.hookspecs import hookimpl
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Recipe,
         RecipeStep,
     )
+    from zoo_core.runs.record import RunRecord
 
 ZOO_API_VERSION = 1
 HERE = Path(__file__).parent
@@ -78,5 +79,5 @@ def zoo_recipe_steps() -> Sequence[RecipeStep]:
 
 
 @hookimpl
-def zoo_evaluation_finished(run_dir: Path, record: Mapping[str, Any]) -> None:
-    (run_dir / "toy_was_told.json").write_text(json.dumps({"status": record["status"], "model": record["model"]}))
+def zoo_evaluation_finished(run_dir: Path, record: RunRecord) -> None:
+    (run_dir / "toy_was_told.json").write_text(json.dumps({"status": record.status, "model": record.model}))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import platformdirs
 from filelock import FileLock
 
 from zoo_core.errors import ArtifactError
+from zoo_core.files import replace_file
 
 LOCK_FILE = "artifacts.lock.json"
 """Name of the file in the cache that holds, for each URL without a published SHA-256, the one first seen."""
@@ -50,32 +50,6 @@ def file_hash(path: Path, algorithm: str) -> str:
             f"{path} cannot be read: {error}.", fix="check the path and the right to read it."
         ) from error
     return digest.hexdigest()
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader finds the old content or the new one, also after a crash."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp gives 0600; a cache or a run directory is often shared in a group.
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    # POSIX has no call that only reads the mask; /proc has, and setting it for a moment would race with other threads.
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return 0o022
-    line = next((line for line in status.splitlines() if line.startswith("Umask:")), "Umask: 0022")
-    return int(line.split()[1], 8)
 
 
 def recorded_sha256(folder: Path, url: str) -> str | None:

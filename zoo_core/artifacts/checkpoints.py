@@ -9,9 +9,10 @@ import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.artifacts.cache import replace_file, sha256_of
+from zoo_core.artifacts.cache import sha256_of
 from zoo_core.datatypes import Checkpoint
 from zoo_core.errors import CheckpointError
+from zoo_core.files import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -167,7 +167,7 @@ def _check_plugins(host: PluginHost) -> list[dict[str, Any]]:
 
 def _check_libraries() -> list[dict[str, Any]]:
     from zoo_core.datatypes import RECORDED_PACKAGES
-    from zoo_core.provenance import installed_version
+    from zoo_core.runs.provenance import installed_version
 
     findings = [
         {"what": name, "ok": True, "found": found}

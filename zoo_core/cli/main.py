@@ -8,13 +8,12 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
-from difflib import get_close_matches
 
 import click
 
-from zoo_core import __version__
 from zoo_core.cli.signals import TerminatedError
-from zoo_core.errors import RunCrashError, RunInterruptedError, ZooError
+from zoo_core.errors import RunCrashError, RunInterruptedError, ZooError, closest_hint
+from zoo_core.version import __version__
 
 COMMANDS = {
     "run": ("zoo_core.cli.run:run", "Quantize a model, evaluate every stage, and record the result."),
@@ -65,9 +64,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Suggest the closest command for an unknown one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            close = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"the closest is {close[0]!r}" if close else f"there are {', '.join(COMMANDS)}"
-            raise click.UsageError(f"There is no command {args[0]!r}; {hint}.", ctx=ctx)
+            hint = closest_hint(args[0], COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"There is no command {args[0]!r}{hint}.", ctx=ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -12,10 +12,11 @@ import click
 
 from zoo_core.cli.signals import termination_interrupts
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE
+from zoo_core.runs.record import record_content
 from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
 
 if TYPE_CHECKING:
-    from zoo_core.evaluation.run import EvaluationResult
+    from zoo_core.evaluation.result import EvaluationResult
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -142,10 +143,10 @@ def run(
             result = api.resume(resumed, reporter=reporter, report=report)
         else:
             result = api.evaluate(str(model), reporter=reporter, report=report, command=_command(), **options)
-    if not result.metrics:
+    if result.metrics is None:
         return _print_quantized(result, as_json=as_json)  # resumed `zoo-eval quantize`
     if as_json:
-        click.echo(json.dumps({"run_dir": str(result.run_dir), "stages": result.metrics["stages"]}))
+        click.echo(json.dumps({"run_dir": str(result.run_dir), "stages": record_content(result.metrics)["stages"]}))
     else:
         from zoo_core.cli.tables import print_result
 
@@ -170,7 +171,13 @@ def _print_quantized(result: EvaluationResult, *, as_json: bool) -> int:
     folder = result.run_dir / "quantized"
     if as_json:
         click.echo(
-            json.dumps({"run_dir": str(result.run_dir), "quantized": str(folder), "steps": result.record["steps"]})
+            json.dumps(
+                {
+                    "run_dir": str(result.run_dir),
+                    "quantized": str(folder),
+                    "steps": record_content(result.record)["steps"],
+                }
+            )
         )
     else:
         from zoo_core.cli.tables import print_steps

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from zoo_core.datatypes import measure
+
+if TYPE_CHECKING:
+    from zoo_core.runs.record import MetricsRecord, RunRecord
 
 NUM_WORST_CLASSES = 3
 
@@ -22,9 +25,7 @@ def make_console() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=100)
 
 
-def print_result(
-    record: Mapping[str, Any], metrics: Mapping[str, Any], run_dir: Path, console: Console | None = None
-) -> None:
+def print_result(record: RunRecord, metrics: MetricsRecord, run_dir: Path, console: Console | None = None) -> None:
     """Print a run: stages with their drop, every protocol, the classes hit worst, and where the rest lies."""
     console = console or make_console()
     console.print(stage_table(record, metrics))
@@ -33,82 +34,81 @@ def print_result(
         console.print(Text(line))
     for line in worst_classes(metrics):
         console.print(Text(line))
-    for text in metrics["warnings"]:
+    for text in metrics.warnings:
         console.print(Text(f"warning: {text}", style="yellow"))
     console.print(Text(f"run directory: {run_dir}"), soft_wrap=True)
     if (run_dir / "report.html").exists():
         console.print(Text(f"report: {run_dir / 'report.html'}"), soft_wrap=True)
 
 
-def batch_size_lines(record: Mapping[str, Any]) -> list[str]:
+def batch_size_lines(record: RunRecord) -> list[str]:
     """What every other batch size that was asked for moved, a line a stage and size."""
     lines = []
-    for name, stage in record["stages"].items():
-        for size, found in stage.get("batch_sizes", {}).items():
-            if "error" in found:
-                lines.append(f"{name} at batch size {size}: {found['error']}")
+    for name, stage in record.stages.items():
+        for size, effect in stage.batch_sizes.items():
+            if effect.error is not None:
+                lines.append(f"{name} at batch size {size}: {effect.error}")
                 continue
-            difference = found["difference_points"]
+            change = effect.change_points
             lines.append(
-                f"{name} at batch size {size} instead of {stage['batch_size']}: "
-                f"{'undefined' if difference is None else f'{difference:+.3f} points'}, "
-                f"{found['num_predictions_changed']} of {found['num_predictions']} predictions changed in "
-                f"{found['num_images_changed']} of {found['num_images']} images"
+                f"{name} at batch size {size} instead of {stage.batch_size}: "
+                f"{'undefined' if change is None else f'{change:+.3f} points'}, "
+                f"{effect.num_predictions_changed} of {effect.num_predictions} predictions changed in "
+                f"{effect.num_images_changed} of {effect.num_images} images"
             )
     return lines
 
 
-def stage_table(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
+def stage_table(record: RunRecord, metrics: MetricsRecord) -> Table:
     """One row per stage: headline value, drop against fp32, speed and size."""
-    dataset, headline = record["dataset"], metrics["headline"]
-    title = f"{metrics['model']} on {dataset['name']} {dataset['split']}, {metrics['num_images']} images"
-    values = next(iter(metrics["stages"].values()))["metrics"][headline]
-    measured = measure(next(iter(values))).overall
+    dataset, headline = record.dataset, metrics.headline
+    title = f"{metrics.model} on {dataset.name} {dataset.split}, {metrics.num_images} images"
+    score = next(iter(metrics.stages.values())).scores[headline]
+    measured = measure(score.key).overall
     table = Table(title=Text(title), caption=Text(f"{measured}: {headline}, in percent; drop against fp32, in points"))
     for name, justify in (("stage", "left"), (measured, "right"), ("drop", "right"), ("images/s", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("weights MB", justify="right")
-    for name, stage in metrics["stages"].items():
-        cost = record["stages"].get(stage["same_as"] or name, {})
-        values = stage["metrics"][headline]
-        alias = f" (= {stage['same_as']})" if stage["same_as"] else ""
+    for name, stage in metrics.stages.items():
+        cost = record.stages.get(stage.same_as or name)
+        alias = f" (= {stage.same_as})" if stage.same_as else ""
         table.add_row(
             Text(name + alias),
-            percent(next(iter(values.values()))),
-            "" if name == "fp32" or stage["drop_points"] is None else points(stage["drop_points"]),
-            f"{cost['images_per_second']:.1f}" if cost.get("images_per_second") else "",
-            f"{cost['weights_bytes'] / 1e6:.2f}" if cost else "",
+            percent(stage.scores[headline].headline),
+            "" if name == "fp32" or stage.drop_points is None else points(stage.drop_points),
+            f"{cost.images_per_second:.1f}" if cost and cost.images_per_second else "",
+            f"{cost.weights_bytes / 1e6:.2f}" if cost else "",
         )
     return table
 
 
-def protocol_table(metrics: Mapping[str, Any]) -> Table:
+def protocol_table(metrics: MetricsRecord) -> Table:
     """One row per stage, one column per protocol: its first value, from the same predictions."""
     table = Table(title="the same predictions under every protocol, in percent")
     table.add_column("stage")
-    stages = {name: stage for name, stage in metrics["stages"].items() if not stage["same_as"]}
-    for protocol in next(iter(stages.values()))["metrics"]:
+    stages = {name: stage for name, stage in metrics.stages.items() if not stage.same_as}
+    for protocol in next(iter(stages.values())).scores:
         table.add_column(Text(protocol.replace("/", "/\n")), justify="right")
     for name, stage in stages.items():
-        table.add_row(Text(name), *(percent(next(iter(values.values()))) for values in stage["metrics"].values()))
+        table.add_row(Text(name), *(percent(score.headline) for score in stage.scores.values()))
     return table
 
 
-def worst_classes(metrics: Mapping[str, Any]) -> Sequence[str]:
+def worst_classes(metrics: MetricsRecord) -> Sequence[str]:
     """A line for each quantized stage naming the classes that lost most against fp32."""
-    stages, headline = metrics["stages"], metrics["headline"]
+    stages, headline = metrics.stages, metrics.headline
     if "fp32" not in stages:
         return []
-    baseline = stages["fp32"]["metrics"][headline]["per_class"]
+    baseline = stages["fp32"].scores[headline].per_class
     lines = []
     for name, stage in stages.items():
-        if not stage["quantized"] or stage["same_as"]:
+        if not stage.quantized or stage.same_as:
             continue
-        per_class = stage["metrics"][headline]["per_class"]
+        per_class = stage.scores[headline].per_class
         drops = sorted(
-            (100 * (baseline[label] - value), label)
+            (100 * (before - value), label)
             for label, value in per_class.items()
-            if value is not None and baseline.get(label) is not None and value < baseline[label]
+            if value is not None and (before := baseline.get(label)) is not None and value < before
         )
         worst = ", ".join(f"{label} {points(drop)}" for drop, label in reversed(drops[-NUM_WORST_CLASSES:]))
         if worst:
@@ -126,13 +126,13 @@ def points(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}"
 
 
-def print_steps(record: Mapping[str, Any], folder: Path) -> None:
+def print_steps(record: RunRecord, folder: Path) -> None:
     """Print what each step of a recipe did."""
     console = make_console()
-    table = Table(title=Text(f"{record['model']}: {record['recipe']['name']}"))
+    table = Table(title=Text(f"{record.model}: {record.recipe.name}"))
     for name in ("step", "seconds", "effect"):
         table.add_column(name, justify="right" if name == "seconds" else "left")
-    for step in record["steps"]:
-        table.add_row(Text(step["step"]), f"{step['seconds']:.1f}", Text(step["summary"]))
+    for step in record.steps:
+        table.add_row(Text(step.step), f"{step.seconds:.1f}", Text(step.summary))
     console.print(table)
     console.print(Text(f"quantized network: {folder}"), soft_wrap=True)

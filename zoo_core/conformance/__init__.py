@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["CHECKS", "Check", "ModelConformance", "Outcome", "Subject", "run_checks"]
 
 if TYPE_CHECKING:
-    from zoo_core.conformance.outcomes import Check, Outcome
+    from zoo_core.conformance.checks import Check
+    from zoo_core.conformance.outcomes import Outcome
     from zoo_core.conformance.running import CHECKS, run_checks
     from zoo_core.conformance.subject import Subject
     from zoo_core.conformance.testing import ModelConformance
@@ -30,7 +31,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     modules = {
-        "Check": "outcomes",
+        "Check": "checks",
         "Outcome": "outcomes",
         "Subject": "subject",
         "ModelConformance": "testing",

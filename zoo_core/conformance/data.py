@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo_core.conformance.answers import empty_prediction, perfect_prediction
-from zoo_core.conformance.outcomes import Check, CheckFailedError, NotCheckedError
+from zoo_core.conformance.checks import Check
+from zoo_core.conformance.outcomes import CheckFailedError, NotCheckedError
 from zoo_core.datatypes import DetectionTarget
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo_core import artifacts
-from zoo_core.conformance.outcomes import Check, CheckFailedError
+from zoo_core.conformance.checks import Check
+from zoo_core.conformance.outcomes import CheckFailedError
 from zoo_core.datatypes import ANY_RECIPE
 from zoo_core.evaluation.stages import all_stages
 from zoo_core.quantization import pipeline

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from zoo_core.conformance.outcomes import Check, CheckFailedError, NotApplicableError, NotCheckedError
+from zoo_core.conformance.checks import Check
+from zoo_core.conformance.outcomes import CheckFailedError, NotApplicableError, NotCheckedError
 from zoo_core.conformance.subject import CPU
 from zoo_core.inference import run_batch
 

@@ -1,16 +1,11 @@
-"""What a check is and what can come of it."""
+"""The outcome of a check, and the errors that decide it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from zoo_core.errors import PluginError
-
-if TYPE_CHECKING:
-    from zoo_core.conformance.subject import Subject
-
 
 Status: TypeAlias = Literal["passed", "failed", "not checked", "not applicable"]
 
@@ -25,20 +20,6 @@ class NotCheckedError(Exception):
 
 class NotApplicableError(NotCheckedError):
     """The check says nothing about this kind of model, such as one of boxes about a classifier."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One check.
-
-    Attributes:
-        name: What holds when it passes, e.g. ``the network is in eval mode``.
-        make: Returns what was seen, in one line; raises ``CheckFailedError`` or ``NotCheckedError``. Whatever else it
-            raises comes from the plugin and fails the check too.
-    """
-
-    name: str
-    make: Callable[[Subject], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

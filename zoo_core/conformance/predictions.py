@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from zoo_core.conformance.answers import as_detections, empty_prediction, empty_target, perfect_prediction
-from zoo_core.conformance.outcomes import Check, CheckFailedError, NotCheckedError
+from zoo_core.conformance.checks import Check
+from zoo_core.conformance.outcomes import CheckFailedError, NotCheckedError
 from zoo_core.conformance.subject import CPU, size_of
 from zoo_core.datatypes import Classification, Detections, ImageSize
 from zoo_core.inference import run_batch

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from zoo_core.conformance.outcomes import Check, CheckFailedError
+from zoo_core.conformance.checks import Check
+from zoo_core.conformance.outcomes import CheckFailedError
 from zoo_core.conformance.subject import CPU
 from zoo_core.datatypes import QuantNetwork
 from zoo_core.inference import run_batch

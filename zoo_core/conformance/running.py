@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from zoo_core.conformance import data, declared, network, predictions, quantized
-from zoo_core.conformance.outcomes import Check, NotApplicableError, NotCheckedError, Outcome, Status
+from zoo_core.conformance.checks import Check
+from zoo_core.conformance.outcomes import NotApplicableError, NotCheckedError, Outcome, Status
 from zoo_core.errors import ZooError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from zoo_core.conformance.outcomes import Check
+from zoo_core.conformance.checks import Check
 from zoo_core.conformance.running import CHECKS, run_check
 from zoo_core.conformance.subject import Subject
 from zoo_core.plugins import PluginHost

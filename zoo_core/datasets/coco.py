@@ -19,9 +19,9 @@ import numpy as np
 from zoo_core.datasets.coco_annotations import CocoAnnotations, CocoImage
 from zoo_core.datasets.coco_results import write_coco_results
 from zoo_core.datasets.images import MAX_PIXELS, read_image
-from zoo_core.datasets.reading import closest, name_problem, read_file
+from zoo_core.datasets.reading import name_problem, read_file
 from zoo_core.datatypes import DetectionTarget, Prediction
-from zoo_core.errors import DataError
+from zoo_core.errors import DataError, closest_hint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,7 +144,8 @@ class CocoDetection:
             return self._images[image_id]
         except KeyError:
             raise DataError(
-                f"Image id {image_id[:80]!r} is not in {self.annotation_path}{closest(image_id, self.ids[:10_000])}.",
+                f"Image id {image_id[:80]!r} is not in {self.annotation_path}"
+                f"{closest_hint(image_id, self.ids[:10_000])}.",
                 fix="use the image's id in the file, filled with zeros to 12 digits.",
             ) from None
 
@@ -168,7 +169,8 @@ def _annotation_path(root: Path, split: str) -> Path:
             "images.",
         )
     raise DataError(
-        f"{folder} has no instances_{split[:80]}.json{closest(split, splits)}.", fix=f"use one of {', '.join(splits)}."
+        f"{folder} has no instances_{split[:80]}.json{closest_hint(split, splits)}.",
+        fix=f"use one of {', '.join(splits)}.",
     )
 
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo_core.datasets.labels import check_class_names, read_label_file
-from zoo_core.datasets.reading import closest, name_problem, read_file
+from zoo_core.datasets.reading import name_problem, read_file
 from zoo_core.datatypes import ImageSize
-from zoo_core.errors import DataError
+from zoo_core.errors import DataError, closest_hint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -121,7 +121,7 @@ class CocoAnnotations:
             if missing:
                 raise DataError(
                     f"{label_file} names the class {missing[0]!r}, but {self._path} has no such category"
-                    f"{closest(missing[0], numbers)}.",
+                    f"{closest_hint(missing[0], numbers)}.",
                     fix="name the classes as the annotation file does.",
                 )
             self.category_ids = tuple(numbers[name] for name in self.class_names)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo_core.datasets.reading import closest, read_file
+from zoo_core.datasets.reading import read_file
 from zoo_core.datatypes import Detections, Prediction
-from zoo_core.errors import DataError, PluginError
+from zoo_core.errors import DataError, PluginError, closest_hint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -150,7 +150,7 @@ class _ImageNumbers:
             raise DataError(
                 f"{where}: image_id {value} may be {found[0]!r} or {found[1]!r}.", fix="write the ids as text."
             )
-        hint = closest(value, list(self._ids)[:10_000]) if isinstance(value, str) else ""
+        hint = closest_hint(value, list(self._ids)[:10_000]) if isinstance(value, str) else ""
         raise DataError(
             f"{where}: image_id {str(value)[:80]!r} is no image of the split{hint}.",
             fix="name the split that was detected on with --split, or correct the ids.",

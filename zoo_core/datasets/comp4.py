@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo_core.datasets.labels import check_class_names
-from zoo_core.datasets.reading import closest, name_problem, read_lines
+from zoo_core.datasets.reading import name_problem, read_lines
 from zoo_core.datatypes import Detections, Prediction
-from zoo_core.errors import DataError, PluginError
+from zoo_core.errors import DataError, PluginError, closest_hint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,7 +185,7 @@ def _find_files(directory: Path, names: tuple[str, ...], split: str | None) -> t
         if label is None:
             class_name = stem.removeprefix(f"{split}_") if split is not None else stem.partition("_")[2]
             raise DataError(
-                f"{path} is of a class that is not among the {len(names)} classes{closest(class_name, names)}.",
+                f"{path} is of a class that is not among the {len(names)} classes{closest_hint(class_name, names)}.",
                 fix="name the classes with --labels FILE, or take the file out of the folder.",
             )
         found.setdefault(stem.removesuffix(f"_{names[label]}"), {})[label] = path

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from zoo_core.datasets.images import MAX_PIXELS, read_image
 from zoo_core.datasets.labels import read_label_file
-from zoo_core.datasets.reading import closest, name_problem, read_file, read_lines
+from zoo_core.datasets.reading import name_problem, read_file, read_lines
 from zoo_core.datatypes import Classification, ClassTarget, Prediction
-from zoo_core.errors import DataError, PluginError
+from zoo_core.errors import DataError, PluginError, closest_hint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,7 +119,7 @@ class ImageFolder:
             shown = ", ".join(map(repr, strangers[:_MAX_PROBLEMS])) + (", ..." if strangers[_MAX_PROBLEMS:] else "")
             raise DataError(
                 f"{self._folder} has {len(strangers)} folders that are no class of {self._origin}: {shown}"
-                f"{closest(strangers[0], self._folders)}.",
+                f"{closest_hint(strangers[0], self._folders)}.",
                 fix="name the classes with --labels FILE, one folder's name a line, in the network's order.",
             )
         return [
@@ -184,7 +184,7 @@ class ImageFolder:
         if not 0 <= label < len(self._folders):
             raise DataError(
                 f"{where}: {word[:80]!r} is neither one of the {len(self._folders)} classes of {self._origin} nor a "
-                f"label from 0 to {len(self._folders) - 1}{closest(word, self._folders)}.",
+                f"label from 0 to {len(self._folders) - 1}{closest_hint(word, self._folders)}.",
                 fix="correct the line, or name the classes with --labels FILE.",
             )
         if truth.setdefault(stem, label) != label:
@@ -234,7 +234,7 @@ class ImageFolder:
         if image_id not in self._targets:
             raise DataError(
                 f"Image id {image_id[:80]!r} is not in split {self.split!r} of {self.root}"
-                f"{closest(image_id, self.ids[:10_000])}.",
+                f"{closest_hint(image_id, self.ids[:10_000])}.",
                 fix="use ids as image_ids.txt of a run lists them: the path below the data's root.",
             )
         return self.root / image_id

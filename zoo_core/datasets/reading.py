@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import DataError
@@ -80,9 +78,3 @@ def name_problem(name: str, *, spaces: bool = False) -> str | None:
     if name != name.strip() or any(char.isspace() and not (spaces and char == " ") for char in name):
         return "contains white space"
     return None
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """Return ``"; the closest is 'x'"``, or nothing when no known name is close."""
-    matches = get_close_matches(name[: 2 * MAX_NAME_LENGTH], list(known), n=1)
-    return f"; the closest is {matches[0]!r}" if matches else ""

@@ -23,9 +23,9 @@ from defusedxml.ElementTree import fromstring
 from zoo_core.datasets.comp4 import write_comp4
 from zoo_core.datasets.images import MAX_PIXELS, read_image
 from zoo_core.datasets.labels import check_class_names, read_label_file
-from zoo_core.datasets.reading import closest, name_problem, read_file, read_lines
+from zoo_core.datasets.reading import name_problem, read_file, read_lines
 from zoo_core.datatypes import DetectionTarget, Prediction
-from zoo_core.errors import DataError
+from zoo_core.errors import DataError, closest_hint
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -174,7 +174,7 @@ class VocDetection:
         if image_id not in self._known_ids:
             raise DataError(
                 f"Image id {image_id[:80]!r} is not in split {self.split!r} of {self.root}"
-                f"{closest(image_id, self.ids[:10_000])}.",
+                f"{closest_hint(image_id, self.ids[:10_000])}.",
                 fix=f"use ids that {self.root / 'ImageSets' / 'Main' / self.split}.txt lists.",
             )
 
@@ -193,7 +193,7 @@ class VocDetection:
             fix = "name the classes with --labels FILE, one a line, or correct the annotation."
         raise DataError(
             f"{where}: name: class {class_name[:80]!r} is not among the {len(self.class_names)} classes"
-            f"{closest(class_name, self.class_names)}.",
+            f"{closest_hint(class_name, self.class_names)}.",
             fix=fix,
         )
 
@@ -244,7 +244,7 @@ def _read_ids(root: Path, split: str) -> tuple[str, ...]:
         splits = sorted(file.stem for file in folder.glob("*.txt"))
         plain = [name for name in splits if not name.startswith(tuple(f"{known}_" for known in VOC_CLASSES))]
         raise DataError(
-            f"{folder} has no split {split[:80]!r}{closest(split, splits)}.",
+            f"{folder} has no split {split[:80]!r}{closest_hint(split, splits)}.",
             fix=f"use one of {', '.join((plain or splits)[:20]) or 'none: the folder is empty'}.",
         )
     ids = [line.strip(" \t") for line in read_lines(path)]

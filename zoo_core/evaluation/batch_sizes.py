@@ -1,11 +1,11 @@
-"""What the batch size alone moves: a stage run again at another one, held against its own predictions."""
+"""Measures how batch size alone changes a stage's predictions."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from zoo_core.comparison import image_changes
 from zoo_core.comparison.identity import byte_changes
@@ -20,8 +20,8 @@ _SEEN = ("kept", "moved", "lost", "gained")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
-    """What another batch size made of a stage.
+class BatchSizeEffect:
+    """Effect of another batch size on a stage's predictions.
 
     Attributes:
         headline: Value of the headline protocol; None where undefined.
@@ -29,7 +29,7 @@ class Moved:
         num_images_changed: Of these, images whose predictions differ in any byte.
         num_predictions: Rows of predictions, detections of a detector, at the run's batch size.
         num_predictions_changed: Of these, rows that are not there byte for byte at the other.
-        seen: Of a detector, detections of a score of at least 0.5 by what became of them: ``kept``, ``moved``,
+        changes: Of a detector, detections of a score of at least 0.5 by what became of them: ``kept``, ``moved``,
             ``lost``, ``gained``; None for other tasks.
         seconds: Time that it took, scoring included.
     """
@@ -39,15 +39,13 @@ class Moved:
     num_images_changed: int
     num_predictions: int
     num_predictions_changed: int
-    seen: dict[str, int] | None
+    changes: dict[str, int] | None
     seconds: float
 
-    def as_json(self) -> dict[str, Any]:
-        """For the record."""
-        return asdict(self)
 
-
-def moved(own: PredictionStore, other: PredictionStore, metric: Metric, job: Job, *, started: float) -> Moved:
+def compare_batch_sizes(
+    own: PredictionStore, other: PredictionStore, metric: Metric, job: Job, *, started: float
+) -> BatchSizeEffect:
     """Compare the predictions of one network at two batch sizes.
 
     Args:
@@ -68,14 +66,14 @@ def moved(own: PredictionStore, other: PredictionStore, metric: Metric, job: Job
             yield image_id, before, after
 
     counts = dict.fromkeys(_SEEN, 0)
-    changes = byte_changes(pairs())
-    return Moved(
+    differing = byte_changes(pairs())
+    return BatchSizeEffect(
         headline=metric.compute()[job.entry.headline].headline,
-        num_images=changes.num_images,
-        num_images_changed=len(changes.changed),
-        num_predictions=changes.num_rows,
-        num_predictions_changed=changes.num_rows_changed,
-        seen=counts if metric.prediction_type is Detections else None,
+        num_images=differing.num_images,
+        num_images_changed=len(differing.changed),
+        num_predictions=differing.num_rows,
+        num_predictions_changed=differing.num_rows_changed,
+        changes=counts if metric.prediction_type is Detections else None,
         seconds=time.perf_counter() - started,
     )
 

@@ -17,11 +17,12 @@ from torch import nn
 
 from zoo_core.errors import RunError
 from zoo_core.inference import InferenceSettings, load_inputs, run_batch
+from zoo_core.runs.parts import AgreementRecord
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from zoo_core.datatypes import EvalDataset, Json, ModelBundle, Prediction
+    from zoo_core.datatypes import EvalDataset, ModelBundle, Prediction
 
 logger = logging.getLogger("zoo_eval.onnxruntime")
 
@@ -65,30 +66,6 @@ class OnnxNetwork(nn.Module):
         return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
-    """How far ONNX Runtime and torch agree on the first images.
-
-    Attributes:
-        num_images: Images compared.
-        max_difference: Of all outputs, over the largest magnitude in torch's.
-        num_same_predictions: Images with as many predictions in both, integers equal, other values within TOLERANCE.
-    """
-
-    num_images: int
-    max_difference: float
-    num_same_predictions: int
-
-    def as_json(self) -> dict[str, Json]:
-        """The entry of ``run.json``."""
-        return {
-            "num_images": self.num_images,
-            "max_difference": self.max_difference,
-            "tolerance": TOLERANCE,
-            "num_same_predictions": self.num_same_predictions,
-        }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Exported:
     """A stage's network for ONNX Runtime, checked.
@@ -100,7 +77,7 @@ class Exported:
     """
 
     network: OnnxNetwork
-    agreement: Agreement
+    agreement: AgreementRecord
     seconds: float
 
     @property
@@ -146,7 +123,9 @@ def export_checked(
         pairs = zip(bundle.decode(expected, sizes), bundle.decode(found, sizes), strict=True)
         same += sum(same_predictions(one, other) for one, other in pairs)
         num_compared += len(batch)
-    agreement = Agreement(num_images=num_compared, max_difference=max(differences), num_same_predictions=same)
+    agreement = AgreementRecord(
+        tolerance=TOLERANCE, num_images=num_compared, max_difference=max(differences), num_same_predictions=same
+    )
     if not agreement.max_difference <= TOLERANCE:  # not a number is no agreement either
         raise RunError(
             f"ONNX Runtime's outputs differ from torch's by {agreement.max_difference:.2g} of the largest on the first "

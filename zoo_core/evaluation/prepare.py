@@ -7,13 +7,12 @@ import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo_core import artifacts
 from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
-from zoo_core.errors import CheckpointError, DataError, RunError
+from zoo_core.errors import CheckpointError, DataError, RunError, closest_hint
 from zoo_core.evaluation import stages as stage_names
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, Reporter, read_ids
 from zoo_core.inference import CalibrationSet, InferenceSettings
@@ -270,11 +269,9 @@ def _select(dataset: EvalDataset, request: EvaluationRequest) -> tuple[str, ...]
         known = set(ids)
         strangers = [image_id for image_id in wanted if image_id not in known]
         if strangers:
-            close = get_close_matches(strangers[0], ids, n=1)
-            hint = f"; the closest is {close[0]!r}" if close else ""
             raise DataError(
                 f"{request.ids_file} names {len(strangers)} of {len(wanted)} ids that split {dataset.split!r} of "
-                f"{dataset.name} does not hold, first {strangers[0]!r}{hint}.",
+                f"{dataset.name} does not hold, first {strangers[0]!r}{closest_hint(strangers[0], ids)}.",
                 fix="correct the ids, or name the split they belong to with --split.",
             )
         ids = tuple(wanted)
@@ -346,20 +343,3 @@ def step_context(
         progress=progress,
         cache_dir=artifacts.cache_dir() / "steps" if job.request.cache else None,
     )
-
-
-def recipe_facts(job: Job) -> dict[str, Any]:
-    """The recipe as used, for the record."""
-    recipe = job.plan.recipe
-    return {
-        "name": recipe.name,
-        "description": recipe.description,
-        "source": str(recipe.source.absolute()),
-        "sha256": recipe.sha256,
-        "overrides": list(job.request.settings),
-        "steps": [{"step": spec.step, **dict(spec.params)} for spec in recipe.steps],
-        "param_bw": job.plan.quant.param_bw,
-        "output_bw": job.plan.quant.output_bw,
-        "quant_scheme": job.plan.quant.quant_scheme,
-        "config_sha256": artifacts.sha256_of(job.plan.quant.config_file),
-    }

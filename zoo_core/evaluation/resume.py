@@ -1,45 +1,26 @@
-"""A run that was interrupted goes on in its own directory, or says what has changed since."""
+"""Resumes an interrupted run in its own directory, or reports what has changed since."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo_core import __version__, provenance
 from zoo_core.errors import RunError
 from zoo_core.evaluation.prepare import prepare
-from zoo_core.evaluation.record import Record, given_facts
 from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.request import Reporter, SilentReporter
-from zoo_core.evaluation.run import EvaluationResult, WriteReport, carry_out, tell_plugins
+from zoo_core.evaluation.result import EvaluationResult
+from zoo_core.evaluation.run import WriteReport, carry_out, notify_plugins
+from zoo_core.evaluation.starting import new_record, resumed_record
 from zoo_core.plugins import PluginHost
+from zoo_core.runs import provenance
 from zoo_core.runs.directory import RunDirectory
-
-_COMPARED = (
-    ("zoo-eval", "zoo_eval"),
-    ("source code", "git.commit"),
-    ("Python", "environment.python"),
-    ("libraries", "environment.packages"),
-    ("headline protocol", "headline"),
-    ("stages", "settings.stages"),
-    ("device", "settings.device"),
-    ("recipe", "recipe.sha256"),
-    ("AIMET configuration", "recipe.config_sha256"),
-    ("weights", "checkpoint.sha256"),
-    ("optimized weights", "optimized_checkpoint.sha256"),
-    ("classes", "dataset.class_names"),
-    ("images to evaluate", "dataset.image_ids_sha256"),
-    ("evaluated images or annotations", "dataset.fingerprint"),
-    ("images to calibrate on", "calibration.ids"),
-    ("calibration images or annotations", "calibration.fingerprint"),
-)
-"""What must be as it was, for people and in ``run.json``."""
-
-_HARDWARE = (("processor", "environment.processor"), ("device", "environment.device_name"))
+from zoo_core.runs.record import RunRecord, read_metrics, read_record, record_text
+from zoo_core.version import __version__
 
 
 def resume_run(
@@ -49,7 +30,7 @@ def resume_run(
     reporter: Reporter | None = None,
     write_report: WriteReport | None = None,
 ) -> EvaluationResult:
-    """Go on with a run that was interrupted, killed or failed, as it was asked for then.
+    """Resume a run that was interrupted, killed or failed, with the options that it was given.
 
     What is complete is kept: no image of a complete chunk is run again, and no step of the recipe that only complete
     stages need. The result has the bytes of an uninterrupted run. A complete run is returned as it is.
@@ -68,112 +49,100 @@ def resume_run(
     run_dir = RunDirectory(path.absolute())
     _read(run_dir)  # before a lock is left in a directory that is no run
     with run_dir.locked():
-        content = _read(run_dir)
-        if content.get("status") == "complete":
-            return _complete(run_dir, content, host, reporter, write_report)
-        return _go_on(run_dir, content, host, reporter, write_report)
+        record = _read(run_dir)
+        if record.status == "complete":
+            return _complete(run_dir, record, host, reporter, write_report)
+        return _continue(run_dir, record, host, reporter, write_report)
 
 
-def _read(run_dir: RunDirectory) -> dict[str, Any]:
+def _read(run_dir: RunDirectory) -> RunRecord:
     if run_dir.path.is_dir() and not (run_dir.path / "run.json").exists():
         raise RunError(
-            f"{run_dir.path} holds no run.json: no run has begun there.",
+            f"{run_dir.path} holds no run.json: no run was started there.",
             fix="name a run directory, or give the run's own command again.",
         )
-    return run_dir.read_json("run.json")
+    return read_record(run_dir.path)
 
 
 def _complete(
     run_dir: RunDirectory,
-    content: dict[str, Any],
+    record: RunRecord,
     host: PluginHost,
     reporter: Reporter,
     write_report: WriteReport | None,
 ) -> EvaluationResult:
-    reporter.say(f"{run_dir.path} is complete; there is nothing to go on with.")
-    metrics = run_dir.read_json("metrics.json") if content.get("evaluate", True) else {}
-    if write_report is not None and metrics and not (run_dir.path / "report.html").exists():
+    reporter.say(f"{run_dir.path} is complete; there is nothing to resume.")
+    metrics = read_metrics(run_dir.path) if record.evaluate else None
+    if write_report is not None and metrics is not None and not (run_dir.path / "report.html").exists():
         write_report(run_dir.path)
-    if content.get("plugins_told") is False:  # killed between its last record and them
-        for text in tell_plugins(host, run_dir, content, metrics):
+    if not record.plugins_notified:  # killed after its last record, before they were called
+        for text in notify_plugins(host, run_dir, record, metrics):
             reporter.warn(text)
-        content["plugins_told"] = True
-        run_dir.write_json("run.json", content)
+        record = replace(record, plugins_notified=True)
+        run_dir.write_text("run.json", record_text(record))
     run_dir.forget_lock()
-    return EvaluationResult(run_dir=run_dir.path, record=content, metrics=metrics)
+    return EvaluationResult(run_dir=run_dir.path, record=record, metrics=metrics)
 
 
-def _go_on(
+def _continue(
     run_dir: RunDirectory,
-    content: dict[str, Any],
+    record: RunRecord,
     host: PluginHost,
     reporter: Reporter,
     write_report: WriteReport | None,
 ) -> EvaluationResult:
     started = time.perf_counter()
     request = replace(recorded_request(run_dir.path), out=run_dir.path)
-    _refuse(run_dir, _changed(content, _here(content)))  # before anything long: other libraries need no reading of data
-    evaluate = content.get("evaluate") is not False
-    with recorded_threads(content):
-        job = prepare(request, host, reporter, evaluate=evaluate, resumes=True)
-        found = given_facts(job)
-        _refuse(run_dir, _changed(content, found))
-        hardware = [
-            f"The run was resumed on another {what}: {now} instead of {was}. On one machine its last digits may differ."
-            for what, was, now in _differences(content, found, _HARDWARE)
+    _refuse(run_dir, record, _program_here(record))  # before data are read, which takes long
+    with recorded_threads(record):
+        job = prepare(request, host, reporter, evaluate=record.evaluate, resumes=True)
+        here = new_record(job, evaluate=record.evaluate, prepare_seconds=0.0)
+        _refuse(run_dir, record, here)
+        warnings = [
+            f"The run was resumed on another {difference.what}: {difference.theirs} instead of {difference.mine}. On "
+            "one machine its last digits may differ."
+            for difference in record.differences(here, "resume")
         ]
-        status = "failed" if content.get("status") == "failed" else "interrupted"
-        going = Record.gone_on(content, status, warnings=hardware)
-        going["seconds"] = {**content["seconds"], "prepare_again": time.perf_counter() - started}
-        return carry_out(job, run_dir, going, host, reporter, write_report=write_report if evaluate else None)
+        resumed = resumed_record(
+            record,
+            "failed" if record.status == "failed" else "interrupted",
+            warnings=warnings,
+            prepare_seconds=time.perf_counter() - started,
+        )
+        return carry_out(job, run_dir, resumed, host, reporter, write_report=write_report if record.evaluate else None)
 
 
-def _here(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be said of this program and machine before data and weights are read; the rest as recorded."""
+def _program_here(record: RunRecord) -> RunRecord:
+    """Return the record with the versions of this program and its libraries."""
     here = provenance.environment("cpu")
-    return {
-        **content,
-        "zoo_eval": __version__,
-        "git": provenance.git_state(Path(__file__)),
-        "environment": {**content.get("environment", {}), "python": here["python"], "packages": here["packages"]},
-    }
+    return replace(
+        record,
+        zoo_eval=__version__,
+        git=provenance.git_state(Path(__file__)),
+        environment=replace(record.environment, python=here.python, packages=here.packages),
+    )
 
 
-def _refuse(run_dir: RunDirectory, changed: Sequence[str]) -> None:
+def _refuse(run_dir: RunDirectory, record: RunRecord, here: RunRecord) -> None:
+    changed = [
+        f"{difference.what}: {_change(difference.mine, difference.theirs)}"
+        for difference in record.differences(here, "resume")
+        if difference.refused
+    ]
     if changed:
         listing = "\n  ".join(changed)
         raise RunError(
-            f"The run in {run_dir.path} cannot go on: what it was made with has changed.\n  {listing}",
-            fix="put back what has changed, or start a new run.",
+            f"The run in {run_dir.path} cannot be resumed: what it was made with has changed.\n  {listing}",
+            fix="restore what has changed, or start a new run.",
         )
 
 
-def _changed(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    return [f"{what}: {_words(was, now)}" for what, was, now in _differences(recorded, found, _COMPARED)]
-
-
-def _differences(
-    recorded: Mapping[str, Any], found: Mapping[str, Any], places: Sequence[tuple[str, str]]
-) -> Iterator[tuple[str, Any, Any]]:
-    for what, place in places:
-        was, now = _value(recorded, place), _value(found, place)
-        if was != now:
-            yield what, was, now
-
-
-def _value(content: Mapping[str, Any], place: str) -> Any:
-    value: Any = content
-    for key in place.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def _words(was: Any, now: Any) -> str:
-    """What changed, short: entries of tables and lists that differ, the first digits of hashes."""
+def _change(was: Any, now: Any) -> str:
+    """Describe a change briefly: entries of tables and lists that differ, the first digits of hashes."""
     if isinstance(was, dict) and isinstance(now, dict):
         names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
         return ", ".join(f"{name} {now.get(name) or 'none'} instead of {was.get(name) or 'none'}" for name in names)
-    if isinstance(was, list) and isinstance(now, list):
+    if isinstance(was, tuple) and isinstance(now, tuple):
         gone, new = [item for item in was if item not in now], [item for item in now if item not in was]
         return f"{_some(gone)} gone, {_some(new)} new" if gone or new else "in another order"
     return f"{_short(now)} instead of {_short(was)}"
@@ -189,13 +158,12 @@ def _short(value: Any) -> str:
 
 
 @contextmanager
-def recorded_threads(content: Mapping[str, Any]) -> Iterator[None]:
+def recorded_threads(record: RunRecord) -> Iterator[None]:
     """Compute with as many threads as the run did: the order in which a sum is taken can depend on their number."""
     import torch
 
     before = torch.get_num_threads()
-    recorded = _value(content, "environment.torch_threads")
-    torch.set_num_threads(recorded if isinstance(recorded, int) and recorded > 0 else before)
+    torch.set_num_threads(record.environment.torch_threads or before)
     try:
         yield
     finally:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
 from zoo_core.errors import RunError
-from zoo_core.evaluation.batch_sizes import Moved, moved
+from zoo_core.evaluation.batch_sizes import BatchSizeEffect, compare_batch_sizes
 from zoo_core.evaluation.memory import out_of_memory, with_less_memory
 from zoo_core.evaluation.prepare import Job, prepare, step_context
-from zoo_core.evaluation.record import Record, model_size_bytes
+from zoo_core.evaluation.recorder import Recorder, model_size_bytes
 from zoo_core.evaluation.replay import keep_inputs
 from zoo_core.evaluation.request import Reporter, SilentReporter
+from zoo_core.evaluation.result import EvaluationResult
 from zoo_core.evaluation.stages import ORIGINAL, Stage
+from zoo_core.evaluation.starting import new_record
 from zoo_core.evaluation.stopping import LOG, log_into, stopping
 from zoo_core.inference import InferenceStats, chunk_ids, predict
 from zoo_core.plugins import PluginHost
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from zoo_core.evaluation.onnx_backend import Exported
     from zoo_core.inference import InferenceSettings
     from zoo_core.quantization.pipeline import Simulation
+    from zoo_core.runs.record import MetricsRecord, RunRecord
 
 logger = logging.getLogger("zoo_eval")
 
@@ -44,21 +47,6 @@ QUANTIZED = "quantized"
 
 NEAR_ZERO = 0.02
 """A headline value below this is more often a wiring fault than a bad network."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluationResult:
-    """What a run found.
-
-    Attributes:
-        run_dir: The complete run directory.
-        record: Content of ``run.json``.
-        metrics: Content of ``metrics.json``; empty when nothing was evaluated.
-    """
-
-    run_dir: Path
-    record: dict[str, Any]
-    metrics: dict[str, Any]
 
 
 def evaluate_request(
@@ -109,14 +97,14 @@ def _execute(
     run_dir = RunDirectory.create(request.out, job.entry.model_id)
     with run_dir.locked():
         run_dir.refuse_a_record()
-        content = Record.begun(job, evaluate=evaluate, prepare_seconds=time.perf_counter() - started)
-        return carry_out(job, run_dir, content, host, reporter, write_report=write_report)
+        record = new_record(job, evaluate=evaluate, prepare_seconds=time.perf_counter() - started)
+        return carry_out(job, run_dir, record, host, reporter, write_report=write_report)
 
 
 def carry_out(
     job: Job,
     run_dir: RunDirectory,
-    content: dict[str, Any],
+    record: RunRecord,
     host: PluginHost,
     reporter: Reporter,
     *,
@@ -127,7 +115,7 @@ def carry_out(
     Args:
         job: What is run.
         run_dir: Where; its lock is held.
-        content: What ``run.json`` is to hold at first, see ``Record``.
+        record: Of a new or a resumed run, see ``evaluation.starting``.
         host: The plugins.
         reporter: Told of progress.
         write_report: See ``evaluate_request``.
@@ -137,10 +125,10 @@ def carry_out(
         RunInterruptedError: Ctrl-C.
     """
     run_dir.sweep()
-    run = _Run(job, run_dir, Record(job, run_dir, content), reporter, host)
-    with log_into(run_dir.path / LOG), stopping(run_dir, run.record.finish, lambda: run.place):
+    run = _Run(job, run_dir, Recorder(job, run_dir, record), reporter, host)
+    with log_into(run_dir.path / LOG), stopping(run_dir, run.recorder.finish, lambda: run.place):
         run.execute(write_report)
-    return EvaluationResult(run_dir=run_dir.path, record=run.record.content, metrics=run.record.metrics)
+    return EvaluationResult(run_dir=run_dir.path, record=run.recorder.record, metrics=run.recorder.metrics)
 
 
 class _Run:
@@ -150,14 +138,16 @@ class _Run:
         place: Where it is, as an error says it, e.g. " at stage 'fp32'"; empty before the first stage.
     """
 
-    def __init__(self, job: Job, run_dir: RunDirectory, record: Record, reporter: Reporter, host: PluginHost) -> None:
+    def __init__(
+        self, job: Job, run_dir: RunDirectory, recorder: Recorder, reporter: Reporter, host: PluginHost
+    ) -> None:
         self.job = job
         self.run_dir = run_dir
         self.reporter = reporter
         self.host = host
-        self.record = record
+        self.recorder = recorder
         self.place = ""
-        self._evaluate = bool(record.content["evaluate"])
+        self._evaluate = recorder.record.evaluate
         self._unsaved = not (run_dir.path / QUANTIZED).exists()
         self._open: frozenset[str] = frozenset()
         self._context: StepContext | None = None
@@ -170,7 +160,7 @@ class _Run:
         job = self.job
         self._prediction_type = self.host.metric(job.entry, job.data.dataset.class_names).prediction_type
         keep_inputs(self.run_dir, job.request, job.plan)
-        for text in self.record.standing:
+        for text in self.recorder.standing_warnings:
             logger.warning(text)
             self.reporter.warn(text)
         for note in (*job.bundle.notes, *(job.optimized_bundle.notes if job.optimized_bundle else ())):
@@ -189,21 +179,18 @@ class _Run:
     def _finish(self, write_report: WriteReport | None) -> None:
         self.place = ""
         if self._evaluate:
-            self.record.write_metrics()
-        self.record.finish("complete")
+            self.recorder.write_metrics()
+        self.recorder.finish("complete")
         self.run_dir.forget_lock()
         if write_report is not None:
             write_report(self.run_dir.path)
-        for text in tell_plugins(self.host, self.run_dir, self.record.content, self.record.metrics):
+        for text in notify_plugins(self.host, self.run_dir, self.recorder.record, self.recorder.metrics):
             self._warn(text)
-        self.record.told()
+        self.recorder.plugins_notified()
 
     def _warn(self, text: str, stage: Stage | None = None) -> None:
         logger.warning(text)
-        if stage is None:
-            self.record.warn(text)
-        else:
-            self.record.warn_of(stage, text)
+        self.recorder.warn(text, stage)
         self.reporter.warn(text)
 
     # ------------------------------------------------------------------ what is left to do
@@ -216,9 +203,9 @@ class _Run:
         return frozenset(stage.name for stage in own if self._is_open(stage))
 
     def _is_open(self, stage: Stage) -> bool:
-        if stage.name not in self.record.content["stages"] or self.record.unmeasured_batch_sizes(stage):
+        if stage.name not in self.recorder.record.stages or self.recorder.unmeasured_batch_sizes(stage):
             return True
-        chunks = chunk_ids(self.job.data.image_ids, self.record.batch_size(stage))
+        chunks = chunk_ids(self.job.data.image_ids, self.recorder.batch_size(stage))
         return bool(self._store(stage).missing(chunks))
 
     def _needs_network(self, stage: Stage) -> bool:
@@ -244,7 +231,7 @@ class _Run:
             outcome = pipeline.run_step(bound, network, self._context)
             self._progress.end()
             self.reporter.say(f"{bound.step.name}: {outcome.summary} ({outcome.seconds:.1f} s)")
-            self.record.add_step(index, outcome)
+            self.recorder.add_step(index, outcome)
             if outcome.result.param_encodings and not network.param_encodings:
                 self._unrounded = network.network
             network = outcome.result
@@ -282,7 +269,7 @@ class _Run:
         # Rounding's own noise shows only against the network before it: weights on their grids have none left.
         reference = self._unrounded if network.param_encodings and self._unrounded is not None else network.network
         layers = layer_sqnr(reference, simulation.network, self._context.calibration)
-        self.record.add_simulation(stage, simulation, layers)
+        self.recorder.add_simulation(stage, simulation, layers)
         return simulation
 
     # ------------------------------------------------------------------ one stage
@@ -297,7 +284,7 @@ class _Run:
                 self.reporter.finish()
                 settings = replace(settings, max_lanes=1)
             exported = self._export(stage, network, bundle, settings)
-            self.record.add_backend(stage, exported)
+            self.recorder.add_backend(stage, exported)
             runs = network if exported is None else exported.network
             chunks = chunk_ids(job.data.image_ids, batch_size)
             num_left = sum(len(chunks[index]) for index in store.missing(chunks))
@@ -313,27 +300,29 @@ class _Run:
                 f"{stage.name}: memory did not suffice for {too_large} images at a time; the stage was run with "
                 f"{batch_size}. Its predictions agree with those of another batch size to rounding alone."
             )
-            self.record.begin_stage(stage, size_bytes, batch_size, text)
+            self.recorder.start_stage(stage, size_bytes, batch_size, text)
             logger.warning(text)
             self.reporter.warn(text)
 
-        batch_size = self.record.batch_size(stage)
-        self.record.begin_stage(stage, size_bytes, batch_size)
-        self.record.add_inference(stage, with_less_memory(batch_size, run, restart))
+        batch_size = self.recorder.batch_size(stage)
+        self.recorder.start_stage(stage, size_bytes, batch_size)
+        self.recorder.add_inference(stage, with_less_memory(batch_size, run, restart))
         self.reporter.finish()
         self._close_stage(stage)
-        for size in self.record.unmeasured_batch_sizes(stage):
+        for size in self.recorder.unmeasured_batch_sizes(stage):
             self.place = f" at stage {stage.name!r} with batch size {size}"
             try:
-                self.record.add_batch_size(stage, size, self._moved(stage, network, bundle, size))
+                self.recorder.add_batch_size(stage, size, self._at_batch_size(stage, network, bundle, size))
             except Exception as error:
                 words = out_of_memory(error)
                 if words is None:
                     raise
                 self.reporter.finish()
-                self.record.add_batch_size(stage, size, f"memory did not suffice ({words})")
+                self.recorder.add_batch_size(stage, size, f"memory did not suffice ({words})")
 
-    def _moved(self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, batch_size: int) -> Moved:
+    def _at_batch_size(
+        self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, batch_size: int
+    ) -> BatchSizeEffect:
         """Run a stage once more at another batch size; its predictions are compared and not kept."""
         job, started = self.job, time.perf_counter()
         settings = replace(job.settings, batch_size=batch_size)
@@ -345,7 +334,7 @@ class _Run:
             predict(runs, bundle, job.data.dataset, job.data.image_ids, other, settings, self.reporter.advance)
             self.reporter.finish()
             metric = self.host.metric(job.entry, job.data.dataset.class_names)
-            return moved(self._store(stage), other, metric, job, started=started)
+            return compare_batch_sizes(self._store(stage), other, metric, job, started=started)
 
     def _export(
         self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, settings: InferenceSettings
@@ -369,10 +358,10 @@ class _Run:
             targets = [self.job.data.targets[image_id] for image_id in chunk.image_ids]
             metric.update(chunk.image_ids, chunk.predictions, targets)
         scores = metric.compute()
-        self.record.add_scores(stage, scores, seconds=time.perf_counter() - started)
+        self.recorder.add_scores(stage, scores, seconds=time.perf_counter() - started)
         headline = scores[self.job.entry.headline].headline
         if headline is not None and headline < NEAR_ZERO:
-            texts = (f"{self.job.entry.headline} is {headline:.4f}, near zero. The usual suspects:", *metric.suspects())
+            texts = (f"{self.job.entry.headline} is {headline:.4f}, near zero.", *metric.suspects())
             for text in texts:
                 self._warn(f"{stage.name}: {text}", stage)
         predictions = (pair for chunk in store for pair in zip(chunk.image_ids, chunk.predictions, strict=True))
@@ -380,11 +369,11 @@ class _Run:
             dataset.write_submission(folder, predictions)
 
 
-def tell_plugins(
-    host: PluginHost, run_dir: RunDirectory, content: Mapping[str, Any], metrics: Mapping[str, Any]
+def notify_plugins(
+    host: PluginHost, run_dir: RunDirectory, record: RunRecord, metrics: MetricsRecord | None
 ) -> list[str]:
-    """Tell every plugin of a complete run; a sentence for each that failed."""
-    failed = host.evaluation_finished(run_dir.path, {**content, "metrics": metrics})
+    """Notify every plugin of a complete run; a sentence for each that failed."""
+    failed = host.evaluation_finished(run_dir.path, record, metrics)
     return [f"Plugin {plugin.plugin_id!r} failed after the evaluation: {plugin.cause}" for plugin in failed]
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from zoo_core.errors import RecipeError
+from zoo_core.errors import RecipeError, closest_hint
 
 ORIGINAL = -1
 """The point before any step: the network as loaded."""
@@ -102,8 +101,7 @@ def choose(stages: Sequence[Stage], requested: str | None, tag: str) -> tuple[St
         names = list(dict.fromkeys(name.strip() for name in requested.split(",") if name.strip()))
     unknown = [name for name in names if name not in by_name]
     if unknown or not names:
-        close = get_close_matches(unknown[0], by_name, n=1) if unknown else []
-        hint = f"; the closest is {close[0]!r}" if close else ""
+        hint = closest_hint(unknown[0], by_name) if unknown else ""
         raise RecipeError(
             f"The recipe has no stage {unknown[0]!r}{hint}." if unknown else "No stage was asked for.",
             fix=f"choose from {', '.join(by_name)}, or `all`.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,19 +10,19 @@ from typing import Protocol
 
 from zoo_core.errors import DataError, PluginCrashError, RunCrashError, RunError, RunInterruptedError, ZooError
 from zoo_core.evaluation.memory import out_of_memory
+from zoo_core.files import DISK_ERRORS
 from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.parts import Status
 
 logger = logging.getLogger("zoo_eval")
 
 LOG = "log.txt"
 
-_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
-
 
 class Finish(Protocol):
     """Records how a run ended."""
 
-    def __call__(self, status: str, *, error: str | None = None) -> None:
+    def __call__(self, status: Status, *, error: str | None = None) -> None:
         """Record ``interrupted`` or ``failed``."""
         ...
 
@@ -68,14 +67,14 @@ def _failure(error: BaseException) -> ZooError:
     words = out_of_memory(error)
     if words is not None:
         return RunError(f"Memory does not suffice ({words}).", fix="end other programs that need memory.")
-    if isinstance(error, OSError) and error.errno in _WRITING:
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
         return RunError(f"A file cannot be written: {error}", fix="make room.")
     if isinstance(error, PluginCrashError):
         return RunCrashError(error.fact, fix=error.fix)
     return RunCrashError(f"{type(error).__name__}: {error}", fix="")
 
 
-def _close(finish: Finish, status: str, *, error: str | None = None) -> None:
+def _close(finish: Finish, status: Status, *, error: str | None = None) -> None:
     try:
         finish(status, error=error)
     except ZooError:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zoo_core.datatypes import Classification, ClassTarget, Prediction, ProtocolScore, Target
-from zoo_core.errors import DataError, PluginError, RegistryError
+from zoo_core.errors import DataError, PluginError, RegistryError, closest_hint
 from zoo_core.metrics.class_suspects import classification_suspects
 
 if TYPE_CHECKING:
@@ -267,8 +266,7 @@ def _mean(values: NDArray[np.float64]) -> float | None:
 def _require_known(protocol: str) -> None:
     if protocol in CLASSIFICATION_PROTOCOLS:
         return
-    close = get_close_matches(protocol, CLASSIFICATION_PROTOCOLS, n=1)
-    hint = f"; the closest is {close[0]!r}" if close else ""
+    hint = closest_hint(protocol, CLASSIFICATION_PROTOCOLS)
     raise RegistryError(
         f"There is no classification protocol {protocol!r}{hint}.",
         fix=f"name one of: {', '.join(CLASSIFICATION_PROTOCOLS)}.",

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zoo_core.datatypes import Detections, Prediction, ProtocolScore, Target
-from zoo_core.errors import DataError, RegistryError, ZooError
+from zoo_core.errors import DataError, RegistryError, ZooError, closest_hint
 from zoo_core.metrics.average_precision import (
     PrecisionRecall,
     average_precision_11pt,
@@ -289,6 +288,5 @@ def _mean(values: NDArray[np.float64] | Sequence[float]) -> float | None:
 def _require_known(name: str, known: Sequence[str], what: str, kind: type[ZooError]) -> None:
     if name in known:
         return
-    close = get_close_matches(name, known, n=1)
-    hint = f"the closest is {close[0]!r}" if close else f"known are {', '.join(known)}"
-    raise kind(f"There is no {what} {name!r}; {hint}.", fix=f"name one of: {', '.join(known)}.")
+    hint = closest_hint(name, known) or f"; known are {', '.join(known)}"
+    raise kind(f"There is no {what} {name!r}{hint}.", fix=f"name one of: {', '.join(known)}.")

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core import artifacts
-from zoo_core.artifacts.cache import replace_file
 from zoo_core.errors import ZooError
+from zoo_core.files import replace_file
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Json

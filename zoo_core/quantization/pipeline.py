@@ -6,7 +6,6 @@ Importing this module loads neither torch nor AIMET, so that a recipe can be che
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import logging
 import shutil
@@ -18,9 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from zoo_core import artifacts
 from zoo_core.datatypes import QuantNetwork, QuantSettings, Recipe, RecipeStep, StepSpec
-from zoo_core.errors import PluginError, RecipeError
-from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, QUANTSIM, QuantSimParams
-from zoo_core.recipes import recipe_text
+from zoo_core.errors import PluginError, RecipeError, closest_hint
+from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, QuantSimParams
+from zoo_core.recipes import QUANTSIM, recipe_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -308,8 +307,7 @@ def _order_problems(names: Sequence[str], fixing: frozenset[str]) -> list[str]:
 
 
 def _closest(name: str, names: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; the closest is {matches[0]!r}" if matches else f"; there are {', '.join(names) or 'none'}"
+    return closest_hint(name, names) or f"; there are {', '.join(names) or 'none'}"
 
 
 def _origin(step: RecipeStep | None) -> str:

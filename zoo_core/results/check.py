@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from zoo_core.errors import RecipeError, RunError
+from zoo_core.files import replace_file
 from zoo_core.results.references import References
 
 if TYPE_CHECKING:
@@ -231,8 +232,6 @@ def write_junit(path: Path, verdict: Verdict) -> None:
     Raises:
         RunError: The file cannot be written.
     """
-    from zoo_core.artifacts.cache import replace_file
-
     try:
         replace_file(path, junit_xml(verdict))
     except OSError as error:

@@ -14,7 +14,7 @@ from zoo_core.evaluation.resume import recorded_threads
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.results.stored import StoredRun, open_run
 from zoo_core.results.verify import verify
-from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.record import read_record
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Prediction
@@ -125,7 +125,7 @@ def reproduce(request: ReproduceRequest, host: PluginHost, reporter: Reporter) -
     ]
     for text in conditions:
         reporter.warn(text)
-    with recorded_threads(RunDirectory(run.path).read_json("run.json")):
+    with recorded_threads(read_record(run.path)):
         result = evaluate_request(_request(request), host=host, reporter=reporter)
     again = open_run(result.run_dir)
     conditions += _machine(run, again)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from zoo_core.datatypes import DatasetRequest, Detections
-from zoo_core.errors import DataError, RegistryError, RunError
+from zoo_core.errors import DataError, RegistryError, RunError, closest_hint
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.results.stored import StoredRun, is_run, open_run
 
@@ -118,8 +117,7 @@ def score(
     """
     for protocol in protocols:
         if protocol not in metric.protocol_ids:
-            close = get_close_matches(protocol, metric.protocol_ids, n=1)
-            hint = f"; the closest is {close[0]!r}" if close else ""
+            hint = closest_hint(protocol, metric.protocol_ids)
             raise RegistryError(
                 f"There is no protocol {protocol!r}{hint}.", fix=f"name one of: {', '.join(metric.protocol_ids)}."
             )

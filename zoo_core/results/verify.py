@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from zoo_core import artifacts, provenance
+from zoo_core import artifacts
 from zoo_core.errors import ArtifactError, ZooError
 from zoo_core.evaluation.prepare import fingerprint
 from zoo_core.recipes import load_recipe, override
 from zoo_core.results.rescore import score
+from zoo_core.runs import provenance
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import EvalDataset, ModelEntry

@@ -19,8 +19,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from zoo_core.errors import RunError
+from zoo_core.files import DISK_ERRORS, replace_file
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of ``run.json`` and ``metrics.json``; raised when a reader of the old form would misread the new one."""
 
 MIN_FREE_BYTES = 200_000_000
@@ -34,7 +35,7 @@ _LOCK_PATIENCE_S = 1.0
 _WORK_PREFIX = ".work-"
 """Temporary folders of a run begin so."""
 
-_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM}
+_DISK_ERRORS = DISK_ERRORS | {errno.EACCES, errno.EPERM}
 
 _BEFORE_THE_RECORD = {
     _LOCK,
@@ -177,28 +178,11 @@ class RunDirectory:
             RunError: The file cannot be written, for example because the disk is full.
         """
         target = self.path / name
-        partial = target.with_name(f".{target.name}.partial")
         try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)  # noqa: PTH105 - names the guarantee: readers see the old file or the new one
-            self._write_out_names()
+            replace_file(target, text.encode(), partial=target.with_name(f".{target.name}.partial"))
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             raise _not_writable(target, error) from error
         return target
-
-    def _write_out_names(self) -> None:
-        """Make a rename last through a loss of power: what the record says must be older than what follows from it."""
-        with suppress(OSError):  # some network file systems do not offer it
-            directory = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON file of the run.

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import ValidationError
 
+from zoo_core import display
 from zoo_core.errors import RunError
 from zoo_core.runs.migration import SCHEMA, load_object, migrated
 from zoo_core.runs.parts import (
@@ -168,13 +169,12 @@ MINUS = "\N{MINUS SIGN}"
 
 def percent(value: float | None) -> str:
     """A value in ``[0, 1]`` in percent with two decimals, or a dash."""
-    return DASH if value is None else f"{100 * value:.2f}"
+    return DASH if value is None else display.percent(value)
 
 
 def points(value: float | None) -> str:
     """A difference in points with its sign, or a dash."""
-    # Rounded before it is signed: what prints as zero has no minus.
-    return DASH if value is None else f"{round(value, 2) + 0.0:+.2f}".replace("-", MINUS)
+    return DASH if value is None else display.points(value).replace("-", MINUS)
 
 
 def joined(names: Sequence[str], most: int = 8) -> str:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import RunError, ZooError
+from zoo_core.files import replace_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -63,17 +62,9 @@ class PredictionStore:
             RunError: It cannot be written, for example because the disk is full.
         """
         target = self.path(chunk.index)
-        partial = target.with_suffix(".partial")
-        content = _to_bytes(chunk)
         try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, target)  # noqa: PTH105 - Path.replace is the same call, os.replace names the guarantee
+            replace_file(target, _to_bytes(chunk), partial=target.with_suffix(".partial"))
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
             raise RunError(
                 f"{target} cannot be written: {error}", fix="make room, or make the directory writable again."
             ) from error

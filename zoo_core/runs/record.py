@@ -209,19 +209,24 @@ class MetricsRecord(Part):
     warnings: tuple[str, ...]
 
 
-def record_text(record: RunRecord | MetricsRecord) -> str:
-    """The JSON text of a record; floats keep every digit, not-a-number is refused."""
+def record_content(record: RunRecord | MetricsRecord) -> dict[str, Any]:
+    """The JSON object of a record, as ``run.json`` and ``metrics.json`` hold it."""
     content = asdict(record)
     if isinstance(record, RunRecord):
         content["request"] = record.request.as_json()
-    else:
-        # The published form: values and per_class of a protocol lie side by side below "metrics".
-        for stage in content["stages"].values():
-            stage["metrics"] = {
-                protocol: {**score["values"], "per_class": score["per_class"]}
-                for protocol, score in stage.pop("scores").items()
-            }
-    return json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        return content
+    # The published form: values and per_class of a protocol lie side by side below "metrics".
+    for stage in content["stages"].values():
+        stage["metrics"] = {
+            protocol: {**score["values"], "per_class": score["per_class"]}
+            for protocol, score in stage.pop("scores").items()
+        }
+    return content
+
+
+def record_text(record: RunRecord | MetricsRecord) -> str:
+    """The JSON text of a record; floats keep every digit, not-a-number is refused."""
+    return json.dumps(record_content(record), indent=1, allow_nan=False, default=str, ensure_ascii=False) + "\n"
 
 
 def read_record(run: Path) -> RunRecord:

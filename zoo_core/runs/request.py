@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
-
-from zoo_core.errors import RunError
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Json
@@ -50,7 +47,7 @@ class EvaluationRequest:
         command: The command line to record.
     """
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True}
     model: str
     data: Path | None = None
     checkpoint: Path | None = None
@@ -87,29 +84,3 @@ class EvaluationRequest:
             else value
             for name, value in values.items()
         }
-
-    @staticmethod
-    def from_json(values: Mapping[str, Any], *, place: str) -> EvaluationRequest:
-        """The request that ``as_json`` wrote down; options that it lacks have their defaults.
-
-        Args:
-            values: Read from JSON.
-            place: Where it stands, for the error, e.g. ``run.json: request``.
-
-        Raises:
-            RunError: An option is unknown here, or its value is of the wrong kind.
-        """
-        from pydantic import TypeAdapter, ValidationError
-
-        known = {own.name for own in fields(EvaluationRequest)}
-        problems = [f"{name} is unknown here" for name in values if name not in known]
-        try:
-            found = TypeAdapter(EvaluationRequest).validate_python(dict(values))
-        except ValidationError as error:
-            problems += [f"{'.'.join(map(str, item['loc']))} is {item['input']!r}" for item in error.errors()]
-        if problems:
-            raise RunError(
-                f"{place} holds no request that this version understands: {'; '.join(problems)}.",
-                fix="use the zoo-eval version that wrote it, or start a new run.",
-            )
-        return found

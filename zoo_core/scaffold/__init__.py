@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from zoo_core import __version__
 from zoo_core.api_version import API_VERSION
 from zoo_core.errors import PluginError
+from zoo_core.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

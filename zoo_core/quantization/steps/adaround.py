@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from zoo_core import provenance
 from zoo_core.datatypes import CalibrationBatches, Json, QuantNetwork, StepResult
 from zoo_core.errors import RecipeError
 from zoo_core.quantization.aimet import adapter as aimet
@@ -29,6 +28,7 @@ from zoo_core.quantization.aimet.gradient_rounding import RoundedWeights
 from zoo_core.quantization.cache import StepCache, engine_sha256, tensor_sha256
 from zoo_core.quantization.graph import program_sha256
 from zoo_core.quantization.rounding import engine as rounding
+from zoo_core.runs import provenance
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import StepContext

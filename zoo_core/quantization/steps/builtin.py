@@ -99,9 +99,6 @@ def _adaround(network: QuantNetwork, params: AdaroundParams, context: StepContex
     return adaround.round_weights(network, params, context)
 
 
-QUANTSIM = "quantsim"
-"""The last entry of every recipe; it simulates and yields no further network, so it is not in the table below."""
-
 BUILTIN_STEPS: tuple[RecipeStep, ...] = (
     RecipeStep(name="fold_batch_norms", params=FoldBatchNormsParams, apply=_fold_batch_norms),
     RecipeStep(name="relu6", params=Relu6Params, apply=_relu6),

@@ -8,39 +8,37 @@ import platform
 import shutil
 import subprocess
 import sys
+from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zoo_core.datatypes import RECORDED_PACKAGES
-
-if TYPE_CHECKING:
-    from zoo_core.datatypes import Json
+from zoo_core.runs.parts import EnvironmentRecord, GitRecord
 
 ENVIRONMENT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")
 """The only environment variables that a record lists: others may hold secrets."""
 
 
-def environment(device: str) -> dict[str, Json]:
+def environment(device: str) -> EnvironmentRecord:
     """Versions, hardware and thread settings.
 
     Args:
         device: The torch device string of the run.
     """
-    return {
-        "python": platform.python_version(),
-        "packages": {name: found for name in RECORDED_PACKAGES if (found := installed_version(name)) is not None},
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "num_cores": os.cpu_count(),
-        "device": device,
-        "device_name": _device_name(device),
-        "torch_threads": _torch_threads(),
-        "environment_variables": {name: os.environ[name] for name in ENVIRONMENT_VARIABLES if name in os.environ},
-    }
+    return EnvironmentRecord(
+        python=platform.python_version(),
+        packages={name: known for name in RECORDED_PACKAGES if (known := installed_version(name)) is not None},
+        platform=platform.platform(),
+        processor=_processor(),
+        num_cores=os.cpu_count(),
+        device=device,
+        device_name=_device_name(device),
+        torch_threads=_torch_threads(),
+        environment_variables={name: os.environ[name] for name in ENVIRONMENT_VARIABLES if name in os.environ},
+    )
 
 
-def git_state(path: Path) -> dict[str, Json] | None:
+def git_state(path: Path) -> GitRecord | None:
     """Commit and cleanliness of the checkout that ``path`` lies in, or None outside of one."""
     git = shutil.which("git")
     if git is None:
@@ -49,7 +47,12 @@ def git_state(path: Path) -> dict[str, Json] | None:
     commit = _git(git, folder, "rev-parse", "HEAD")
     if commit is None:
         return None
-    return {"commit": commit, "dirty": bool(_git(git, folder, "status", "--porcelain", "--untracked-files=no"))}
+    return GitRecord(commit=commit, dirty=bool(_git(git, folder, "status", "--porcelain", "--untracked-files=no")))
+
+
+def utc_now() -> str:
+    """The time now, ISO 8601 in UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def peak_memory_bytes() -> int:

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from zoo_core import provenance
+from zoo_core.runs import provenance
 
 MEBIBYTE = 1 << 20
 

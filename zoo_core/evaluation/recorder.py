@@ -1,0 +1,316 @@
+"""Builds the record of a run while it goes on: ``run.json`` after every change, ``metrics.json`` at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from zoo_core.evaluation.stages import ORIGINAL
+from zoo_core.runs import provenance
+from zoo_core.runs.migration import SCHEMA
+from zoo_core.runs.parts import (
+    BatchSizeRecord,
+    LayerRecord,
+    ProtocolRecord,
+    ScoreRecord,
+    SimulationRecord,
+    StageRecord,
+    StageScores,
+    Status,
+    StepRecord,
+)
+from zoo_core.runs.provenance import utc_now
+from zoo_core.runs.record import MetricsRecord, RunRecord, record_text
+from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE
+
+if TYPE_CHECKING:
+    import torch
+
+    from zoo_core.datatypes import ProtocolScore
+    from zoo_core.evaluation.batch_sizes import BatchSizeEffect
+    from zoo_core.evaluation.onnx_backend import Exported
+    from zoo_core.evaluation.prepare import Job
+    from zoo_core.evaluation.stages import Stage
+    from zoo_core.inference import InferenceStats
+    from zoo_core.quantization.pipeline import Simulation, StepOutcome
+    from zoo_core.quantization.sqnr import LayerSqnr
+    from zoo_core.runs.directory import RunDirectory
+
+
+class Recorder:
+    """Keeps ``run.json`` up to date and writes ``metrics.json``.
+
+    Args:
+        job: The run's.
+        run_dir: Where; its lock is held.
+        record: ``new_record``, or ``resumed_record`` of an interrupted run.
+
+    Attributes:
+        record: Content of ``run.json``.
+        metrics: Content of ``metrics.json`` once the run is complete.
+        standing_warnings: Warnings that hold before anything was done.
+    """
+
+    def __init__(self, job: Job, run_dir: RunDirectory, record: RunRecord) -> None:
+        self._job = job
+        self._run_dir = run_dir
+        self.standing_warnings = _standing_warnings(job)
+        self.record = record
+        self.metrics: MetricsRecord | None = None
+        self._scores: dict[str, StageScores] = {}
+        self._protocols: dict[str, Mapping[str, ProtocolRecord]] = {}
+        self._late_warnings: list[str] = []
+        run_dir.write_text("image_ids.txt", "".join(f"{image_id}\n" for image_id in job.data.image_ids))
+        self._save(record)
+        provenance.take_peak_memory_bytes()  # what preparation needed is no stage's
+
+    def _save(self, record: RunRecord) -> None:
+        self.record = replace(record, warnings=self._warnings(record))
+        self._run_dir.write_text("run.json", record_text(self.record))
+
+    def _save_stage(self, stage: Stage, changed: StageRecord) -> None:
+        self._save(replace(self.record, stages={**self.record.stages, stage.name: changed}))
+
+    def _warnings(self, record: RunRecord) -> tuple[str, ...]:
+        """List every warning in the order of an uninterrupted run, however often this one was resumed."""
+        texts = [*self.standing_warnings]
+        for entry in record.resumed:
+            texts += entry.warnings
+        for point in range(ORIGINAL, len(self._job.plan.steps)):
+            texts += record.steps[point].warnings if 0 <= point < len(record.steps) else ()
+            for stage in self._job.stages:
+                if stage.point == point and stage.name in record.stages:
+                    texts += record.stages[stage.name].warnings
+        return tuple(dict.fromkeys([*texts, *self._late_warnings]))
+
+    def warn(self, text: str, stage: Stage | None = None) -> None:
+        """Add a warning, to a stage where one is named."""
+        if stage is None:
+            self._late_warnings.append(text)
+            self._save(self.record)
+            return
+        own = self.record.stages[stage.name]
+        # A resumed run scores a complete stage again.
+        self._save_stage(stage, replace(own, warnings=tuple(dict.fromkeys([*own.warnings, text]))))
+
+    def add_step(self, index: int, outcome: StepOutcome) -> None:
+        """Record what a recipe step did, in place of what it did before the run was interrupted."""
+        step = StepRecord(
+            step=outcome.name,
+            seconds=outcome.seconds,
+            summary=outcome.summary,
+            effect=dict(outcome.effect),
+            short=outcome.effect.get("short") is True,
+            peak_memory_bytes=provenance.take_peak_memory_bytes(),
+            warnings=_step_warnings(outcome),
+        )
+        steps = self.record.steps
+        self._save(replace(self.record, steps=(*steps[:index], step, *steps[index + 1 :])))
+
+    def add_simulation(self, stage: Stage, simulation: Simulation, layers: Sequence[LayerSqnr]) -> None:
+        """Record how a stage's encodings were computed, and the noise that they bring to each layer."""
+        made = SimulationRecord(
+            seconds=simulation.seconds,
+            summary=simulation.summary,
+            effect=dict(simulation.effect),
+            layers=tuple(
+                LayerRecord(
+                    layer=layer.layer,
+                    kind=layer.kind,
+                    weight_sqnr_db=layer.weight_sqnr_db,
+                    output_sqnr_db=layer.output_sqnr_db,
+                )
+                for layer in layers
+            ),
+            peak_memory_bytes=provenance.take_peak_memory_bytes(),
+        )
+        self._save(replace(self.record, simulations={**self.record.simulations, stage.name: made}))
+
+    def batch_size(self, stage: Stage) -> int:
+        """Images per forward pass of a stage: as asked for, or fewer where memory did not suffice."""
+        own = self.record.stages.get(stage.name)
+        return self._job.settings.batch_size if own is None else own.batch_size
+
+    def unmeasured_batch_sizes(self, stage: Stage) -> list[int]:
+        """The batch sizes asked for that are neither the stage's own nor measured yet."""
+        own = self.record.stages.get(stage.name)
+        measured = own.batch_sizes if own is not None else {}
+        asked = dict.fromkeys(self._job.request.batch_sizes)
+        return [size for size in asked if size != self.batch_size(stage) and str(size) not in measured]
+
+    def add_batch_size(self, stage: Stage, batch_size: int, effect: BatchSizeEffect | str) -> None:
+        """Record how another batch size changes a stage, or why that could not be measured."""
+        if isinstance(effect, str):
+            measured = BatchSizeRecord(
+                error=effect,
+                headline=None,
+                change_points=None,
+                num_images=None,
+                num_images_changed=None,
+                num_predictions=None,
+                num_predictions_changed=None,
+                changes=None,
+                seconds=None,
+            )
+        else:
+            measured = BatchSizeRecord(
+                error=None,
+                headline=effect.headline,
+                change_points=points_above(effect.headline, self._headline(self._scores.get(stage.name))),
+                num_images=effect.num_images,
+                num_images_changed=effect.num_images_changed,
+                num_predictions=effect.num_predictions,
+                num_predictions_changed=effect.num_predictions_changed,
+                changes=effect.changes,
+                seconds=effect.seconds,
+            )
+        own = self.record.stages[stage.name]
+        self._save_stage(stage, replace(own, batch_sizes={**own.batch_sizes, str(batch_size): measured}))
+
+    def start_stage(self, stage: Stage, size_bytes: int, batch_size: int, *warnings: str) -> None:
+        """Record that a stage is run from now on, how, and what that limits."""
+        own = self.record.stages.get(stage.name)
+        if own is None:
+            own = StageRecord(
+                warnings=(),
+                quantized=stage.quantized,
+                batch_size=batch_size,
+                weights_bytes=size_bytes,
+                backend=None,
+                agreement=None,
+                export_seconds=None,
+                num_images_timed=None,
+                seconds=None,
+                network_seconds=None,
+                images_per_second=None,
+                peak_memory_bytes=None,
+                scoring_seconds=None,
+                batch_sizes={},
+            )
+        self._save_stage(
+            stage,
+            replace(own, warnings=(*own.warnings, *warnings), batch_size=batch_size, weights_bytes=size_bytes),
+        )
+
+    def add_backend(self, stage: Stage, exported: Exported | None) -> None:
+        """Record what computes a stage: torch, unless it was exported."""
+        own = self.record.stages[stage.name]
+        if exported is None:
+            own = replace(own, backend="torch", agreement=None, export_seconds=None)
+        else:
+            own = replace(own, backend="onnxruntime", agreement=exported.agreement, export_seconds=exported.seconds)
+        self._save_stage(stage, own)
+
+    def add_inference(self, stage: Stage, stats: InferenceStats) -> None:
+        """Record what running a stage cost."""
+        self._save_stage(
+            stage,
+            replace(
+                self.record.stages[stage.name],
+                num_images_timed=stats.num_images,
+                seconds=stats.seconds,
+                network_seconds=stats.network_seconds,
+                images_per_second=stats.num_images / stats.seconds if stats.seconds else None,
+                peak_memory_bytes=provenance.take_peak_memory_bytes(),
+            ),
+        )
+
+    def add_scores(self, stage: Stage, scores: Mapping[str, ProtocolScore], *, seconds: float) -> None:
+        """Record a stage's scores and the time that scoring took."""
+        self._scores[stage.name] = StageScores(
+            quantized=stage.quantized,
+            num_images=len(self._job.data.image_ids),
+            scores={
+                protocol: ScoreRecord(values=dict(score.values), per_class=dict(score.per_class))
+                for protocol, score in scores.items()
+            },
+            same_as=None,
+            drop_points=None,
+        )
+        self._protocols[stage.name] = {
+            protocol: ProtocolRecord(
+                definition=score.definition,
+                num_images=score.num_images,
+                num_objects=dict(score.num_objects),
+                notes=tuple(score.notes),
+            )
+            for protocol, score in scores.items()
+        }
+        self._save_stage(stage, replace(self.record.stages[stage.name], scoring_seconds=seconds))
+
+    def write_metrics(self) -> None:
+        """Write ``metrics.json``; only a complete run has one."""
+        job = self._job
+        baseline = self._headline(self._scores.get("fp32"))
+        stages = {}
+        for stage in job.stages:
+            scores = self._scores[stage.same_as or stage.name]
+            drop = points_above(baseline, self._headline(scores))
+            stages[stage.name] = replace(scores, same_as=stage.same_as, drop_points=drop)
+        self.metrics = MetricsRecord(
+            schema=SCHEMA,
+            model=job.entry.model_id,
+            headline=job.entry.headline,
+            num_images=len(job.data.image_ids),
+            limited=job.data.limited,
+            fingerprint=job.data.fingerprint,
+            stages=stages,
+            protocols=next(self._protocols[stage.same_as or stage.name] for stage in job.stages),
+            warnings=self.record.warnings,
+        )
+        self._run_dir.write_text("metrics.json", record_text(self.metrics))
+
+    def _headline(self, scores: StageScores | None) -> float | None:
+        return None if scores is None else scores.scores[self._job.entry.headline].headline
+
+    def plugins_notified(self) -> None:
+        """Record that plugins were notified of the finished run."""
+        self._save(replace(self.record, plugins_notified=True))
+
+    def finish(self, status: Status, *, error: str | None = None) -> None:
+        """Record how the run ended."""
+        self._save(replace(self.record, status=status, finished=utc_now(), error=error))
+
+
+def points_above(value: float | None, other: float | None) -> float | None:
+    """``value`` minus ``other``, both in ``[0, 1]``, in points; None where either is undefined."""
+    return None if value is None or other is None else 100.0 * (value - other)
+
+
+def _standing_warnings(job: Job) -> tuple[str, ...]:
+    texts = []
+    if job.data.limited and job.data.image_ids:
+        texts.append(
+            f"Limited run: {len(job.data.image_ids)} of the {len(job.data.dataset.ids)} images of "
+            f"{job.data.dataset.split}; scored on these only, not comparable with a full run."
+        )
+    draw = job.calibration
+    if draw is not None and draw.overlap:
+        texts.append(f"Calibration overlap: {len(draw.overlap)} calibration images belong to the evaluated split.")
+    if draw is not None and len(draw.ids) < draw.requested != DEFAULT_CALIBRATION_SIZE:
+        texts.append(f"Calibration uses {len(draw.ids)} images, all there are; {draw.requested} were asked for.")
+    if job.optimized_bundle is not None:
+        texts.append("The optimized network was loaded: cross-layer equalization and AdaRound were skipped.")
+    return tuple(texts)
+
+
+def _step_warnings(outcome: StepOutcome) -> tuple[str, ...]:
+    """Without what the summary says of caches: a resumed run must warn in the words of an undisturbed one."""
+    if not outcome.effect.get("short"):
+        return ()
+    return (
+        f"{outcome.name}: {outcome.effect.get('num_iterations')} iterations a layer are fewer than AIMET's default.",
+    )
+
+
+def model_size_bytes(network: torch.nn.Module, param_bw: int | None) -> int:
+    """Bytes of a network's parameters: 4 each in float; with ``param_bw``, weights at that width and biases at 4.
+
+    Parameters of two or more dimensions are weights; buffers such as batch-norm statistics are not counted.
+    """
+    total = 0.0
+    for parameter in network.parameters():
+        bits = param_bw if param_bw is not None and parameter.dim() >= 2 else 32
+        total += parameter.numel() * bits / 8
+    return round(total)

@@ -1,0 +1,65 @@
+"""The result of a run, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo_core.display import percent, points
+
+if TYPE_CHECKING:
+    from zoo_core.runs.parts import StageScores
+    from zoo_core.runs.record import MetricsRecord, RunRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class EvaluationResult:
+    """A complete run; its ``repr`` is a short table.
+
+    Attributes:
+        run_dir: The run directory.
+        record: Content of ``run.json``.
+        metrics: Content of ``metrics.json``; None when nothing was evaluated.
+    """
+
+    run_dir: Path
+    record: RunRecord
+    metrics: MetricsRecord | None
+
+    @property
+    def stages(self) -> Mapping[str, StageScores]:
+        """Scores by stage: ``result.stages["w8a8"].scores["coco"].headline``; empty when nothing was evaluated."""
+        return {} if self.metrics is None else self.metrics.stages
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row per stage, for ``pandas.DataFrame``: conditions, cost, and every value by ``protocol key``."""
+        listed = []
+        for name, stage in self.stages.items():
+            cost = self.record.stages.get(stage.same_as or name)
+            row: dict[str, Any] = {
+                "model": self.record.model,
+                "recipe": self.record.recipe.name,
+                "stage": name,
+                "quantized": stage.quantized,
+                "num_images": stage.num_images,
+                "headline": stage.scores[self.record.headline].headline,
+                "drop_points": stage.drop_points,
+                "images_per_second": None if cost is None else cost.images_per_second,
+                "weights_bytes": None if cost is None else cost.weights_bytes,
+            }
+            for protocol, score in stage.scores.items():
+                row.update({f"{protocol} {key}": value for key, value in score.values.items()})
+            listed.append(row)
+        return listed
+
+    def __repr__(self) -> str:
+        """Headline value and drop of each stage, in percent and points."""
+        lines = [f"{self.record.model}, {self.record.headline}, run {self.run_dir}"]
+        width = max(map(len, self.stages), default=0)
+        lines += [
+            f"  {row['stage']:<{width}}  {percent(row['headline']):>6}  drop {points(row['drop_points'])}"
+            for row in self.rows()
+        ]
+        return "\n".join(lines)
