@@ -1,4 +1,4 @@
-"""The cache folder, content hashes, and the record of hashes seen at a first download."""
+"""Locates the cache folder, hashes files, and records the SHA-256 of first downloads."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from filelock import FileLock
 from zoo_core.errors import ArtifactError
 
 LOCK_FILE = "artifacts.lock.json"
-"""Name of the file in the cache that holds, for each URL without a published SHA-256, the one first seen."""
+"""Name of the file in the cache that records the first SHA-256 of each URL without a published one."""
 
 _CHUNK_BYTES = 1 << 20
 
 
 def cache_dir() -> Path:
-    """Return the cache's folder, which need not exist: ``ZOO_EVAL_CACHE``, or else the user's cache for zoo-eval."""
+    """Return the cache folder, which may not exist yet: ``ZOO_EVAL_CACHE`` if set, else the user's zoo-eval cache."""
     override = os.environ.get("ZOO_EVAL_CACHE")
     if override:
         return Path(override).expanduser().absolute()
@@ -53,7 +53,7 @@ def file_hash(path: Path, algorithm: str) -> str:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader finds the old content or the new one, also after a crash."""
+    """Replace the content of ``path`` atomically: a reader sees the old or the new bytes, even after a crash."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -69,7 +69,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def _umask() -> int:
-    # POSIX has no call that only reads the mask; /proc has, and setting it for a moment would race with other threads.
+    # POSIX has no call that only reads the mask, but /proc shows it; setting it briefly would race with other threads.
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -79,7 +79,7 @@ def _umask() -> int:
 
 
 def recorded_sha256(folder: Path, url: str) -> str | None:
-    """Return the SHA-256 that the first download of ``url`` had, or None.
+    """Return the SHA-256 of the first download of ``url``, or None.
 
     Raises:
         ArtifactError: The lock file is damaged.
@@ -89,7 +89,7 @@ def recorded_sha256(folder: Path, url: str) -> str | None:
 
 
 def record_sha256(folder: Path, url: str, sha256: str, size_bytes: int) -> None:
-    """Remember the hash of a first download; several processes may do so at once."""
+    """Record the hash of a first download; safe when several processes do so at once."""
     path = folder / LOCK_FILE
     with FileLock(f"{path}.lock"):
         records = _read_records(path)
@@ -116,7 +116,7 @@ def _read_records(path: Path) -> dict[str, dict[str, Any]]:
 def _damaged(path: Path, reason: str) -> ArtifactError:
     return ArtifactError(
         f"{path} is damaged: {reason}.",
-        fix=f"delete {path} to accept what the servers give now, or restore it to keep what was seen before.",
+        fix=f"delete {path} to trust the servers' current files, or restore it to keep the recorded hashes.",
     )
 
 
