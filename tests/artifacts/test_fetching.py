@@ -79,7 +79,7 @@ def test_no_url_gives_a_file_outside_the_cache(served: Served, cache: Path, path
 # --------------------------------------------------------------------------- breaking off and going on
 
 
-def test_a_cut_connection_is_continued_and_not_started_anew(served: Served) -> None:
+def test_a_cut_connection_is_continued_and_not_restarted(served: Served) -> None:
     served.cut_after = [70_000, 50_000]
     assert fetch(declared(served)).read_bytes() == served.content
     assert served.requests == [None, "bytes=70000-", "bytes=120000-"]
@@ -148,7 +148,7 @@ def test_a_server_that_recovers_is_waited_for(served: Served) -> None:
 
 def test_a_server_that_stays_away_is_named_with_what_to_do(served: Served, cache: Path) -> None:
     served.statuses = [503] * 50
-    with pytest.raises(ArtifactError, match=r"(?s)weights\.pth .*5 attempts in a row.*503.*goes on where it stopped"):
+    with pytest.raises(ArtifactError, match=r"(?s)weights\.pth .*5 attempts in a row.*503.*resumes where it stopped"):
         fetch(declared(served))
     assert len(served.requests) == 5
 
@@ -170,8 +170,8 @@ def test_a_missing_file_is_not_asked_for_twice(served: Served) -> None:
         ({"md5": "0" * 32}, r"weights\.pth has MD5 [0-9a-f]{32}; 0{32} is declared"),
         ({"sha256_prefix": "0" * 8}, r"weights\.pth has SHA256 [0-9a-f]{64}; 0{8}\.\.\. is declared"),
         ({"sha256": None, "sha256_prefix": "0" * 8}, r"weights\.pth has SHA256 [0-9a-f]{64}; 0{8}\.\.\. is declared"),
-        ({"size_bytes": 199_999}, "has 200000 bytes on the server; 199999 are declared"),
-        ({"size_bytes": 200_001}, "has 200000 bytes on the server; 200001 are declared"),
+        ({"size_bytes": 199_999}, "has 200000 bytes on the server; the registry declares 199999"),
+        ({"size_bytes": 200_001}, "has 200000 bytes on the server; the registry declares 200001"),
     ],
 )
 def test_another_hash_or_size_than_declared_leaves_nothing(
@@ -236,7 +236,7 @@ def test_a_damaged_lock_file_is_named(served: Served, cache: Path, text: str) ->
      "https://example.org/a\r\nHost: b"],
 )  # fmt: skip
 def test_only_https_is_downloaded_from(url: str, cache: Path) -> None:
-    with pytest.raises(ArtifactError, match="is not an address that is downloaded from"):
+    with pytest.raises(ArtifactError, match="is not a supported address"):
         fetch(Artifact(url=url))
     assert not cache.exists()
 
@@ -244,7 +244,7 @@ def test_only_https_is_downloaded_from(url: str, cache: Path) -> None:
 @pytest.mark.parametrize("target", ["ftp://127.0.0.1/x", "file:///etc/passwd"])
 def test_a_redirect_to_anything_but_https_is_refused(served: Served, target: str) -> None:
     served.redirect = target
-    with pytest.raises(ArtifactError, match=r"weights\.pth leads to an address that is not https"):
+    with pytest.raises(ArtifactError, match=r"weights\.pth redirects to an address that is not https"):
         fetch(declared(served))
 
 
@@ -263,7 +263,7 @@ def test_a_redirect_from_https_to_http_is_refused(
     monkeypatch.setattr(downloads, "_SCHEMES", ("https",))
     part = tmp_path / "x.part"
     served.redirect = served.url.replace("/models/", "/elsewhere/")
-    with pytest.raises(ArtifactError, match=r"weights\.pth leads to an address that is not https: .*/elsewhere/"):
+    with pytest.raises(ArtifactError, match=r"weights\.pth redirects to an address that is not https: .*/elsewhere/"):
         downloads.download(served.url, part, size_bytes=None, progress=None, resume=False)
     assert served.requests == [None]
     served.redirect = None
@@ -365,7 +365,7 @@ def test_a_file_of_a_package_is_found_and_verified_without_importing_it(package:
     assert "zoo_weights_package" not in sys.modules
     with pytest.raises(ArtifactError, match=rf"^{url} has SHA256 {sha256}; 1{{64}} is declared"):
         fetch(Artifact(url=url, sha256="1" * 64))
-    with pytest.raises(ArtifactError, match="has 7 bytes; 8 are declared"):
+    with pytest.raises(ArtifactError, match="has 7 bytes; the registry declares 8"):
         fetch(Artifact(url=url, size_bytes=8))
     assert not cache.exists()
 

@@ -119,7 +119,7 @@ UNKNOWN_STEP = "schema: 1\nname: own\ndescription: d\nsteps:\n  - step: fold_bat
 
 CASES: dict[str, tuple[Spoil, str, str]] = {
     "missing directory": (options(data="nowhere/VOC2007"), "nowhere/VOC2007 is not a directory", "--data"),
-    "a directory without data": (options(data="."), "no data set in VOC layout", "VOCdevkit"),
+    "a directory without data": (options(data="."), "not a data set in VOC layout", "VOCdevkit"),
     "malformed XML": (annotation("<annotation><object>"), "000003.xml is not well-formed XML", "restore"),
     "XML with entities": (annotation('<!DOCTYPE a [<!ENTITY b "c">]><a/>'), "000003.xml declares", "remove"),
     "incomplete object": (annotation(BROKEN_OBJECT.format("cat")), r"000003.xml", "<ymin>"),
@@ -137,7 +137,11 @@ CASES: dict[str, tuple[Spoil, str, str]] = {
     "unknown recipe": (options(recipe="w2a2"), "no recipe 'w2a2'", "w8a8_tf_enhanced_cle_adaround"),
     "missing label file": (options(labels="none.txt"), "none.txt", ""),
     "label file that is an image": (labels(b"\xff\xd8\xff\xe0\x00\x10JFIF"), "own.txt", ""),
-    "label file with a class twice": (labels(b"cat\ndog\ncat\n"), "own.txt:3: class name 'cat' stands in line 1", ""),
+    "label file with a class twice": (
+        labels(b"cat\ndog\ncat\n"),
+        "own.txt:3: class name 'cat' is already on line 1",
+        "",
+    ),
     "label file of other weights": (labels(b"cat\ndog\nemu\n"), "3 classes incl. background, label file has 4", ""),
     "unknown split": (options(split="tset"), "no split 'tset'; the closest is 'test'", "trainval"),
     "out directory not empty": (a_finished_run, "run exists and is not empty", "--out"),

@@ -17,7 +17,7 @@ from zoo_core.errors import DataError
 IDS = tuple(f"{number:06d}" for number in range(100))
 
 
-def test_a_draw_depends_on_the_set_of_ids_and_the_seed_alone() -> None:
+def test_a_draw_depends_only_on_the_set_of_ids_and_the_seed() -> None:
     draw = draw_calibration(IDS, 10, 0, evaluated_ids=())
     assert draw == draw_calibration([*IDS[50:], *reversed(IDS)], 10, 0, evaluated_ids=())
     assert draw.ids != draw_calibration(IDS, 10, 1, evaluated_ids=()).ids
@@ -106,13 +106,13 @@ def test_the_same_image_under_another_id_is_refused_and_only_drawn_images_are_ha
         (IDS, 1, 2**63, "The seed is 9223372036854775808"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(ids: tuple[str, ...], size: int, seed: int, message: str) -> None:
+def test_a_draw_that_is_impossible_is_refused(ids: tuple[str, ...], size: int, seed: int, message: str) -> None:
     with pytest.raises(DataError, match=message):
         draw_calibration(ids, size, seed, evaluated_ids=())
 
 
 def test_hashes_without_a_way_to_hash_are_refused() -> None:
-    with pytest.raises(DataError, match="no way to hash calibration images"):
+    with pytest.raises(DataError, match="without a function to hash"):
         draw_calibration(IDS, 1, 0, evaluated_ids=(), evaluated_hashes=["x"])
 
 

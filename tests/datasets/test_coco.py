@@ -122,13 +122,13 @@ def test_images_may_lie_in_a_folder_called_images(root: Path, folder: str) -> No
     ("name", "problem"),
     [
         ("../../secret.jpg", "'..'"),
-        ("/etc/passwd", "begins or ends with '/'"),
+        ("/etc/passwd", "starts or ends with '/'"),
         ("a/../b.jpg", "'..'"),
         ("a\\b.jpg", "path separator"),
         (".hidden.jpg", "starts with a dot"),
         ("a\nb.jpg", "control character"),
         ("", "is empty"),
-        (7, "is no text"),
+        (7, "is not text"),
     ],
 )
 def test_a_file_name_cannot_leave_the_folder_of_images(root: Path, name: Any, problem: str) -> None:
@@ -147,9 +147,9 @@ def test_a_file_name_may_have_folders(root: Path) -> None:
 @pytest.mark.parametrize(
     ("edits", "problem"),
     [
-        ({"annotations": change(category_id=12)}, r"annotations\[0\]: category_id is 12, which no category has"),
+        ({"annotations": change(category_id=12)}, r"annotations\[0\]: category_id is 12, but no category has this id"),
         ({"annotations": change(category_id=True)}, "category_id is True"),
-        ({"annotations": change(image_id=140)}, r"annotations\[0\]: image_id is 140, which no image has"),
+        ({"annotations": change(image_id=140)}, r"annotations\[0\]: image_id is 140, but no image has this id"),
         ({"annotations": change(image_id="139")}, "image_id is '139'"),
         ({"annotations": change(bbox=[1, 2, 3])}, r"bbox is \[1, 2, 3\], not"),
         ({"annotations": change(bbox=[1, 2, -3, 4])}, "width or height is negative"),
@@ -163,10 +163,10 @@ def test_a_file_name_may_have_folders(root: Path) -> None:
         ({"images": change(width=0)}, r"images\[0\]: the size is 0 x"),
         ({"images": change(height=10.5)}, r"10.5, not whole numbers"),
         ({"images": change(id=-1)}, r"images\[0\]: id is -1"),
-        ({"images": change(id=1139)}, r"images\[1\]: id 1139 stands in another image already"),
-        ({"images": change(file_name="000000001139.jpg")}, r"images\[1\]: file_name .* stands in another"),
+        ({"images": change(id=1139)}, r"images\[1\]: id 1139 is already used by another image"),
+        ({"images": change(file_name="000000001139.jpg")}, r"images\[1\]: file_name .* is already used"),
         ({"images": [], "annotations": []}, "images: the list is empty"),
-        ({"categories": change(id=2)}, r"categories\[1\]: id 2 is taken by 'person' already"),
+        ({"categories": change(id=2)}, r"categories\[1\]: id 2 is already used by 'person'"),
         ({"categories": change(name="car")}, r"categories\[2\]: name is 'car', which"),
         ({"categories": change(name="a/b")}, "Class name 'a/b' .* path separator"),
         ({"categories": change(id="1")}, r"categories\[0\]: id is '1', not a whole number"),
@@ -220,8 +220,8 @@ def test_a_split_cannot_leave_the_folder_of_annotations(root: Path) -> None:
         CocoDetection(root, "/../../instances_x")
 
 
-def test_a_folder_without_annotations_says_what_is_due(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no data set in COCO layout") as caught:
+def test_a_folder_without_annotations_names_the_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a data set in COCO layout") as caught:
         CocoDetection(tmp_path, "val2017")
     assert "annotations/instances_val2017.json" in str(caught.value.fix)
 
@@ -242,7 +242,7 @@ def test_a_label_file_must_name_the_categories_in_use_and_no_others(root: Path, 
         CocoDetection(root, "val2017", label_file=labels)
 
     labels.write_text("person\n")
-    with pytest.raises(DataError, match=r"category_id is .*, which the label file does not name"):
+    with pytest.raises(DataError, match=r"category_id is .*, which is not in the label file"):
         CocoDetection(root, "val2017", label_file=labels)
 
 

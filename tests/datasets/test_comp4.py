@@ -103,9 +103,9 @@ def test_a_second_writing_replaces_the_first(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     one = detections((1, 2, 3, 4, 0.5, 0))
-    with pytest.raises(PluginError, match="'a' has a label of 2 to 2; there are 2 classes"):
+    with pytest.raises(PluginError, match="'a' has labels from 2 to 2; there are 2 classes"):
         write_comp4(tmp_path, [("a", detections((1, 2, 3, 4, 0.5, 2)))], class_names=NAMES, split="test")
-    with pytest.raises(PluginError, match="'a' has a label of -1 to -1"):
+    with pytest.raises(PluginError, match="'a' has labels from -1 to -1"):
         write_comp4(tmp_path, [("a", detections((1, 2, 3, 4, 0.5, -1)))], class_names=NAMES, split="test")
     with pytest.raises(DataError, match="'a' has a score or a box that is not finite"):
         write_comp4(tmp_path, [("a", detections((1, 2, float("inf"), 4, 0.5, 0)))], class_names=NAMES, split="test")
@@ -162,7 +162,7 @@ def test_a_folder_without_detection_files_or_of_two_splits_is_refused(tmp_path: 
 
 def test_a_file_of_an_unknown_class_suggests_the_closest(tmp_path: Path) -> None:
     write_lines(tmp_path, "", "comp4_det_test_dgo.txt")
-    with pytest.raises(DataError, match=r"comp4_det_test_dgo\.txt is of a class .* 2 classes; the closest is 'dog'"):
+    with pytest.raises(DataError, match=r"comp4_det_test_dgo\.txt belongs to a class .* classes; the closest is 'dog'"):
         read_comp4(tmp_path, NAMES)
 
 

@@ -115,10 +115,10 @@ def test_a_flat_split_takes_the_first_class_of_kaggles_solution(flat: Path) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("490\n361\n", r"val\.txt:1: '490' does not name an image.*bare numbers counts the classes in the development"),
+        ("490\n361\n", r"val\.txt:1: '490' does not name an image.*only numbers counts classes in the development"),
         ("ILSVRC2012_val_1.JPEG 3\n", r"val\.txt:1: '3' is neither one of the 3 classes .* nor a label from 0 to 2"),
         ("ILSVRC2012_val_1.JPEG n04\n", r"'n04' is neither .*; the closest is 'n0"),
-        ("ILSVRC2012_val_1.JPEG 1\nILSVRC2012_val_1.JPEG 2\n", r"val\.txt:2: .* stands there twice, with two classes"),
+        ("ILSVRC2012_val_1.JPEG 1\nILSVRC2012_val_1.JPEG 2\n", r"val\.txt:2: .* is listed twice, with two classes"),
         ("ILSVRC2012_val_1.JPEG 1\n", r"val\.txt does not name 'ILSVRC2012_val_2.JPEG', and 1 more of 3 images"),
     ],
 )

@@ -123,7 +123,7 @@ def test_other_content_is_refused_with_the_reason(data: bytes, reason: str) -> N
 def test_a_jpeg_bomb_is_refused_by_its_header() -> None:
     position = JPEG.index(b"\xff\xc0") + 5
     bomb = JPEG[:position] + struct.pack(">HH", 65000, 65000) + JPEG[position + 4 :]
-    with pytest.raises(DataError, match="claims 65000 x 65000 pixels; more than 50000000 are not decoded"):
+    with pytest.raises(DataError, match="claims 65000 x 65000 pixels; the limit is 50000000"):
         decode_image(bomb, source=SOURCE)
 
 
@@ -139,7 +139,7 @@ def test_a_png_bomb_is_refused_by_its_header() -> None:
 
 def test_an_image_of_exactly_the_limit_is_decoded() -> None:
     assert decode_image(JPEG, source=SOURCE, max_pixels=2400).shape == (40, 60, 3)
-    with pytest.raises(DataError, match="claims 60 x 40 pixels; more than 2399"):
+    with pytest.raises(DataError, match="claims 60 x 40 pixels; the limit is 2399"):
         decode_image(JPEG, source=SOURCE, max_pixels=2399)
 
 

@@ -42,7 +42,7 @@ def test_the_splits_are_cut_out_of_different_pictures_and_repeat() -> None:
     assert first("test") == first("test")
 
 
-def test_pictures_are_drawn_once_and_anew_for_other_counts(tmp_path: Path) -> None:
+def test_pictures_are_drawn_once_and_again_for_other_counts(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "shapes", counts=FEW)
     file = root / "val" / "solid_disk" / "0001.JPEG"
     before = file.stat().st_mtime_ns

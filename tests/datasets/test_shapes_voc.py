@@ -62,7 +62,7 @@ def test_a_second_call_draws_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["splits", "seed", "version", "opencv"])
-def test_other_conditions_draw_anew(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_conditions_draw_again(tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_voc(tmp_path, splits={"test": 2}, seed=1)
     (folder / "JPEGImages" / "leftover.jpg").write_bytes(b"from before")
     splits, seed = {"test": 2}, 1
@@ -98,7 +98,7 @@ def test_an_interrupted_drawing_leaves_no_folder_and_the_next_call_repairs_it(tm
     assert not (tmp_path / ".VOC2007.partial").exists()
 
 
-def test_a_folder_that_was_not_drawn_here_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_that_was_not_drawn_here_is_not_touched(tmp_path: Path) -> None:
     photograph = tmp_path / "VOC2007" / "JPEGImages" / "000001.jpg"
     photograph.parent.mkdir(parents=True)
     photograph.write_bytes(b"precious")

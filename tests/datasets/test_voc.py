@@ -66,10 +66,10 @@ def test_the_only_folder_in_voc_layout_is_taken_whatever_its_name(write_voc: Wri
     assert find_voc_folder(folder.parent.parent) == folder
 
 
-def test_a_missing_root_and_a_root_of_another_layout_are_told_apart(tmp_path: Path) -> None:
+def test_a_missing_root_and_a_root_of_another_layout_give_different_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere is not a directory"):
         VocDetection(tmp_path / "nowhere", "test")
-    with pytest.raises(DataError, match=r"no data set in VOC layout.*ImageSets/Main and Annotations"):
+    with pytest.raises(DataError, match=r"not a data set in VOC layout.*ImageSets/Main and Annotations"):
         VocDetection(tmp_path, "test")
 
 
@@ -102,7 +102,7 @@ def test_a_split_never_reaches_outside_the_folder(write_voc: WriteVoc, split: st
         ("c3 1", "contains white space"),
         ("", "is empty"),
         ("x" * 200, "is longer than 128 bytes"),
-        ("a1", "stands in line 1 already"),
+        ("a1", "is already on line 1"),
     ],
 )
 def test_an_id_that_could_harm_is_refused_with_its_line(write_voc: WriteVoc, line: str, problem: str) -> None:
@@ -171,8 +171,8 @@ def test_an_image_without_objects_has_boxes_of_shape_0_4(write_voc: WriteVoc) ->
         (f"<object><name>dog</name>{box(y2='nan')}</object>", "<ymax> is 'nan', not a pixel coordinate"),
         (f"<object><name>dog</name>{box(x2='1e999')}</object>", "<xmax> is '1e999'"),
         (f"<object><name>dog</name>{box(x2='3_1')}</object>", "<xmax> is '3_1'"),
-        (f"<object><name>dog</name>{box(x1=40, x2=30)}</object>", "ends before it begins: xmin 40, xmax 30"),
-        (f"<object><name>dog</name>{box(y1=40, y2=30)}</object>", "ends before it begins: .*ymin 40, ymax 30"),
+        (f"<object><name>dog</name>{box(x1=40, x2=30)}</object>", "ends before it starts: xmin 40, xmax 30"),
+        (f"<object><name>dog</name>{box(y1=40, y2=30)}</object>", "ends before it starts: .*ymin 40, ymax 30"),
         (f"<object><name>dgo</name>{box()}</object>", "class 'dgo' is not among the 20 classes; the closest is 'dog'"),
         (f"<object><name>dog</name><difficult>yes</difficult>{box()}</object>", "<difficult> is 'yes', neither 0"),
     ],
@@ -266,9 +266,12 @@ def test_a_label_file_has_a_name_a_line_or_one_line_with_commas(tmp_path: Path, 
     ("text", "message"),
     [
         ("cat\n\ndog\n", r"labels\.txt:2: class name '' is empty"),
-        ("cat\ndog\ncat\n", r"labels\.txt:3: class name 'cat' stands in line 1 already"),
+        ("cat\ndog\ncat\n", r"labels\.txt:3: class name 'cat' is already on line 1"),
         ("cat,dog,,cow", r"labels\.txt:1: class name '' is empty"),
-        ("cat\nBACKGROUND\n", r"labels\.txt:2: class name 'BACKGROUND' is not a class and may only stand first"),
+        (
+            "cat\nBACKGROUND\n",
+            r"labels\.txt:2: class name 'BACKGROUND' is not a class; it is allowed only",
+        ),
         ("cat\n../../x\n", r"labels\.txt:2: class name '\.\./\.\./x' contains a path separator"),
         ("cat\nx\x1b[2J\n", r"labels\.txt:2: class name .* contains a control character"),
         ("cat,\ndog,\n", "contains a comma"),
@@ -321,7 +324,7 @@ def test_a_missing_image_is_named_with_its_split(write_voc: WriteVoc) -> None:
 
 
 def test_an_image_beyond_the_limit_of_the_data_set_is_refused(write_voc: WriteVoc) -> None:
-    with pytest.raises(DataError, match=r"a1\.jpg claims 60 x 40 pixels; more than 2399 are not decoded"):
+    with pytest.raises(DataError, match=r"a1\.jpg claims 60 x 40 pixels; the limit is 2399"):
         VocDetection(write_voc(), "test", max_pixels=2399).image("a1")
 
 

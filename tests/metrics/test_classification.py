@@ -135,7 +135,7 @@ def test_balanced_accuracy_gives_each_class_one_vote() -> None:
 def test_top5_of_five_classes_is_undefined_and_says_so() -> None:
     score = scored(np.eye(5, dtype=np.float32), [0, 1, 2, 3, 4])["topk/first"]
     assert score.values == {"top1": 1.0, "top5": None, "top1_balanced": 1.0}
-    assert score.notes == ("top5 says nothing with 5 classes, so it is undefined.",)
+    assert score.notes == ("top5 is meaningless with 5 classes, so it is undefined.",)
 
 
 def test_nothing_scored_is_undefined_not_zero() -> None:
@@ -169,8 +169,8 @@ def test_the_headline_comes_first_and_the_metric_is_what_the_core_asks_for() -> 
         ([8], [0.5], "label 8; there are 8 classes"),
         ([-1], [0.5], "label -1; there are 8 classes"),
         ([1, 1], [0.5, 0.4], "names a class twice"),
-        ([1, 2], [0.4, 0.5], "not finite and falling"),
-        ([1], [np.nan], "not finite and falling"),
+        ([1, 2], [0.4, 0.5], "not finite and descending"),
+        ([1], [np.nan], "not finite and descending"),
     ],
 )
 def test_a_prediction_that_cannot_be_scored_is_refused_and_nothing_is_added(
@@ -232,11 +232,11 @@ def test_labels_at_chance_are_blamed_on_what_remains() -> None:
     best = np.random.default_rng(0).integers(0, 10, 200)
     text = suspects(best)
     assert "chance is 10.0%, and no shift or renaming of labels explains it" in text
-    assert "BGR for RGB" in text
+    assert "BGR instead of RGB" in text
 
 
 def test_one_answer_to_everything_is_named() -> None:
-    assert "All images are called 'class 4'" in suspects(np.full(200, 4))
+    assert "All images are predicted as 'class 4'" in suspects(np.full(200, 4))
 
 
 def test_a_dead_network_and_one_that_overflows_are_named() -> None:

@@ -218,7 +218,7 @@ def test_the_headline_comes_first_and_the_others_keep_their_order() -> None:
     assert DetectionMetric(NAMES).protocol_ids[0] == "voc07_11pt/pytorch-ssd"
 
 
-def test_chosen_protocols_alone_are_worked_out() -> None:
+def test_only_the_chosen_protocols_are_computed() -> None:
     metric = DetectionMetric(NAMES)
     metric.update(["a"], [HIT], [OBJECT])
 
@@ -312,7 +312,7 @@ def test_an_image_given_twice_is_refused() -> None:
 
 
 def test_metrics_of_different_classes_do_not_merge() -> None:
-    with pytest.raises(PluginError, match="different classes were merged"):
+    with pytest.raises(PluginError, match="different classes cannot be merged"):
         DetectionMetric(NAMES).merge(DetectionMetric(["cat"]))
 
 

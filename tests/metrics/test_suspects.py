@@ -96,12 +96,15 @@ PERMUTED = np.array([3, 0, 4, 5, 1, 2])
             lambda p: with_labels(p, PERMUTED[p.labels]),
             r"Labels look permuted: .* mAP would be (0\.9\d+|1\.000) instead",
         ),
-        (lambda p: with_labels(p, (p.labels + np.arange(3)) % 6), "classes are wrong: .* colour order .BGR for RGB."),
+        (
+            lambda p: with_labels(p, (p.labels + np.arange(3)) % 6),
+            "classes are wrong: .* colour order .BGR instead of RGB.",
+        ),
         (lambda p: with_labels(p, np.zeros_like(p.labels)), "All 180 detections are labelled 'cat'"),
         (lambda p: with_scores(p, np.full_like(p.scores, 0.25)), "All 180 scores are 0.25"),
         (lambda p: with_scores(p, p.scores * np.float32(0.01)), "The highest of 180 scores is 0.0099"),
         (lambda p: with_scores(p, p.scores * 20 - 10), r"Scores run from .* to 9\.84, not from 0 to 1"),
-        (lambda _: detections(), "not one detection against 180 objects"),
+        (lambda _: detections(), "no detections for 180 objects"),
     ],
 )
 def test_labels_and_scores_that_are_off_are_named(spoil: Spoil, words: str) -> None:
@@ -112,11 +115,11 @@ def test_good_detections_raise_no_suspicion() -> None:
     assert suspects_after(lambda pred: pred) == ()
 
 
-def test_without_objects_that_count_this_alone_is_said() -> None:
+def test_without_objects_that_count_no_other_suspect_is_named() -> None:
     metric = DetectionMetric(NAMES)
     metric.update(["a"], [detections((0, 0.9, 0, 0, 9, 9))], [target((0, 1, 0, 0, 9, 9))])
 
-    assert metric.suspects() == ("The scored images hold no object that counts: nothing can be found in them.",)
+    assert metric.suspects() == ("The scored images contain no object that counts, so no detection can be right.",)
 
 
 @pytest.mark.data

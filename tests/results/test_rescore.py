@@ -211,16 +211,19 @@ def test_coco_results_score_as_the_comp4_files_of_the_same_detections(
         ("{", "is not readable JSON"),
         ("[" * 100_000, "is not readable JSON"),
         ('{"annotations": []}', "is an annotation file, not a list of detections"),
-        ("[3]", "entry 0 is no JSON object"),
-        ('[{"image_id": 7}]', "entry 0: image_id '7' is no image of the split"),
-        ('[{"image_id": "00042"}]', "image_id '00042' is no image of the split; the closest is '000042'"),
+        ("[3]", "entry 0 is not a JSON object"),
+        ('[{"image_id": 7}]', "entry 0: image_id '7' is not an image of the split"),
+        ('[{"image_id": "00042"}]', "image_id '00042' is not an image of the split; the closest is '000042'"),
         ('[{"image_id": 42, "category_id": 0}]', "category_id is '0'; the 2 classes are 1 to 2"),
         ('[{"image_id": 42, "category_id": true}]', "category_id is 'True'"),
         ('[{"image_id": 42, "category_id": 1, "bbox": [1, 2, 3]}]', "bbox is '[1, 2, 3]', not four numbers"),
         ('[{"image_id": 42, "category_id": 1, "bbox": [1, 2, 3, -4], "score": 1}]', "height is '-4', not 0 or more"),
         ('[{"image_id": 42, "category_id": 1, "bbox": [1, 2, 3, 4], "score": NaN}]', "score is 'nan'"),
         ('[{"image_id": 42, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 1' + 400 * "0" + "}]", "score is '1000"),
-        ('[{"image_id": 42, "category_id": 1, "bbox": [2e38, 2, 2e38, 4], "score": 1}]', "ends beyond any number"),
+        (
+            '[{"image_id": 42, "category_id": 1, "bbox": [2e38, 2, 2e38, 4], "score": 1}]',
+            "end of the box is not a finite",
+        ),
     ],
 )
 def test_a_coco_file_that_cannot_be_scored_is_refused_by_entry(

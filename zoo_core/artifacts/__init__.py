@@ -1,4 +1,4 @@
-"""Files from elsewhere: downloaded, verified before use, cached, unpacked and loaded without running what they hold.
+"""Downloads, verifies, caches, unpacks and loads files from elsewhere without running anything in them.
 
 Importing this package loads neither torch nor the network stack; ``load_state_dict`` and ``fetch`` load them when
 called.

@@ -1,7 +1,7 @@
-"""Unpacks tar and zip archives that nobody vouches for.
+"""Unpacks untrusted tar and zip archives.
 
-Nothing but plain files and folders is created, nothing outside the target, no more than the limits allow, and no owner,
-mode or time is taken from the archive.
+Only plain files and folders are created, only inside the target, and no more than the limits allow. Owner, mode and
+time in the archive are ignored.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ _MAX_DEPTH = 32
 
 
 def unpack(archive: Path, into: Path, *, max_files: int = 500_000, max_bytes: int = 1 << 36) -> None:
-    """Unpack a tar (plain, gzip, bzip2, xz) or zip archive into a folder, all of it or nothing.
+    """Unpack a tar (plain, gzip, bzip2, xz) or zip archive into a folder, completely or not at all.
 
-    The archive is unpacked beside ``into`` first. If ``into`` does not exist, it then appears at once; if it does, the
-    files are moved into it one by one and replace those of the same name, so that several archives can share a folder
-    and an interrupted call can be repeated. Processes that unpack into one folder wait for each other.
+    The archive is unpacked beside ``into`` first. If ``into`` does not exist, it then appears in one rename; if it
+    does, the files are moved into it one by one and replace those of the same name, so that several archives can share
+    a folder and an interrupted call can be repeated. Processes that unpack into the same folder wait for each other.
 
     Args:
-        archive: Its content decides the format, not its name.
+        archive: The format is detected from the content, not from the name.
         into: The folder; its parent is created.
-        max_files: More entries are refused.
-        max_bytes: More bytes in all, unpacked, are refused.
+        max_files: Highest number of entries; archives with more are refused.
+        max_bytes: Highest total size when unpacked; larger archives are refused.
 
     Raises:
         ArtifactError: The archive is damaged, or holds a path that leaves ``into``, a link, a device or another special
-            entry, or more than the limits allow; ``into`` is then as before.
+            entry, or exceeds a limit; ``into`` is then unchanged.
     """
     budget = _Budget(archive, max_files, max_bytes)
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(into.parent / f".{into.name}.lock"):
             prefix = f".{into.name}.unpacking-"
-            # Left by a process that was killed; no living one can own them, since we hold the lock.
+            # Left by a process that was killed; no running process can own them, since we hold the lock.
             for stale in into.parent.glob(f"{prefix}*"):
                 shutil.rmtree(stale, ignore_errors=True)
             beside = Path(tempfile.mkdtemp(prefix=prefix, dir=into.parent))
@@ -72,7 +72,7 @@ def unpack(archive: Path, into: Path, *, max_files: int = 500_000, max_bytes: in
 
 
 class _Budget:
-    """What is left of the limits."""
+    """Counts entries and bytes, and refuses the archive when a limit is exceeded."""
 
     def __init__(self, archive: Path, max_files: int, max_bytes: int) -> None:
         self.archive = archive
@@ -93,8 +93,8 @@ class _Budget:
 
     def refusal(self, what: str) -> ArtifactError:
         return ArtifactError(
-            f"{self.archive} holds {what}, which is refused.",
-            fix="do not use the archive, or unpack it yourself where it can do no harm and give --data.",
+            f"{self.archive} contains {what}, which is refused.",
+            fix="do not use the archive, or unpack it yourself in a safe place and give --data.",
         )
 
 
@@ -111,7 +111,7 @@ def _unpack_all(archive: Path, folder: Path, budget: _Budget) -> None:
         EOFError, ValueError, RuntimeError, OverflowError, IndexError,
     ) as error:  # fmt: skip
         raise ArtifactError(
-            f"{archive} is not a sound tar or zip archive: {error or type(error).__name__}.",
+            f"{archive} is not a valid tar or zip archive: {error or type(error).__name__}.",
             fix="delete the file and fetch it again.",
         ) from error
 
@@ -122,7 +122,7 @@ def _unpack_tar(archive: Path, folder: Path, budget: _Budget) -> None:
         with tarfile.open(fileobj=guarded, mode="r:") as tar:
             for member in tar:
                 budget.add_entry()
-                # Forget it: the list would grow by every header of a hostile archive.
+                # Drop it: the list would grow by every header of a hostile archive.
                 tar.members = []  # type: ignore[attr-defined]  # typeshed lacks it
                 path = _safe_path(folder, member.name, budget)
                 if member.isdir():
@@ -139,9 +139,9 @@ def _unpack_tar(archive: Path, folder: Path, budget: _Budget) -> None:
 
 
 def _check_end(file: IO[bytes], position: int, budget: _Budget) -> None:
-    """Refuse an archive that was cut between two entries, which tarfile takes for its end.
+    """Refuse an archive that was truncated between two entries, which tarfile accepts as its end.
 
-    Reading on to the end of the file also makes the decompressor compare its checksum.
+    Reading on to the end of the file also makes the decompressor verify its checksum.
     """
     file.seek(position)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -179,19 +179,19 @@ def _safe_path(folder: Path, name: str, budget: _Budget) -> Path:
 def _write(source: IO[bytes], path: Path, budget: _Budget) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        # Counted as they come: what a header says about the size is not to be trusted.
+        # Counted while reading: the size in a header cannot be trusted.
         while chunk := source.read(_CHUNK_BYTES):
             budget.add_bytes(len(chunk))
             file.write(chunk)
 
 
 def _merge(source: Path, target: Path) -> None:
-    """Move every file below ``source`` to its place below ``target``, without following a link there."""
+    """Move every file below ``source`` to the same path below ``target``, without following a link there."""
     for path in sorted(source.rglob("*")):
         place = target / path.relative_to(source)
         if place.is_symlink() or (place.exists() and place.is_dir() != path.is_dir()):
             raise ArtifactError(
-                f"{place} is in the way of what is unpacked there.", fix=f"move {place} elsewhere, or delete it."
+                f"{place} is in the way of an unpacked file.", fix=f"move {place} elsewhere, or delete it."
             )
         if path.is_dir():
             place.mkdir(exist_ok=True)
@@ -218,7 +218,7 @@ def _opened(archive: Path) -> Iterator[IO[bytes]]:
 
 
 class _GuardedReader(io.RawIOBase):
-    """Refuses the huge single reads by which tarfile takes an extended header into memory."""
+    """Refuses the huge single reads with which tarfile would load an extended header into memory."""
 
     def __init__(self, file: IO[bytes], budget: _Budget) -> None:
         self._file = file
@@ -236,7 +236,7 @@ class _GuardedReader(io.RawIOBase):
         return self._file.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        # Seeking forward in a compressed file decompresses; entries are skipped only over the data of one.
+        # Seeking forward in a compressed file decompresses; tarfile only seeks past the data of one entry at a time.
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:

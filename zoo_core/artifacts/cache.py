@@ -1,4 +1,4 @@
-"""The cache folder, content hashes, and the record of hashes seen at a first download."""
+"""Locates the cache folder, hashes files, and records the SHA-256 of first downloads."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from zoo_core.errors import ArtifactError
 from zoo_core.files import replace_file
 
 LOCK_FILE = "artifacts.lock.json"
-"""Name of the file in the cache that holds, for each URL without a published SHA-256, the one first seen."""
+"""Name of the file in the cache that records the first SHA-256 of each URL without a published one."""
 
 _CHUNK_BYTES = 1 << 20
 
 
 def cache_dir() -> Path:
-    """Return the cache's folder, which need not exist: ``ZOO_EVAL_CACHE``, or else the user's cache for zoo-eval."""
+    """Return the cache folder, which may not exist yet: ``ZOO_EVAL_CACHE`` if set, else the user's zoo-eval cache."""
     override = os.environ.get("ZOO_EVAL_CACHE")
     if override:
         return Path(override).expanduser().absolute()
@@ -53,7 +53,7 @@ def file_hash(path: Path, algorithm: str) -> str:
 
 
 def recorded_sha256(folder: Path, url: str) -> str | None:
-    """Return the SHA-256 that the first download of ``url`` had, or None.
+    """Return the SHA-256 of the first download of ``url``, or None.
 
     Raises:
         ArtifactError: The lock file is damaged.
@@ -63,7 +63,7 @@ def recorded_sha256(folder: Path, url: str) -> str | None:
 
 
 def record_sha256(folder: Path, url: str, sha256: str, size_bytes: int) -> None:
-    """Remember the hash of a first download; several processes may do so at once."""
+    """Record the hash of a first download; safe when several processes do so at once."""
     path = folder / LOCK_FILE
     with FileLock(f"{path}.lock"):
         records = _read_records(path)
@@ -90,7 +90,7 @@ def _read_records(path: Path) -> dict[str, dict[str, Any]]:
 def _damaged(path: Path, reason: str) -> ArtifactError:
     return ArtifactError(
         f"{path} is damaged: {reason}.",
-        fix=f"delete {path} to accept what the servers give now, or restore it to keep what was seen before.",
+        fix=f"delete {path} to trust the servers' current files, or restore it to keep the recorded hashes.",
     )
 
 

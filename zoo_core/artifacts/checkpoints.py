@@ -1,4 +1,4 @@
-"""Reads and writes weights without ever running what a file holds."""
+"""Reads and writes weights without ever executing code from the file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _CONVERT = (
-    "open it only in an environment that you can afford to lose, save `model.state_dict()` there with "
+    "open it only in a disposable environment, save `model.state_dict()` there with "
     "safetensors.torch.save_file, and give that file."
 )
-_RESTORE = "give a file that torch.save or safetensors wrote, complete."
+_RESTORE = "give a complete file written by torch.save or safetensors."
 
 
 def local_checkpoint(path: Path, optimized: bool = False) -> Checkpoint:
-    """Return the user's own weights file with its hash; the content is not read as weights yet.
+    """Return the user's own weights file with its hash; the weights are not loaded yet.
 
     Args:
         path: The file.
@@ -44,12 +44,12 @@ def local_checkpoint(path: Path, optimized: bool = False) -> Checkpoint:
 def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a weights file by name, on the CPU, detached, in the file's data types.
 
-    Reads safetensors, and what ``torch.save`` wrote as far as ``weights_only`` allows; the content decides, not the
-    name. A state dict inside ``{"state_dict": ...}``, ``{"model_state_dict": ...}`` or ``{"model": ...}`` is unwrapped.
+    Reads safetensors, and ``torch.save`` files as far as ``weights_only`` allows; the format is detected from the
+    content. A state dict in ``{"state_dict": ...}``, ``{"model_state_dict": ...}`` or ``{"model": ...}`` is unwrapped.
 
     Raises:
-        CheckpointError: The file is missing, truncated or no checkpoint; it is a pickle that could execute code, of
-            which nothing is executed; or something in it is not a plain tensor.
+        CheckpointError: The file is missing, truncated or not a checkpoint; it is a pickle that could execute code
+            (none of it is executed); or a value in it is not a plain tensor.
     """
     _check_is_file(path)
     content = _load_safetensors(path) if _is_safetensors(path) else _load_pickle(path)
@@ -57,7 +57,7 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_metadata(path: Path) -> dict[str, str]:
-    """Return the texts that were stored beside the tensors of a safetensors file; ``{}`` for any other checkpoint.
+    """Return the metadata of a safetensors file, all text; ``{}`` for any other checkpoint.
 
     Raises:
         CheckpointError: The file is missing, or a damaged safetensors file.
@@ -75,12 +75,12 @@ def load_metadata(path: Path) -> dict[str, str]:
 
 
 def save_state_dict(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors as a safetensors file that appears at once; the same content gives the same bytes.
+    """Write tensors as a safetensors file, atomically; the same content gives the same bytes.
 
     Args:
         path: Replaced if it exists.
-        tensors: On any device; shared memory is allowed and not preserved.
-        metadata: Stored beside them.
+        tensors: On any device; tensors may share memory, which is not preserved.
+        metadata: Stored in the file's header.
 
     Raises:
         CheckpointError: The file cannot be written.
@@ -112,7 +112,7 @@ def _check_is_file(path: Path) -> None:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """Say whether the file begins as safetensors do: the header's length in eight bytes, then the header's brace."""
+    """Return True if the file starts like safetensors: the header's length in eight bytes, then its opening brace."""
     start = _start(path, 9)
     # The format limits the header to 100 MB, so the upper half of its length is 0.
     return len(start) == 9 and start[4:] == b"\0\0\0\0{"
@@ -143,26 +143,26 @@ def _load_pickle(path: Path) -> object:
 
     _check_zip(path)
     try:
-        # Not by its path: torch 2.15 takes any *.safetensors for one, and reports what it is not.
+        # Opened here: torch 2.15 treats any path ending in .safetensors as safetensors, and its error misleads.
         with path.open("rb") as file, warnings.catch_warnings():
-            # On old pickle protocols and TorchScript; both end in an error or a plain state dict, which is checked.
+            # About old pickle protocols and TorchScript; both end in an error or a plain state dict, checked below.
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        needs = f"it calls {found[1]}" if found else "it holds more than plain tensors"
+        call = re.search(r"GLOBAL ([\w.]+)", str(error))
+        needs = f"it calls {call[1]}" if call else "it holds more than plain tensors"
         raise CheckpointError(
             f"{path} is a pickle that could execute code when loaded ({needs}); it was refused and nothing was run.",
             fix=_CONVERT,
         ) from error
     except Exception as error:
-        # Bytes that are no checkpoint make the unpickler fail in every way there is, up to MemoryError.
+        # On arbitrary bytes the unpickler can raise almost anything, including MemoryError.
         raise _no_checkpoint(path, error) from error
 
 
 def _check_zip(path: Path) -> None:
-    """Refuse programs in checkpoint form, and archives that unpack to far more than their size."""
-    if _start(path, 4) != b"PK\x03\x04":  # what torch.load looks at
+    """Refuse TorchScript programs, and archives that unpack to far more than their size."""
+    if _start(path, 4) != b"PK\x03\x04":  # the signature that torch.load checks
         return
     try:
         with zipfile.ZipFile(path) as archive:
@@ -173,10 +173,10 @@ def _check_zip(path: Path) -> None:
         raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint.", fix=_CONVERT)
     size = path.stat().st_size
     unpacked = sum(entry.file_size for entry in entries)
-    # torch.save stores its entries as they are; weights that somebody compressed do not shrink by half.
+    # torch.save does not compress its entries; compressing weights afterwards does not halve them.
     if unpacked > 2 * size + (1 << 20):
         raise CheckpointError(
-            f"{path} has {size} bytes but claims to unpack to {unpacked}; it was refused.", fix=_RESTORE
+            f"{path} has {size} bytes but declares {unpacked} unpacked; it was refused.", fix=_RESTORE
         )
 
 
@@ -202,7 +202,7 @@ def _plain_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, value in content.items():
         if not isinstance(name, str):
-            problems.append(f"the key {name!r} is not a text"[:100])
+            problems.append(f"the key {name!r} is not text"[:100])
         elif not isinstance(value, torch.Tensor):
             problems.append(f"{name[:100]!r} is a {type(value).__name__}, not a tensor")
         elif problem := _tensor_problem(value):
@@ -212,8 +212,8 @@ def _plain_tensors(content: Any, path: Path) -> dict[str, torch.Tensor]:
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
-            f"{path} is no plain state dict: {'; '.join(problems[:3])}{more}.",
-            fix="save `model.state_dict()` alone and give that file.",
+            f"{path} is not a plain state dict: {'; '.join(problems[:3])}{more}.",
+            fix="save only `model.state_dict()` and give that file.",
         )
     return tensors
 
@@ -223,14 +223,14 @@ def _tensor_problem(tensor: torch.Tensor) -> str | None:
 
     if tensor.device.type != "cpu" or tensor.layout != torch.strided or tensor.is_quantized:
         return f"is not a plain tensor ({tensor.device.type}, {tensor.layout}, {tensor.dtype})"
-    # A stride of 0 lets a few bytes claim to be terabytes, which the first copy would try to allocate.
+    # With a stride of 0 a few bytes can claim to be terabytes, which the first copy would try to allocate.
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return f"claims the shape {tuple(tensor.shape)} beyond the bytes it has"
+        return f"has the shape {tuple(tensor.shape)} but too few bytes for it"
     return None
 
 
 def _no_checkpoint(path: Path, error: Exception) -> CheckpointError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
     return CheckpointError(
-        f"{path} is no checkpoint, or is truncated or damaged ({type(error).__name__}: {reason}).", fix=_RESTORE
+        f"{path} is not a checkpoint, or is truncated or damaged ({type(error).__name__}: {reason}).", fix=_RESTORE
     )

@@ -1,7 +1,7 @@
-"""Downloads one file over https, going on where an earlier attempt stopped.
+"""Downloads one file over https and resumes interrupted downloads.
 
-requests is used directly because pooch 1.9, which wraps it, starts every download from the first byte and follows a
-redirect from https to http.
+requests is used directly because pooch 1.9, which wraps it, restarts every download from the first byte and follows
+redirects from https to http.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ if TYPE_CHECKING:
     import requests
 
 Progress: TypeAlias = "Callable[[int, int | None], None]"
-"""Called with the bytes that are there and the bytes in all; None where the server does not say."""
+"""Called with the bytes received so far and the total bytes; the total is None if the server does not state it."""
 
 _SCHEMES = ("https",)
 _ATTEMPTS = 5
 _FIRST_PAUSE_S = 1.0
 _CHUNK_BYTES = 1 << 18
 _MAX_BYTES = 1 << 38
-# Too many requests, and what a server or a proxy says when it is overloaded or restarting.
+# Too many requests, and the answers of a server or proxy that is overloaded or restarting.
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 
-class _Interrupted(Exception):  # noqa: N818  # never seen outside this module
-    """An attempt ended early; another may go on."""
+class _Interrupted(Exception):  # noqa: N818  # never leaves this module
+    """An attempt ended early; another attempt may resume."""
 
 
 def download(url: str, part: Path, *, size_bytes: int | None, progress: Progress | None, resume: bool) -> bool:
     """Download ``url`` into ``part``, which is complete when this returns, but not verified.
 
-    Nothing is decompressed. An attempt that breaks off is continued until five in a row got no further; what then lies
-    in ``part`` is continued by the next call. The caller holds a lock on ``part``.
+    Nothing is decompressed. An interrupted attempt is resumed until five in a row make no progress; the next call then
+    resumes from ``part``. The caller holds a lock on ``part``.
 
     Args:
-        url: ``https://...``; a redirect to anything but https is refused.
-        part: Created or continued. Beside it ``<part>.json`` says which version of the file it holds.
-        size_bytes: Declared size; more is never written. None where unknown.
+        url: ``https://...``; a redirect to any other scheme is refused.
+        part: Created or continued. ``<part>.json`` beside it identifies the version of the file it holds.
+        size_bytes: Declared size; more is never written. None if unknown.
         progress: Called after each chunk.
         resume: False to start from the first byte.
 
     Returns:
-        Whether bytes from an earlier call went into the file.
+        True if bytes from an earlier call are part of the file.
 
     Raises:
-        ArtifactError: The server refuses, the file has another size than declared, or the attempts broke off.
+        ArtifactError: The server refuses, the size differs from the declared one, or the attempts failed.
     """
     import requests
 
@@ -69,14 +69,14 @@ def download(url: str, part: Path, *, size_bytes: int | None, progress: Progress
                 continued = _attempt(session, url, part, validator_file, size_bytes, progress)
             except _Interrupted as error:  # noqa: PERF203  # an attempt takes far longer than a try
                 have = part.stat().st_size if part.exists() else 0
-                # An attempt that got further than any before it does not count: large files over poor lines arrive.
+                # An attempt that got further than any before resets the count: large files get through poor lines.
                 failures = 1 if have > best else failures + 1
                 best = max(best, have)
                 if failures == _ATTEMPTS:
                     raise ArtifactError(
                         f"{url} could not be downloaded, {_ATTEMPTS} attempts in a row failed; {have} bytes are kept: "
                         f"{error}.",
-                        fix="check the connection and run the command again; it goes on where it stopped.",
+                        fix="check the connection and run the command again; it resumes where it stopped.",
                     ) from error
                 time.sleep(_FIRST_PAUSE_S * 2 ** (failures - 1))
             else:
@@ -92,12 +92,12 @@ def _attempt(
     size_bytes: int | None,
     progress: Progress | None,
 ) -> bool:
-    """Ask for what is missing and append it; return whether the server continued rather than started anew."""
+    """Request the missing bytes and append them; return True if the server resumed, False if it started over."""
     import requests
     import urllib3
 
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"}  # the bytes that were hashed, not a compressed form of them
+    headers = {"Accept-Encoding": "identity"}  # the bytes that were hashed, not compressed ones
     if have:
         validator = _read_validator(validator_file)
         if validator is None:
@@ -114,7 +114,7 @@ def _attempt(
             _copy(response, part, start, total, url, size_bytes, progress)
     except requests.exceptions.InvalidSchema as error:
         raise ArtifactError(
-            f"{url} leads to an address that is not https: {error}.", fix="correct the URL in the registry."
+            f"{url} redirects to an address that is not https: {error}.", fix="correct the URL in the registry."
         ) from error
     except (requests.exceptions.SSLError, requests.exceptions.TooManyRedirects) as error:
         raise ArtifactError(f"{url} cannot be trusted or reached: {error}.", fix="check the URL.") from error
@@ -126,18 +126,18 @@ def _attempt(
 
 
 def _check_response(response: requests.Response, url: str, have: int, size_bytes: int | None) -> tuple[int, int | None]:
-    """Return the position of the first byte that follows, and the file's size if the server tells."""
+    """Return the position of the first byte that follows, and the file's size if the server states it."""
     status = response.status_code
     length = _number(response.headers.get("Content-Length"))
     if status == 206 and have:
         unit_range, _, total_text = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         if _number(unit_range.partition("-")[0]) != have:
             raise ArtifactError(
-                f"{url}: asked for byte {have} on, the server sent {unit_range!r}.", fix="run the command again."
+                f"{url}: requested bytes from {have} on, the server sent {unit_range!r}.", fix="run the command again."
             )
         start, total = have, _number(total_text)
     elif status == 416 and have:
-        # Nothing follows: the part is complete already, or of a longer version, which verification finds.
+        # Nothing follows: the part is already complete, or belongs to a longer version, which verification detects.
         return have, have
     elif status == 200:
         start, total = 0, length
@@ -146,11 +146,11 @@ def _check_response(response: requests.Response, url: str, have: int, size_bytes
     else:
         raise ArtifactError(
             f"{url}: the server answered {status} {response.reason}.",
-            fix="check the URL in the registry, or bring the file yourself.",
+            fix="check the URL in the registry, or provide the file yourself.",
         )
     if size_bytes is not None and total is not None and total != size_bytes:
         raise ArtifactError(
-            f"{url} has {total} bytes on the server; {size_bytes} are declared.",
+            f"{url} has {total} bytes on the server; the registry declares {size_bytes}.",
             fix="do not use the file; find out why it changed and correct the registry.",
         )
     return start, total
@@ -172,7 +172,7 @@ def _copy(
             done += len(chunk)
             if done > limit:
                 raise ArtifactError(
-                    f"{url} is longer than the {limit} bytes that are declared or allowed.",
+                    f"{url} is longer than the declared or allowed {limit} bytes.",
                     fix="do not use the file; find out why it changed and correct the registry.",
                 )
             file.write(chunk)
@@ -183,7 +183,7 @@ def _copy(
 
 
 def _write_validator(validator_file: Path, response: requests.Response) -> None:
-    """Keep what identifies this version of the file; RFC 9110, section 13.1.5 allows no weak ETag in If-Range."""
+    """Store the validator of this version of the file; RFC 9110, section 13.1.5 allows no weak ETag in If-Range."""
     etag = response.headers.get("ETag", "")
     validator = etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
     if validator:
@@ -198,7 +198,7 @@ def _read_validator(validator_file: Path) -> str | None:
         validator = content["validator"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-    # A line break here would be a header of its own.
+    # A line break here would inject another header.
     return validator if isinstance(validator, str) and validator.isprintable() else None
 
 

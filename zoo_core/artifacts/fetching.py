@@ -1,4 +1,4 @@
-"""From an ``Artifact`` to a verified file: in the cache, or inside an installed package."""
+"""Resolves an ``Artifact`` to a verified file in the cache or inside an installed package."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _PACKAGE_PREFIX = "package:"
 
 
 def fetch(artifact: Artifact, *, offline: bool = False, progress: Progress | None = None) -> Path:
-    """Return where the artifact lies, after checking size, SHA-256 (or its first digits) and MD5 as declared.
+    """Return the artifact's path, after checking size, SHA-256 (or its first digits) and MD5 as declared.
 
-    A file over https is downloaded once into the cache; a broken download is continued, several processes may ask at
-    once, and the file appears there only when it is complete and verified. Where no SHA-256 is declared, the first
-    download's is recorded in the cache's ``artifacts.lock.json`` and checked from then on. A cached file that no
+    A file over https is downloaded once into the cache; an interrupted download resumes, several processes may fetch
+    at once, and the file appears only when it is complete and verified. If no SHA-256 is declared, that of the first
+    download is recorded in the cache's ``artifacts.lock.json`` and checked from then on. A cached file that no
     longer verifies is downloaded again.
 
     Args:
-        artifact: URL and what is known about the file. ``package:<import name>/<path>`` is a file inside an installed
-            package, which is found without importing the package.
+        artifact: URL, size and hashes. ``package:<import name>/<path>`` is a file inside an installed package, which
+            is located without importing the package.
         offline: Never use the network.
-        progress: Called with the bytes done and the bytes in all during a download.
+        progress: Called during a download with the bytes received so far and the total bytes.
 
     Returns:
         The file; do not modify it.
 
     Raises:
-        ArtifactError: The URL is not https, the download failed, the file is not the one that was declared or recorded,
+        ArtifactError: The URL is not https, the download failed, the file differs from the declared or recorded one,
             or it is not in the cache while ``offline``.
     """
     if artifact.url.startswith(_PACKAGE_PREFIX):
@@ -51,7 +51,7 @@ def fetch(artifact: Artifact, *, offline: bool = False, progress: Progress | Non
     folder = cache_dir()
     target = folder / "artifacts" / name
     try:
-        # Files appear complete, so no lock is needed to look; a cache that is read-only serves that way.
+        # Files appear complete, so looking needs no lock, and a read-only cache works too.
         if _is_cached(target, artifact, folder):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,13 +63,13 @@ def fetch(artifact: Artifact, *, offline: bool = False, progress: Progress | Non
     except OSError as error:
         raise ArtifactError(
             f"The cache {folder} cannot be written: {error}.",
-            fix="free space or set ZOO_EVAL_CACHE to a folder that you may write.",
+            fix="free space, or set ZOO_EVAL_CACHE to a writable folder.",
         ) from error
     return target
 
 
 def _is_cached(target: Path, artifact: Artifact, folder: Path) -> bool:
-    """Say whether the cached file can be used; one that nothing vouches for cannot."""
+    """Return True if the cached file can be used; without a declared or recorded SHA-256 it cannot."""
     sha256 = artifact.sha256 or recorded_sha256(folder, artifact.url)
     if sha256 is None or not target.is_file():
         return False
@@ -92,11 +92,11 @@ def _download_verified(artifact: Artifact, target: Path, folder: Path, progress:
             break
         except ArtifactError:
             part.unlink()
-            # The beginning may have come from another version of the file: only a fresh download tells.
+            # The first part may come from another version of the file: only a fresh download can tell.
             if not resumed:
                 raise
     if artifact.sha256 is None and recorded is None:
-        # Before the file appears: a crash in between costs a download, not the guarantee.
+        # Recorded before the file appears: a crash in between costs a download, not the guarantee.
         record_sha256(folder, artifact.url, file_hash(part, "sha256"), part.stat().st_size)
     part.replace(target)
 
@@ -105,39 +105,39 @@ def _verify(path: Path, artifact: Artifact, sha256: str | None, *, origin: str, 
     size = path.stat().st_size
     if artifact.size_bytes is not None and size != artifact.size_bytes:
         raise ArtifactError(
-            f"{origin} has {size} bytes; {artifact.size_bytes} are declared.",
+            f"{origin} has {size} bytes; the registry declares {artifact.size_bytes}.",
             fix="do not use the file; find out why it changed and correct the registry.",
         )
     for algorithm, expected in (("sha256", sha256 or artifact.sha256_prefix), ("md5", artifact.md5)):
         if expected is None:
             continue
-        found = file_hash(path, algorithm)
+        actual = file_hash(path, algorithm)
         prefix = artifact.sha256_prefix if algorithm == "sha256" else None
-        if prefix is not None and not found.startswith(prefix):
+        if prefix is not None and not actual.startswith(prefix):
             raise ArtifactError(
-                f"{origin} has SHA256 {found}; {prefix}... is declared.",
+                f"{origin} has SHA256 {actual}; {prefix}... is declared.",
                 fix="do not use the file before you know why it changed; then correct the registry.",
             )
-        if found != expected.lower() and expected != prefix:
+        if actual != expected.lower() and expected != prefix:
             source = "was recorded at the first download" if recorded and algorithm == "sha256" else "is declared"
             raise ArtifactError(
-                f"{origin} has {algorithm.upper()} {found}; {expected.lower()} {source}.",
+                f"{origin} has {algorithm.upper()} {actual}; {expected.lower()} {source}.",
                 fix="do not use the file before you know why it changed; then correct the registry"
-                + (" or take the URL out of the cache's artifacts.lock.json." if recorded else "."),
+                + (" or remove the URL from the cache's artifacts.lock.json." if recorded else "."),
             )
 
 
 def _not_cached(artifact: Artifact, target: Path) -> ArtifactError:
     state = "fails its checks in the cache" if target.exists() else "is not in the cache"
     return ArtifactError(
-        f"{artifact.url} {state}, and --offline forbids to download it.",
+        f"{artifact.url} {state}, and --offline forbids downloading it.",
         fix=f"run `zoo-eval fetch MODEL` with a network, or copy the file to {target}"
         + ("." if artifact.sha256 else " together with the cache's artifacts.lock.json."),
     )
 
 
 def _cached_name(url: str) -> str:
-    """Return a file name for the URL: safe, readable, and another one for every URL."""
+    """Return a safe and readable file name, unique for each URL."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in downloads._SCHEMES and bool(parts.hostname)
@@ -145,7 +145,7 @@ def _cached_name(url: str) -> str:
         valid = False
     if not valid or not url.isprintable() or " " in url:
         raise ArtifactError(
-            f"{url[:200]!r} is not an address that is downloaded from.",
+            f"{url[:200]!r} is not a supported address.",
             fix="use https://HOST/PATH, or package:<import name>/<path> for a file of an installed package.",
         )
     last = unquote(PurePosixPath(parts.path).name, errors="replace")
@@ -161,7 +161,7 @@ def _package_file(url: str) -> Path:
             f"{url[:200]!r} does not name a file inside a package.",
             fix="write package:<import name>/<path>, the path without '..'.",
         )
-    # For a name without dots find_spec() imports nothing: a plugin's code does not run because its file is wanted.
+    # For a name without dots find_spec() imports nothing, so locating a plugin's file does not run its code.
     spec = importlib.util.find_spec(package)
     folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec is not None else []
     if not folders:
@@ -171,5 +171,5 @@ def _package_file(url: str) -> Path:
         if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
             return path
     raise ArtifactError(
-        f"{url}: the package {package!r} in {folders[0]} has no such file.", fix="install the package anew."
+        f"{url}: the package {package!r} in {folders[0]} has no such file.", fix="reinstall the package."
     )

@@ -1,4 +1,4 @@
-"""Draws the images that quantization is calibrated on, and keeps evaluated images out."""
+"""Draws the calibration images and keeps evaluated images out."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _MAX_SEED = 2**63 - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationDraw:
-    """Which images were drawn, and what a reader of the result must know about them.
+    """The drawn images, and the facts about the draw that belong to the result.
 
     Attributes:
-        ids: In the order drawn, which is the order of calibration. A smaller draw with the same seed is its beginning.
-        requested: How many were asked for.
-        available: How many there were to choose from; fewer than ``requested`` means that all were taken.
-        overlap: Those of ``ids`` that are evaluated too, by id or by content, sorted. Not empty only where that was
+        ids: In the order drawn, which is the order of calibration. A smaller draw with the same seed is a prefix of it.
+        requested: Number of images requested.
+        available: Number of images to choose from; if it is below ``requested``, all were taken.
+        overlap: Those of ``ids`` that are evaluated too, by id or by content, sorted. Not empty only if that was
             allowed; the result must then be marked.
     """
 
@@ -42,23 +42,23 @@ def draw_calibration(
 ) -> CalibrationDraw:
     """Draw calibration images at random, none of them evaluated.
 
-    The draw depends on the set of ids, ``size`` and ``seed`` alone: not on the order of a split file, and not on
-    numpy's version, since only PCG64's raw output is used, which numpy keeps stable (NEP 19), and no distribution.
+    The draw depends only on the set of ids, ``size`` and ``seed``: not on the order of a split file, and not on
+    numpy's version, since it uses PCG64's raw output, which numpy keeps stable (NEP 19), and no distribution.
 
     Args:
         dataset_ids: Every id of the calibration split.
-        size: How many to draw, 1 or more; all there are when there are fewer.
+        size: Number of images to draw, 1 or more; if there are fewer, all are taken.
         seed: 0 or more.
-        evaluated_ids: The evaluated split's ids, if both splits number their images alike, as the splits of one VOC
-            folder do; empty where equal ids may mean different images. Give the whole split also when a run is limited
-            to a part of it.
+        evaluated_ids: The evaluated split's ids, if both splits share one numbering, as the splits of a VOC folder do;
+            empty if equal ids may mean different images. Pass the whole split even when a run is limited to a part of
+            it.
         evaluated_hashes: Content hashes of the evaluated images, to find the same image under another id.
-        content_hash: Hashes a calibration image the same way; called for drawn images alone. Needed with
+        content_hash: Hashes a calibration image the same way; called only for drawn images. Required with
             ``evaluated_hashes``.
         allow_overlap: Record an overlap instead of refusing it.
 
     Raises:
-        DataError: There is nothing to draw from, ``size`` or ``seed`` is out of range, drawn images are evaluated too
+        DataError: The split is empty, ``size`` or ``seed`` is out of range, drawn images are evaluated too
             without ``allow_overlap``, or ``content_hash`` cannot read an image.
     """
     pool = sorted(set(dataset_ids))
@@ -75,7 +75,7 @@ def draw_calibration(
         raise DataError(
             f"{len(overlap)} of {len(ids)} calibration images are evaluated too ({some}): "
             "a quantized network would be scored on what it was fitted to.",
-            fix="calibrate on a split that is not evaluated; --allow-calibration-overlap goes on and marks the result.",
+            fix="calibrate on a split that is not evaluated, or give --allow-calibration-overlap, which marks it.",
         )
     return CalibrationDraw(ids=ids, requested=size, available=len(pool), overlap=tuple(sorted(overlap)))
 
@@ -94,7 +94,7 @@ def _same_content(
 ) -> set[str]:
     if content_hash is None:
         raise DataError(
-            "Hashes of evaluated images were given, but no way to hash calibration images.",
+            "Hashes of the evaluated images were given without a function to hash calibration images.",
             fix="pass the calibration dataset's content_hash.",
         )
     return {image_id for image_id in ids if content_hash(image_id) in evaluated_hashes}

@@ -1,7 +1,7 @@
 """COCO detection data on disk: a folder of images and ``annotations/instances_<split>.json``.
 
-pycocotools does not serve here: it prints, keeps every polygon, follows whatever file name an annotation states, and
-takes unknown ids and boxes of negative size as they are. What the metric needs of its rules is in ``metrics/coco.py``.
+pycocotools is not used here: it prints, keeps every polygon, follows any file name in an annotation, and accepts
+unknown ids and boxes of negative size. The rules that the metric needs are in ``metrics/coco.py``.
 
 Layout and annotation format: https://cocodataset.org/#format-data.
 """
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 class CocoDetection:
     """One split of a dataset in COCO layout; implements ``EvalDataset``.
 
-    Opening it reads and checks the whole annotation file, without its polygons; images are read when asked for. An
-    image's id is its number in the file, filled with zeros to 12 digits as in COCO's own file names. Every method may
+    Opening it reads and checks the whole annotation file, except for its polygons; images are read on demand. An
+    image's id is its number in the file, padded with zeros to 12 digits as in COCO's own file names. Every method may
     be called from several threads.
 
     Args:
         root: The folder that holds ``annotations``; the images lie in ``<split>``, ``images/<split>`` or ``images``.
         split: ``val2017`` for ``annotations/instances_val2017.json``.
-        label_file: See ``read_label_file``; gives the order of the classes, which are found by name. None sorts the
-            file's categories by their ids, whatever gaps these have.
-        name: For people.
+        label_file: See ``read_label_file``; sets the order of the classes, which are matched by name. None sorts the
+            file's categories by their ids, which may have gaps.
+        name: Display name.
         max_pixels: Larger images are refused before they are decoded.
 
     Attributes:
@@ -66,34 +66,34 @@ class CocoDetection:
         self.root = root
         self.annotation_path = _annotation_path(root, split)
         self._max_pixels = max_pixels
-        found = CocoAnnotations(self.annotation_path, label_file)
-        self.class_names, self.category_ids = found.class_names, found.category_ids
-        self._images, self._objects = found.images, found.objects
+        annotations = CocoAnnotations(self.annotation_path, label_file)
+        self.class_names, self.category_ids = annotations.class_names, annotations.category_ids
+        self._images, self._objects = annotations.images, annotations.objects
         self.ids = tuple(self._images)
         self._folder = _image_folder(root, split)
 
     def image_path(self, image_id: str) -> Path:
-        """Return the image's file, which need not exist. Raises DataError when the id is not of this split."""
+        """Return the image's path; the file may be missing. Raises DataError when the id is not in this split."""
         return self._folder / self._image(image_id).file_name
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """Return ``(H, W, 3)`` uint8 RGB, as stored: an EXIF orientation is applied only where the annotated size asks.
+        """Return ``(H, W, 3)`` uint8 RGB; an EXIF orientation is applied only if the annotated size requires it.
 
         Raises:
-            DataError: The file is missing, truncated, damaged or too large, see ``read_image``; or it has another size
-                than the annotation file says, so that the boxes are not this picture's.
+            DataError: The file is missing, truncated, damaged or too large, see ``read_image``; or its size differs
+                from the annotated one, so that the boxes do not fit it.
         """
         path, size = self.image_path(image_id), self._image(image_id).size
         image = read_image(path, max_pixels=self._max_pixels, orient=False)
         if image.shape[:2] != (size.height_px, size.width_px):
-            # The size tells whether boxes were drawn on the picture as it is stored or as it is shown.
+            # The size shows whether boxes were drawn on the image as stored or as displayed.
             image = read_image(path, max_pixels=self._max_pixels)
         height, width = image.shape[:2]
         if (width, height) != size:
             raise DataError(
                 f"{path} has {width} x {height} pixels; {self.annotation_path} says {size.width_px} x "
                 f"{size.height_px}.",
-                fix="restore the image, or correct width and height: boxes are in pixels of this very picture.",
+                fix="restore the image, or correct width and height: boxes are in pixels of this image.",
             )
         return image
 
@@ -101,33 +101,33 @@ class CocoDetection:
         """Return the annotated objects, in the file's order; crowds are difficult, boxes ``x, y, x + w, y + h``.
 
         Raises:
-            DataError: The id is not of this split.
+            DataError: The id is not in this split.
         """
-        rows, found = self._rows(image_id), self._objects
-        boxes = found.boxes[rows].copy()
+        rows, objects = self._rows(image_id), self._objects
+        boxes = objects.boxes[rows].copy()
         boxes[:, 2:] += boxes[:, :2]
         return DetectionTarget(
             boxes=boxes.astype(np.float32),
-            labels=found.labels[rows].copy(),
-            difficult=found.crowds[rows].copy(),
-            crowds=found.crowds[rows].copy(),
-            areas=found.areas[rows].copy(),
+            labels=objects.labels[rows].copy(),
+            difficult=objects.crowds[rows].copy(),
+            crowds=objects.crowds[rows].copy(),
+            areas=objects.areas[rows].copy(),
         )
 
     def content_hash(self, image_id: str) -> str:
         """Return the SHA-256 over the image's bytes and its annotation, each preceded by its length (8 bytes).
 
-        The annotation is hashed as JSON of what is used: width, height, and of each object class name, box, area and
-        crowd. So a polygon or an order of keys does not change it.
+        The annotation is hashed as JSON of the values used: width, height, and class name, box, area and crowd of each
+        object. Polygons and the order of keys do not change the hash.
 
         Raises:
-            DataError: The file is missing or cannot be read, or the id is not of this split.
+            DataError: The file is missing or cannot be read, or the id is not in this split.
         """
-        rows, found = self._rows(image_id), self._objects
-        names = [self.class_names[label] for label in found.labels[rows]]
-        values = (found.boxes[rows].tolist(), found.areas[rows].tolist(), found.crowds[rows].tolist())
-        objects = [list(item) for item in zip(names, *values, strict=True)]
-        annotation = json.dumps([list(self._image(image_id).size), objects]).encode()
+        rows, objects = self._rows(image_id), self._objects
+        names = [self.class_names[label] for label in objects.labels[rows]]
+        values = (objects.boxes[rows].tolist(), objects.areas[rows].tolist(), objects.crowds[rows].tolist())
+        entries = [list(item) for item in zip(names, *values, strict=True)]
+        annotation = json.dumps([list(self._image(image_id).size), entries]).encode()
         digest = hashlib.sha256()
         for data in (read_file(self.image_path(image_id), max_bytes=1 << 29), annotation):
             digest.update(len(data).to_bytes(8, "big"))
@@ -146,7 +146,7 @@ class CocoDetection:
             raise DataError(
                 f"Image id {image_id[:80]!r} is not in {self.annotation_path}"
                 f"{closest_hint(image_id, self.ids[:10_000])}.",
-                fix="use the image's id in the file, filled with zeros to 12 digits.",
+                fix="use the image's id in the file, padded with zeros to 12 digits.",
             ) from None
 
     def _rows(self, image_id: str) -> slice:
@@ -164,7 +164,7 @@ def _annotation_path(root: Path, split: str) -> Path:
     splits = sorted(file.stem.removeprefix("instances_") for file in folder.glob("instances_*.json"))
     if not splits:
         raise DataError(
-            f"{root} is no data set in COCO layout: it holds no annotations/instances_<split>.json.",
+            f"{root} is not a data set in COCO layout: it has no annotations/instances_<split>.json.",
             fix=f"give --data the folder with annotations/instances_{split[:80]}.json and the folder {split[:80]} of "
             "images.",
         )
@@ -175,6 +175,6 @@ def _annotation_path(root: Path, split: str) -> Path:
 
 
 def _image_folder(root: Path, split: str) -> Path:
-    """The folder of the images; it may be absent, since scoring stored detections needs no image."""
+    """Return the image folder; it may be missing, since scoring stored detections needs no images."""
     folders = (root / split, root / "images" / split, root / "images")
     return next((folder for folder in folders if folder.is_dir()), folders[0])

@@ -1,4 +1,4 @@
-"""COCO's annotation file, read and checked as a whole; polygons are dropped.
+"""Reads COCO's annotation file and checks all of it; polygons are dropped.
 
 Format: https://cocodataset.org/#format-data.
 """
@@ -28,7 +28,7 @@ _ID_DIGITS = 12
 _MAX_ID = 10**18  # far inside int64, far beyond any data set
 # 1e6 lies beyond any image and far inside what float32 holds to a fraction of a pixel.
 _MAX_COORDINATE = 1e6
-# Everything else, polygons above all, is dropped while the file is parsed, before the next object is read.
+# Everything else, above all polygons, is dropped during parsing, before the next object is read.
 _KEPT = frozenset(
     {"images", "annotations", "categories", "id", "name", "file_name", "width", "height"}
     | {"image_id", "category_id", "bbox", "area", "iscrowd"}
@@ -49,7 +49,7 @@ class CocoImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CocoObjects:
-    """Every object of the split, sorted by image, inside an image in the file's order."""
+    """All objects of the split, sorted by image and in the file's order within an image."""
 
     boxes: NDArray[np.float64]  # (M, 4), x, y, width, height as written
     labels: NDArray[np.int64]  # (M,)
@@ -58,7 +58,7 @@ class CocoObjects:
 
 
 class CocoAnnotations:
-    """What an annotation file says, checked as a whole on construction.
+    """Content of an annotation file, completely checked on construction.
 
     Args:
         path: The file.
@@ -105,9 +105,9 @@ class CocoAnnotations:
             if not _is_id(number):
                 self._report(where, f"id is {_show(number)}, not a whole number")
             elif number in names:
-                self._report(where, f"id {number} is taken by {names[number]!r} already")
+                self._report(where, f"id {number} is already used by {names[number]!r}")
             elif not isinstance(name, str) or name in names.values():
-                self._report(where, f"name is {_show(name)}, which is no text or stands there already")
+                self._report(where, f"name is {_show(name)}, which is not text or is already used")
             else:
                 names[number] = name
         self._raise()
@@ -129,7 +129,7 @@ class CocoAnnotations:
         return {number: label for label, number in enumerate(self.category_ids)}
 
     def _read_images(self, entries: Sequence[Any]) -> dict[int, tuple[str, ImageSize]]:
-        found: dict[int, tuple[str, ImageSize]] = {}
+        images: dict[int, tuple[str, ImageSize]] = {}
         files: set[str] = set()
         for index, entry in enumerate(entries):
             where = f"images[{index}]"
@@ -137,20 +137,20 @@ class CocoAnnotations:
             width, height = _get(entry, "width"), _get(entry, "height")
             if not _is_id(number):
                 self._report(where, f"id is {_show(number)}, not a whole number")
-            elif number in found:
-                self._report(where, f"id {number} stands in another image already")
+            elif number in images:
+                self._report(where, f"id {number} is already used by another image")
             elif problem := _file_name_problem(file_name):
                 self._report(where, f"file_name {_show(file_name)} {problem}")
             elif file_name in files:
-                self._report(where, f"file_name {_show(file_name)} stands in another image already")
+                self._report(where, f"file_name {_show(file_name)} is already used by another image")
             elif not (_is_id(width) and _is_id(height) and 0 < width < 2**20 and 0 < height < 2**20):
                 self._report(where, f"the size is {_show(width)} x {_show(height)}, not whole numbers of pixels")
             else:
-                found[number] = (file_name, ImageSize(width, height))
+                images[number] = (file_name, ImageSize(width, height))
                 files.add(file_name)
         if not entries:
             self._report("images", "the list is empty")
-        return found
+        return images
 
     def _read_annotations(
         self, entries: Sequence[Any], images: Mapping[int, tuple[str, ImageSize]], labels: Mapping[int, int]
@@ -176,16 +176,16 @@ class CocoAnnotations:
             f"{number:0{_ID_DIGITS}d}": CocoImage(number=number, file_name=file_name, size=size, first=low, last=high)
             for (number, (file_name, size)), (low, high) in zip(images.items(), pairwise(edges), strict=True)
         }
-        found = CocoObjects(boxes=boxes[sorting], labels=chosen[sorting], areas=areas[sorting], crowds=crowds[sorting])
-        return split, found
+        table = CocoObjects(boxes=boxes[sorting], labels=chosen[sorting], areas=areas[sorting], crowds=crowds[sorting])
+        return split, table
 
     def _problem(self, entry: Any, images: Mapping[int, int], labels: Mapping[int, int]) -> str | None:
         image, category = _get(entry, "image_id"), _get(entry, "category_id")
         if not _is_id(image) or image not in images:
-            return f"image_id is {_show(image)}, which no image has"
+            return f"image_id is {_show(image)}, but no image has this id"
         if not _is_id(category) or category not in labels:
             name = self._category_names.get(category) if _is_id(category) else None
-            known = f"{name!r}, which the label file does not name" if name else "which no category has"
+            known = f"{name!r}, which is not in the label file" if name else "but no category has this id"
             return f"category_id is {_show(category)}, {known}"
         if _get(entry, "iscrowd") not in (None, 0, 1):
             return f"iscrowd is {_show(entry['iscrowd'])}, neither 0 nor 1"
@@ -200,7 +200,7 @@ class CocoAnnotations:
 
 
 def read_category_ids(root: Path, split: str, class_names: Sequence[str]) -> tuple[int, ...] | None:
-    """Return the annotation file's id of each class; None where ``root`` holds no such file.
+    """Return the annotation file's id of each class; None if ``root`` has no such file.
 
     Raises:
         DataError: The file cannot be read, or lacks a class.
@@ -241,7 +241,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_number(value: Any, limit: float = _MAX_COORDINATE) -> bool:
-    # Infinity and not-a-number are not below the limit either, and a whole number beyond a float compares as it is.
+    # Infinity and not-a-number are not below the limit either, and an integer too large for a float still compares.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < limit
 
 
@@ -250,11 +250,11 @@ def _show(value: Any) -> str:
 
 
 def _file_name_problem(name: Any) -> str | None:
-    """Say why a file name cannot be used below the folder of images; folders inside it are allowed."""
+    """Return the reason why a file name cannot be used below the image folder, or None; subfolders are allowed."""
     if not isinstance(name, str):
-        return "is no text"
+        return "is not text"
     for part in name.split("/"):
         problem = name_problem(part, spaces=True)
         if problem is not None:
-            return problem if part else "is empty, or begins or ends with '/'"
+            return problem if part else "is empty, or starts or ends with '/'"
     return None

@@ -1,7 +1,7 @@
 """COCO's results format: one JSON list, an object for each detection.
 
 An object is ``{"image_id": 42, "category_id": 3, "bbox": [x, y, width, height], "score": 0.9}`` with 0-based pixels;
-other keys are ignored. The list alone says neither which image 42 is nor which class 3 is; both rules are stated below.
+other keys are ignored. The file does not define which image 42 is, nor which class 3 is; both rules are stated below.
 Source: https://cocodataset.org/#format-results.
 """
 
@@ -41,14 +41,14 @@ def read_coco_results(
     Args:
         path: The JSON file.
         class_names: Category ``first_category + i`` is class i, unless ``category_ids`` are given.
-        image_ids: The split's ids. A text names one as it is; a number is the id whose digits, read together, are that
-            number: 42 is ``000042``, and 2007000042 is ``2007_000042``.
+        image_ids: The split's ids. Text must equal an id; a number means the id whose digits form that number: 42 is
+            ``000042``, and 2007000042 is ``2007_000042``.
         first_category: ``category_id`` of the first class: 1 in VOC's usual conversion.
-        category_ids: ``category_id`` of each class, where annotations give them; ``first_category`` then says nothing.
+        category_ids: ``category_id`` of each class, if annotations define them; ``first_category`` is then ignored.
 
     Raises:
-        DataError: The file is no such list; a category, an image or a number in it cannot be used. The first entry at
-            fault is named.
+        DataError: The file is not such a list; a category, an image or a number in it cannot be used. Names the first
+            bad entry.
     """
     entries = _read_list(path)
     known = _ImageNumbers(path, image_ids)
@@ -61,7 +61,7 @@ def read_coco_results(
     for index, entry in enumerate(entries):
         where = f"{path}: entry {index}"
         if not isinstance(entry, dict):
-            raise DataError(f"{where} is no JSON object.", fix=_FIX)
+            raise DataError(f"{where} is not a JSON object.", fix=_FIX)
         names.append(known.find(entry.get("image_id"), where))
         labels[index] = _label(entry.get("category_id"), label_of, where)
         numbers[index] = _numbers(entry, where)
@@ -76,10 +76,10 @@ def write_coco_results(
     image_numbers: Mapping[str, int],
     category_ids: Sequence[int],
 ) -> None:
-    """Write a results file, one detection a line, that gives an evaluator the very order of ties that ours has.
+    """Write a results file, one detection per line, ordered so that other evaluators break ties as this one does.
 
     Args:
-        path: Created.
+        path: Created or overwritten.
         predictions: Image ids with their ``Detections``.
         image_numbers: ``image_id`` of each image.
         category_ids: ``category_id`` of each class.
@@ -89,25 +89,25 @@ def write_coco_results(
     """
     with path.open("w", encoding="utf-8", newline="\n") as file:
         separator = "[\n"
-        for image_id, found in predictions:
-            if not isinstance(found, Detections):
+        for image_id, pred in predictions:
+            if not isinstance(pred, Detections):
                 raise PluginError(
-                    f"The prediction of image {image_id!r} is a {type(found).__name__}, not a Detections.",
+                    f"The prediction of image {image_id!r} is a {type(pred).__name__}, not a Detections.",
                     fix="let the plugin's decode return Detections.",
                 )
-            if not (np.isfinite(found.scores).all() and np.isfinite(found.boxes).all()):
+            if not (np.isfinite(pred.scores).all() and np.isfinite(pred.boxes).all()):
                 raise PluginError(
                     f"Image {image_id!r} has a score or a box that is not finite.",
                     fix="look for infinity in the network's outputs; a results file cannot hold it.",
                 )
-            x1, y1, x2, y2 = found.boxes.astype(np.float64).T
+            x1, y1, x2, y2 = pred.boxes.astype(np.float64).T
             # Evaluators keep the order of equal scores; see FlatDetections.ranked.
-            for row in np.lexsort((y2, x2, y1, x1, -found.scores)):
+            for row in np.lexsort((y2, x2, y1, x1, -pred.scores)):
                 entry = {
                     "image_id": image_numbers[image_id],
-                    "category_id": category_ids[found.labels[row]],
+                    "category_id": category_ids[pred.labels[row]],
                     "bbox": [float(value) for value in (x1[row], y1[row], x2[row] - x1[row], y2[row] - y1[row])],
-                    "score": float(found.scores[row]),
+                    "score": float(pred.scores[row]),
                 }
                 file.write(separator + json.dumps(entry))
                 separator = ",\n"
@@ -121,13 +121,13 @@ def _read_list(path: Path) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not readable JSON: {str(error).splitlines()[0][:200]}.", fix=_FIX) from error
     if not isinstance(content, list):
-        kind = "an annotation file" if isinstance(content, dict) and "annotations" in content else "no JSON list"
+        kind = "an annotation file" if isinstance(content, dict) and "annotations" in content else "other JSON"
         raise DataError(f"{path} is {kind}, not a list of detections.", fix=_FIX)
     return content
 
 
 class _ImageNumbers:
-    """Finds the split's id that a file means by its ``image_id``."""
+    """Maps a file's ``image_id`` to an id of the split."""
 
     def __init__(self, path: Path, image_ids: Sequence[str]) -> None:
         self._path = path
@@ -141,19 +141,19 @@ class _ImageNumbers:
     def find(self, value: Any, where: str) -> str:
         if isinstance(value, str) and value in self._ids:
             return value
-        found: Sequence[str] = ()
+        matches: Sequence[str] = ()
         if isinstance(value, int) and not isinstance(value, bool):
-            found = self._by_number.get(value, ())
-        if len(found) == 1:
-            return found[0]
-        if found:
+            matches = self._by_number.get(value, ())
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
             raise DataError(
-                f"{where}: image_id {value} may be {found[0]!r} or {found[1]!r}.", fix="write the ids as text."
+                f"{where}: image_id {value} may be {matches[0]!r} or {matches[1]!r}.", fix="write the ids as text."
             )
         hint = closest_hint(value, list(self._ids)[:10_000]) if isinstance(value, str) else ""
         raise DataError(
-            f"{where}: image_id {str(value)[:80]!r} is no image of the split{hint}.",
-            fix="name the split that was detected on with --split, or correct the ids.",
+            f"{where}: image_id {str(value)[:80]!r} is not an image of the split{hint}.",
+            fix="name the split that the detections belong to with --split, or correct the ids.",
         )
 
 
@@ -163,18 +163,18 @@ def _label(value: Any, label_of: Mapping[int, int], where: str) -> int:
         raise DataError(
             f"{where}: category_id is {str(value)[:80]!r}; the {len(label_of)} classes are {min(label_of)} to "
             f"{max(label_of)}{gaps}.",
-            fix="name the classes with --labels FILE, or say with --first-category which id the first one has.",
+            fix="name the classes with --labels FILE, or give the id of the first one with --first-category.",
         )
     return label_of[value]
 
 
 def _numbers(entry: Mapping[str, Any], where: str) -> tuple[float, ...]:
-    """Score, x, y, width, height."""
+    """Return score, x, y, width and height."""
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4:
         raise DataError(f"{where}: bbox is {str(box)[:80]!r}, not four numbers.", fix=_FIX)
     for name, value in zip(("score", "x", "y", "width", "height"), (entry.get("score"), *box), strict=True):
-        # A whole number beyond a float compares as it is; not-a-number compares as false.
+        # An integer too large for a float still compares; not-a-number compares as false.
         wrong = isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < _MAX_NUMBER
         if wrong or (name in ("width", "height") and value < 0):
             least = "0 or more" if name in ("width", "height") else "a finite number"
@@ -183,7 +183,7 @@ def _numbers(entry: Mapping[str, Any], where: str) -> tuple[float, ...]:
     if not all(
         math.isfinite(value) and abs(value) < _MAX_NUMBER for value in (values[1] + values[3], values[2] + values[4])
     ):
-        raise DataError(f"{where}: the box ends beyond any number.", fix=_FIX)
+        raise DataError(f"{where}: the end of the box is not a finite float32.", fix=_FIX)
     return values
 
 

@@ -1,4 +1,4 @@
-"""The exchange format of the VOC detection challenge: one text file a class, one detection a line.
+"""The exchange format of the VOC detection challenge: one text file per class, one detection per line.
 
 A line is ``<image id> <score> <x1> <y1> <x2> <y2>`` with 1-based pixel corners; the files are called
 ``comp4_det_<split>_<class>.txt``. Source: VOC2007 development kit documentation, section 8.2.1.
@@ -30,14 +30,14 @@ _LINE_FIX = "write '<image id> <score> <x1> <y1> <x2> <y2>', separated by spaces
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Comp4Detections:
-    """Everything in a folder of comp4 files, class after class, each in its file's order.
+    """All detections in a folder of comp4 files, class by class, each class in its file's order.
 
     Attributes:
         image_ids: ``(N,)`` strings.
-        scores: ``(N,)`` float32; any finite number, since other people's scores need not be probabilities.
+        scores: ``(N,)`` float32; any finite number, since scores from elsewhere need not be probabilities.
         boxes: ``(N, 4)`` float32, ``xyxy`` in pixels, 0-based.
         labels: ``(N,)`` int64.
-        submitted: Labels of the classes that have a file, ascending; one without lines counts as submitted.
+        submitted: Labels of the classes that have a file, ascending; a class with an empty file counts as submitted.
         split: Taken from the file names.
     """
 
@@ -50,7 +50,7 @@ class Comp4Detections:
 
     def by_image(self) -> dict[str, Detections]:
         """Return the detections of every image that has some, highest score first, ties in the files' order."""
-        # One stable sort by image and falling score; the classes' order then settles ties.
+        # One stable sort by image and descending score; the order of classes then breaks ties.
         order = np.lexsort((-self.scores, self.image_ids))
         ids, starts = np.unique(self.image_ids[order], return_index=True)
         pieces = np.split(order, starts[1:]) if len(ids) else []
@@ -63,20 +63,20 @@ class Comp4Detections:
 def write_comp4(
     directory: Path, predictions: Iterable[tuple[str, Prediction]], *, class_names: Sequence[str], split: str
 ) -> None:
-    """Write detections as comp4 files into an existing directory, a file for every class, if need be an empty one.
+    """Write detections as comp4 files into an existing directory, one file for every class, even if it is empty.
 
-    Numbers are printed so that ``read_comp4`` gives back the same float32 (a coordinate within 2e-9 px of zero: to
+    Numbers are printed so that ``read_comp4`` returns the same float32 (a coordinate within 2e-9 px of zero: to
     2e-16 px, since it is stored with one added). Predictions are consumed one by one and
     written in their order, so memory does not grow with the number of images.
 
     Args:
-        directory: Owned by the caller, who makes the whole appear at once if that matters.
+        directory: Owned by the caller, who renames it into place if it must appear atomically.
         predictions: Image id and its detections.
         class_names: Index is the label.
         split: Part of the file names.
 
     Raises:
-        PluginError: A prediction is not ``Detections``, or a label has no class.
+        PluginError: A prediction is not a ``Detections``, or a label has no class.
         DataError: A name cannot be part of a file name, a number is not finite, or a file cannot be written.
     """
     names = check_class_names(tuple(class_names))
@@ -101,7 +101,7 @@ def write_comp4(
 
 
 def _flush(paths: Sequence[Path], lines: Sequence[list[str]]) -> None:
-    # Opened anew each time: a label file may have more classes than a process may have open files.
+    # Reopened each time: a label file may have more classes than a process may have open files.
     for path, new in zip(paths, lines, strict=True):
         if new:
             with path.open("a", encoding="utf-8") as file:
@@ -120,17 +120,17 @@ def _add_lines(lines: Sequence[list[str]], image_id: str, prediction: Prediction
     labels = prediction.labels
     if labels.size and not (labels.min() >= 0 and labels.max() < len(lines)):
         raise PluginError(
-            f"Image {image_id!r} has a label of {labels.min()} to {labels.max()}; there are {len(lines)} classes.",
+            f"Image {image_id!r} has labels from {labels.min()} to {labels.max()}; there are {len(lines)} classes.",
             fix="return 0-based labels without background from the plugin's decode.",
         )
     if not (np.isfinite(prediction.scores).all() and np.isfinite(prediction.boxes).all()):
         raise DataError(
             f"Image {image_id!r} has a score or a box that is not finite.",
-            fix="look for overflow in the network's outputs or in the decoding of boxes.",
+            fix="check for overflow in the network's outputs or in the box decoding.",
         )
     boxes = prediction.boxes.astype(np.float64) + 1.0
     # Nine significant digits identify a float32. After the shift by one they still do for coordinates of 0.25 and
-    # more, where the rounding of 5e-9 (x + 1) is below half a float32 step of x; nearer to zero all digits are needed.
+    # more, where the rounding of 5e-9 (x + 1) is below half a float32 step of x; closer to zero all digits are needed.
     is_short = np.all(np.abs(prediction.boxes) >= 0.25, axis=1)
     rows = zip(labels.tolist(), prediction.scores.tolist(), boxes.tolist(), is_short, strict=True)
     for label, score, box, short in rows:
@@ -143,12 +143,12 @@ def read_comp4(directory: Path, class_names: Sequence[str], split: str | None = 
     """Return the detections in a folder of ``comp4_det_<split>_<class>.txt`` files.
 
     Args:
-        directory: Searched itself, not its subfolders; files of other names are ignored.
+        directory: Searched without subfolders; files with other names are ignored.
         class_names: Index is the label. Classes without a file were not submitted.
-        split: None for the one split that the file names tell.
+        split: None to take the one split found in the file names.
 
     Raises:
-        DataError: There is no such file, several splits, a class unknown to ``class_names``, or a line is malformed.
+        DataError: No such file exists, there are several splits or an unknown class, or a line is malformed.
     """
     names = check_class_names(tuple(class_names))
     split, paths = _find_files(directory, names, split)
@@ -174,7 +174,7 @@ def read_comp4(directory: Path, class_names: Sequence[str], split: str | None = 
 def _find_files(directory: Path, names: tuple[str, ...], split: str | None) -> tuple[str, dict[int, Path]]:
     if not directory.is_dir():
         raise DataError(f"{directory} is not a directory.", fix=f"give the folder that holds {_PREFIX}*.txt files.")
-    found: dict[str, dict[int, Path]] = {}
+    splits: dict[str, dict[int, Path]] = {}
     # Longest first, so that a file of class 'toy_car' is not taken for class 'car' of a split 'test_toy'.
     by_length = sorted(range(len(names)), key=lambda label: -len(names[label]))
     for path in sorted(directory.glob(f"{_PREFIX}*.txt")):
@@ -188,17 +188,17 @@ def _find_files(directory: Path, names: tuple[str, ...], split: str | None) -> t
                 f"{path} is of a class that is not among the {len(names)} classes{closest_hint(class_name, names)}.",
                 fix="name the classes with --labels FILE, or take the file out of the folder.",
             )
-        found.setdefault(stem.removesuffix(f"_{names[label]}"), {})[label] = path
-    if not found:
+        splits.setdefault(stem.removesuffix(f"_{names[label]}"), {})[label] = path
+    if not splits:
         raise DataError(
             f"{directory} holds no file {_PREFIX}{split or '<split>'}_<class>.txt.",
             fix="give the folder that holds one detection file for each class.",
         )
-    if len(found) > 1:
+    if len(splits) > 1:
         raise DataError(
-            f"{directory} holds detections of several splits: {', '.join(sorted(found))}.", fix="name the split."
+            f"{directory} holds detections of several splits: {', '.join(sorted(splits))}.", fix="name the split."
         )
-    only_split, paths = found.popitem()
+    only_split, paths = splits.popitem()
     return only_split, dict(sorted(paths.items()))
 
 
@@ -221,7 +221,7 @@ def _read_file(path: Path) -> tuple[list[str], NDArray[np.float64]]:
 def _numbers(rows: list[list[str]]) -> NDArray[np.float64] | None:
     """Return the ``(N, 5)`` numbers of all rows, or None when one is malformed.
 
-    Checked as a whole because that is ten times faster; the line at fault is searched for only if there is one.
+    All rows are checked together because that is ten times faster; a malformed line is located only if there is one.
     """
     if set(map(len, rows)) != {6}:
         return None
@@ -230,7 +230,7 @@ def _numbers(rows: list[list[str]]) -> NDArray[np.float64] | None:
         numbers = np.array(list(map(float, tokens)), dtype=np.float64).reshape(-1, 5)
     except ValueError:
         return None
-    # float() reads the 1_0 of a programming language; a data file that says so is damaged.
+    # float() accepts Python's 1_0; a data file with such a number is damaged.
     if not (np.abs(numbers) < _MAX_NUMBER).all() or any("_" in token for token in tokens):
         return None
     return numbers
@@ -239,7 +239,7 @@ def _numbers(rows: list[list[str]]) -> NDArray[np.float64] | None:
 def _malformed(path: Path, rows: Iterable[list[str]]) -> DataError:
     for place, message in _bad_lines(rows):
         return DataError(f"{path}:{place}: {message}.", fix=_LINE_FIX)
-    raise AssertionError("a file was refused without a malformed line")
+    raise AssertionError("a file without a malformed line was refused")
 
 
 def _bad_lines(rows: Iterable[list[str]]) -> Iterator[tuple[int, str]]:

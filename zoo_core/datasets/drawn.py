@@ -1,4 +1,4 @@
-"""A folder of drawn pictures: written whole or not at all, and only where exactly these do not lie there yet."""
+"""Writes a folder of drawn pictures, completely or not at all, and only if it does not hold these pictures already."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import Json
 
 MARKER = "shapes.json"
-"""The file in the folder that says what was drawn."""
+"""The file in the folder that describes the pictures."""
 
 
 def drawn_once(folder: Path, marker: Mapping[str, Json], draw: Callable[[Path], None]) -> Path:
-    """Draw a folder unless it holds what ``marker`` says; returns it.
+    """Draw a folder unless it already holds the pictures that ``marker`` describes; return it.
 
-    It is drawn beside its place and then renamed, so a reader never sees half of it; two processes take turns.
+    It is drawn under a temporary name and then renamed, so a reader never sees half of it; two processes take turns.
 
     Args:
         folder: Its parent is created when missing.
-        marker: What a picture depends on; another marker there is replaced.
-        draw: Gets a folder that does not exist, to create and fill.
+        marker: Everything that the pictures depend on; a folder with another marker is replaced.
+        draw: Called with a path that does not exist, to create and fill.
 
     Raises:
-        DataError: The folder holds something that was not drawn by this function, or cannot be written.
+        DataError: The folder holds something that this function did not draw, or cannot be written.
     """
     root = folder.parent
     try:
@@ -46,13 +46,13 @@ def drawn_once(folder: Path, marker: Mapping[str, Json], draw: Callable[[Path], 
     except OSError as error:
         raise DataError(
             f"The drawn pictures cannot be written to {root}: {error}",
-            fix="make room and check the right to write there, or name another folder.",
+            fix="free space and check the right to write there, or name another folder.",
         ) from error
     return folder
 
 
 def _read_marker(folder: Path) -> object:
-    """What the folder's marker says; None where there is no folder.
+    """Return the content of the folder's marker; None if there is no folder.
 
     Raises:
         DataError: The folder is not one that ``drawn_once`` wrote.
@@ -70,7 +70,7 @@ def _read_marker(folder: Path) -> object:
 
 
 def _swap_in(partial: Path, folder: Path) -> None:
-    """Rename ``partial`` to ``folder``; what was there goes aside first, since a full folder cannot be replaced."""
+    """Rename ``partial`` to ``folder``; an existing folder is moved aside first, since rename cannot replace it."""
     outdated = folder.with_name(f".{folder.name}.outdated")
     shutil.rmtree(outdated, ignore_errors=True)
     if folder.exists():

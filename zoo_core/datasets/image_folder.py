@@ -1,8 +1,8 @@
-"""Images of one class each, in the layouts of ImageNet: a folder a class, or flat with a file that names the classes.
+"""Classification data in the layouts of ImageNet: one folder per class, or one folder and a file with the classes.
 
-torchvision's ``ImageFolder`` and ``ImageNet`` do not serve here: the first numbers the classes by the folders that
-happen to be there, so that a part of a data set gets other labels without a word, and the second wants the archives'
-development kit. Neither says which file is damaged.
+torchvision's ``ImageFolder`` and ``ImageNet`` are not used here: the first numbers the classes by the folders that
+happen to exist, so that a part of a data set silently gets other labels, and the second requires the archives'
+development kit. Neither names a damaged file.
 """
 
 from __future__ import annotations
@@ -33,32 +33,31 @@ _MAX_PROBLEMS = 5
 class ImageFolder:
     """One split of a classification data set; implements ``EvalDataset``.
 
-    Two layouts are read. A folder a class: ``<root>/<split>/<folder>/*.JPEG``, and links are followed. Flat:
+    Two layouts are read. One folder per class: ``<root>/<split>/<folder>/*.JPEG``; links are followed. Flat:
     ``<root>/<split>/*.JPEG`` with a ground-truth file beside the split's folder: ``<split>.txt``, on each line a file
-    name and, after white space, a folder's name without any or a 0-based label, as in Caffe's ``val.txt``; or Kaggle's
-    ``LOC_<split>_solution.csv``. A file of bare numbers is refused: the development kit's count the classes in an order
-    of its own.
+    name and, after white space, a folder name (which holds no white space) or a 0-based label, as in Caffe's
+    ``val.txt``; or Kaggle's ``LOC_<split>_solution.csv``. A file with only numbers is refused, because the development
+    kit numbers the classes in an order of its own.
 
     An image's id is its path below the root, ``val/n01440764/ILSVRC2012_val_00000293.JPEG``, so no two splits share an
-    id. Ids are ordered with the classes in turn: the first so many images are a sample of all classes.
+    id. Ids take the classes in turn, so the first N images are a sample of all classes.
 
-    Opening it lists files. Images are read when asked for and not kept; every method may be called from several
-    threads.
+    Opening it lists files. Images are read on demand and not kept; every method may be called from several threads.
 
     Args:
         root: The folder that holds the split's folder.
         split: Name of that folder, e.g. ``val``.
         folders: Name of each class's folder, index is the label; None for the names in ``label_file``, or else the
-            folders' own names in order, those of ``class_split`` where it exists.
-        class_names: For people, one for each of ``folders``; None for the folders' names.
-        class_split: The split whose folders say what classes there are when nothing else does: what the network was
+            folders' own names in order, those of ``class_split`` if it exists.
+        class_names: Display names, one for each of ``folders``; None for the folders' names.
+        class_split: The split whose folders define the classes when nothing else does: the one the network was
             trained on, since a part of a data set may lack a class.
         label_file: See ``read_label_file``; excludes ``folders``.
-        name: For people.
+        name: Display name.
         max_pixels: Larger images are refused before they are decoded.
 
     Raises:
-        DataError: The folder, its images or the ground-truth file cannot be used; a folder is no class.
+        DataError: The folder, its images or the ground-truth file cannot be used; or a folder is not a class.
     """
 
     submission_format = "top5"
@@ -101,14 +100,14 @@ class ImageFolder:
         if len(self.class_names) != len(self._folders):
             raise PluginError(
                 f"{len(self.class_names)} class names were given for {len(self._folders)} folders.",
-                fix="give one name a folder.",
+                fix="give one name per folder.",
             )
         images = _in_turn(self._in_folders(there)) if there else self._flat()
         self._targets = {f"{split}/{path}": label for label, path in images}
         self.ids = tuple(self._targets)
         if not self.ids:
             raise DataError(
-                f"{self._folder} holds no image.", fix="put JPEG or PNG files there, or in one folder a class."
+                f"{self._folder} holds no images.", fix="put JPEG or PNG files there, or in one folder per class."
             )
 
     # ------------------------------------------------------------------ finding the images
@@ -134,11 +133,11 @@ class ImageFolder:
         problems = [f"{place} does not name {name!r}" for name in names if Path(name).stem not in truth]
         if problems:
             more = f", and {len(problems) - 1} more of {len(names)} images" if len(problems) > 1 else ""
-            raise DataError(f"{problems[0]}{more}.", fix="give every image of the split a line.")
+            raise DataError(f"{problems[0]}{more}.", fix="add a line for every image of the split.")
         return [(truth[Path(name).stem], name) for name in names]
 
     def _truth(self) -> tuple[dict[str, int], Path]:
-        """Label by file name without suffix, and where it stands."""
+        """Return the label of each file name without suffix, and the file they come from."""
         listing = self.root / f"{self.split}.txt"
         solution = self.root / f"LOC_{self.split}_solution.csv"
         if listing.is_file():
@@ -146,23 +145,23 @@ class ImageFolder:
         if solution.is_file():
             return self._read_solution(solution), solution
         raise DataError(
-            f"{self._folder} holds images and no folders, and neither {listing.name} nor {solution.name} lies beside "
-            "it to say what they show.",
-            fix=f"write {listing}, a file name and a class a line, or sort the images into one folder a class.",
+            f"{self._folder} holds images and no folders, and neither {listing.name} nor {solution.name} beside it "
+            "names their classes.",
+            fix=f"write {listing}, a file name and a class per line, or sort the images into one folder per class.",
         )
 
     def _read_listing(self, path: Path) -> dict[str, int]:
         truth: dict[str, int] = {}
         for number, line in enumerate(read_lines(path), start=1):
-            words = line.rsplit(maxsplit=1)
-            if len(words) != 2:
-                numbers = len(words) == 1 and words[0].isdecimal()
+            columns = line.rsplit(maxsplit=1)
+            if len(columns) != 2:
+                numbers = len(columns) == 1 and columns[0].isdecimal()
                 raise DataError(
                     f"{path}:{number}: {line[:80]!r} does not name an image and its class."
-                    + (" A file of bare numbers counts the classes in the development kit's order." if numbers else ""),
+                    + (" A file with only numbers counts classes in the development kit's order." if numbers else ""),
                     fix="write a file name and, after a space, a folder's name or a 0-based label on each line.",
                 )
-            self._add(truth, words[0].strip(), words[1], f"{path}:{number}")
+            self._add(truth, columns[0].strip(), columns[1], f"{path}:{number}")
         return truth
 
     def _read_solution(self, path: Path) -> dict[str, int]:
@@ -178,9 +177,9 @@ class ImageFolder:
             self._add(truth, row[0], row[1].split()[0], f"{path}:{number}")
         return truth
 
-    def _add(self, truth: dict[str, int], file: str, word: str, where: str) -> None:
+    def _add(self, truth: dict[str, int], file: str, name: str, where: str) -> None:
         stem = re.sub(r"\.(jpe?g|png)$", "", file.rpartition("/")[2], flags=re.IGNORECASE)
-        label = self._labels.get(word, int(word) if word.isdecimal() and len(word) < 10 else -1)
+        label = self._labels.get(name, int(name) if name.isdecimal() and len(name) < 10 else -1)
         if not 0 <= label < len(self._folders):
             raise DataError(
                 f"{where}: {word[:80]!r} is neither one of the {len(self._folders)} classes of {self._origin} nor a "
@@ -188,12 +187,12 @@ class ImageFolder:
                 fix="correct the line, or name the classes with --labels FILE.",
             )
         if truth.setdefault(stem, label) != label:
-            raise DataError(f"{where}: {file[:80]!r} stands there twice, with two classes.", fix="correct the file.")
+            raise DataError(f"{where}: {file[:80]!r} is listed twice, with two classes.", fix="correct the file.")
 
-    # ------------------------------------------------------------------ what EvalDataset asks
+    # ------------------------------------------------------------------ EvalDataset
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """Return ``(H, W, 3)`` uint8 RGB as stored: an EXIF orientation is not applied, as torchvision does not.
+        """Return ``(H, W, 3)`` uint8 RGB as stored: like torchvision, without applying an EXIF orientation.
 
         Raises:
             DataError: The file is missing, truncated, damaged or too large; see ``read_image``.
@@ -201,7 +200,7 @@ class ImageFolder:
         return read_image(self._path(image_id), max_pixels=self._max_pixels, orient=False)
 
     def target(self, image_id: str) -> ClassTarget:
-        """Return the image's class. Raises DataError when the id is not of this split."""
+        """Return the image's class. Raises DataError when the id is not in this split."""
         self._path(image_id)
         return ClassTarget(label=self._targets[image_id])
 
@@ -218,7 +217,7 @@ class ImageFolder:
         return digest.hexdigest()
 
     def write_submission(self, directory: Path, predictions: Iterator[tuple[str, Prediction]]) -> None:
-        """Write ``<split>.txt``, a line an image: its id and up to five labels, most probable first, between tabs."""
+        """Write ``<split>.txt``, a line per image: its id and up to five labels, most probable first, between tabs."""
         with (directory / f"{self.split}.txt").open("w", encoding="utf-8") as file:
             for image_id, prediction in predictions:
                 if not isinstance(prediction, Classification):
@@ -230,7 +229,7 @@ class ImageFolder:
                 file.write("\t".join([image_id, *map(str, best)]) + "\n")
 
     def _path(self, image_id: str) -> Path:
-        # Only what opening listed ever becomes part of a path.
+        # Only ids listed at opening ever become part of a path.
         if image_id not in self._targets:
             raise DataError(
                 f"Image id {image_id[:80]!r} is not in split {self.split!r} of {self.root}"
@@ -242,13 +241,13 @@ class ImageFolder:
 
 def _folders(folder: Path) -> tuple[str, ...]:
     try:
-        found = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
         raise DataError(f"{folder} cannot be read: {error}.", fix="check the right to read it.") from error
-    problems = [f"{name[:80]!r} {problem}" for name in found if (problem := name_problem(name, spaces=True))]
+    problems = [f"{name[:80]!r} {problem}" for name in names if (problem := name_problem(name, spaces=True))]
     if problems:
         raise DataError(f"{folder}: the folder {problems[0]}.", fix="rename it; a class is named by its folder.")
-    return tuple(found)
+    return tuple(names)
 
 
 def _images(folder: Path) -> list[str]:
@@ -256,7 +255,7 @@ def _images(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.name.lower().endswith(_IMAGE_SUFFIXES) and e.name[0] != ".")
     for name in names:
-        # Ids stand one a line in image_ids.txt, and with their labels in the submission.
+        # image_ids.txt holds one id per line; the submission holds ids with labels.
         problem = name_problem(name, spaces=True)
         if problem is not None:
             raise DataError(f"{folder}: the file name {name[:80]!r} {problem}.", fix="rename the file.")
@@ -264,11 +263,11 @@ def _images(folder: Path) -> list[str]:
 
 
 def _in_turn(images: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The first image of each class, the second of each, and so on; within a class in the order given."""
-    seen: dict[int, int] = {}
+    """Interleave the classes: the first image of each, the second of each, and so on, each class in the given order."""
+    last_rank: dict[int, int] = {}
     ranked = []
     for label, path in images:
-        rank = seen[label] = seen.get(label, -1) + 1
+        rank = last_rank[label] = last_rank.get(label, -1) + 1
         ranked.append((rank, label, path))
     return [(label, path) for _, label, path in sorted(ranked)]
 

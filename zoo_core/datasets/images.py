@@ -1,7 +1,7 @@
-"""Reads image files as OpenCV does, but refuses what OpenCV would quietly repair or blow up on.
+"""Reads image files as OpenCV does, but refuses files that OpenCV would silently repair or run out of memory on.
 
-OpenCV decodes a JPEG that was cut off to a full-size image and only prints a warning, so the end of the file is
-checked here; and it allocates whatever size a header claims, so the header is read here first. Neither check decodes
+OpenCV decodes a truncated JPEG to a full-size image and only prints a warning, so this module checks the end of the
+file; and it allocates any size a header claims, so this module reads the header first. Neither check decodes
 anything. Damage inside otherwise complete JPEG data is not detectable: the format has no checksum.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_PIXELS = 50_000_000
-"""Largest image that is decoded unless a caller says otherwise; it takes 150 MB as RGB."""
+"""Largest image that is decoded by default; it takes 150 MB as RGB."""
 
 _MAX_FILE_BYTES = 1 << 29
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -41,9 +41,9 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, orient: bool = True)
     applied, grey images become three equal channels, transparency is dropped. Safe to call from several threads.
 
     Args:
-        path: The file; its content decides the format, not its name.
+        path: The file; the format is detected from the content.
         max_pixels: Refuse an image whose header claims more, before anything is decoded.
-        orient: Apply an EXIF orientation; False leaves the pixels as they are stored, as PIL and torchvision do.
+        orient: Apply an EXIF orientation; False leaves the pixels as stored, like PIL and torchvision.
 
     Raises:
         DataError: The file is missing, truncated, damaged, larger than ``max_pixels``, or neither JPEG nor PNG.
@@ -53,11 +53,11 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, orient: bool = True)
 
 
 def decode_image(data: bytes, *, source: Path, max_pixels: int = MAX_PIXELS, orient: bool = True) -> NDArray[np.uint8]:
-    """Return the image in ``data``; like ``read_image``, with ``source`` only named in errors."""
+    """Return the image in ``data``; like ``read_image``, ``source`` is only used in errors."""
     size = image_size(data, source=source)
     if size.width_px * size.height_px > max_pixels:
         raise DataError(
-            f"{source} claims {size.width_px} x {size.height_px} pixels; more than {max_pixels} are not decoded.",
+            f"{source} claims {size.width_px} x {size.height_px} pixels; the limit is {max_pixels}.",
             fix="replace or shrink the image.",
         )
     flags = cv2.IMREAD_COLOR if orient else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
@@ -86,7 +86,7 @@ def image_size(data: bytes, *, source: Path) -> ImageSize:
 
 
 def _jpeg_size(data: bytes, source: Path) -> ImageSize:
-    """Walk the segments up to the image data; a thumbnail's own markers inside a segment are skipped that way."""
+    """Walk the segments up to the image data; that skips the markers of a thumbnail inside a segment."""
     size = None
     position = 2
     while position + 4 <= len(data):
@@ -115,7 +115,7 @@ def _jpeg_size(data: bytes, source: Path) -> ImageSize:
 
 
 def _png_size(data: bytes, source: Path) -> ImageSize:
-    """Walk all chunks and check their CRC; OpenCV fills what is missing of a PNG as silently as of a JPEG."""
+    """Walk all chunks and check their CRC; OpenCV silently fills the missing part of a PNG, as it does for a JPEG."""
     size = None
     position = len(_PNG_SIGNATURE)
     while position + 12 <= len(data):

@@ -1,4 +1,4 @@
-"""Label files: the classes of a dataset in the order of a network's outputs."""
+"""Reads label files: the classes of a dataset in the order of a network's outputs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _MAX_PROBLEMS = 5
 def read_label_file(path: Path) -> tuple[str, ...]:
     """Return the class names in a label file; the index is the label.
 
-    One name a line, or all names in one comma-separated line; a leading BACKGROUND, in any case, is dropped. Class
-    names become file names in submissions, so what could leave a directory is refused here.
+    One name per line, or all names in one comma-separated line; a leading BACKGROUND, in upper or lower case, is
+    dropped. Class names become file names in submissions, so names that could leave a directory are refused.
 
     Raises:
-        DataError: The file is missing, not UTF-8, without a class; or a name is empty, repeated, or holds a path
+        DataError: The file is missing, not UTF-8 or names no class; or a name is empty, repeated, or contains a path
             separator or control character. All problems are reported together, with their lines.
     """
     lines = read_lines(path, max_bytes=1 << 24)
@@ -32,21 +32,21 @@ def read_label_file(path: Path) -> tuple[str, ...]:
     if numbered and numbered[0][1].upper() == "BACKGROUND":
         del numbered[0]
     if not numbered:
-        raise DataError(f"{path} names no class.", fix="write one class name a line.")
+        raise DataError(f"{path} names no class.", fix="write one class name per line.")
     problems = []
     first_lines: dict[str, int] = {}
     for number, name in numbered:
         problem = _label_problem(name)
         if problem is None and name in first_lines:
-            problem = f"stands in line {first_lines[name]} already"
+            problem = f"is already on line {first_lines[name]}"
         first_lines.setdefault(name, number)
         if problem is not None:
             problems.append(f"{path}:{number}: class name {name[:80]!r} {problem}.")
     if problems:
         more = len(problems) - _MAX_PROBLEMS
-        if more > 0:  # a file that is no label file at all would print every line of itself
+        if more > 0:  # for a file that is not a label file, every line would be printed
             problems[_MAX_PROBLEMS:] = [f"... and {more} more."]
-        raise DataError("\n".join(problems), fix="write one class name a line, each once, in the network's order.")
+        raise DataError("\n".join(problems), fix="write one class name per line, each once, in the network's order.")
     return tuple(name for _, name in numbered)
 
 
@@ -54,14 +54,14 @@ def check_class_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
     """Return ``class_names`` unchanged.
 
     Raises:
-        DataError: There is none, or one is repeated or cannot be part of a file name.
+        DataError: The tuple is empty, or a name is repeated or cannot be part of a file name.
     """
     if not class_names:
         raise DataError("No class names were given.", fix="give at least one class name.")
-    seen: set[str] = set()
+    earlier: set[str] = set()
     for index, name in enumerate(class_names):
-        problem = "is repeated" if name in seen else _label_problem(name)
-        seen.add(name)
+        problem = "is repeated" if name in earlier else _label_problem(name)
+        earlier.add(name)
         if problem is not None:
             raise DataError(f"Class name {name[:80]!r} (index {index}) {problem}.", fix="rename the class.")
     return class_names
@@ -69,7 +69,7 @@ def check_class_names(class_names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _label_problem(name: str) -> str | None:
     if "," in name:
-        return "contains a comma, which is read as a separator in a file of one line only"
+        return "contains a comma, which is a separator only in a file of one line"
     if name.upper() == "BACKGROUND":
-        return "is not a class and may only stand first"
+        return "is not a class; it is allowed only as the first name of a label file"
     return name_problem(name, spaces=True)

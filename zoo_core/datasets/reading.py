@@ -1,4 +1,4 @@
-"""Reads a dataset's files whole, with every way that can fail turned into a DataError naming the file."""
+"""Reads a dataset's files; every failure becomes a DataError that names the file."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_NAME_LENGTH = 128
-"""Longest image id, split or class name: file names hold two of them and end at 255 bytes on common file systems."""
+"""Longest image id, split or class name: file names hold two of them, and file systems limit names to 255 bytes."""
 
 
 def read_file(path: Path, *, max_bytes: int) -> bytes:
     """Return the bytes of a regular file.
 
     Args:
-        path: Links are followed: data sets are often assembled from them.
+        path: Links are followed: data sets are often assembled from links.
         max_bytes: A larger file is refused before it is read.
 
     Raises:
-        DataError: The file is missing, unreadable, larger than ``max_bytes``, or no regular file.
+        DataError: The file is missing, unreadable, larger than ``max_bytes``, or not a regular file.
     """
     try:
         status = path.stat()
-        # A named pipe would block for ever, /dev/zero would never end.
+        # A named pipe would block forever, /dev/zero would never end.
         if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path} is not a regular file.", fix="replace it by the file itself.")
+            raise DataError(f"{path} is not a regular file.", fix="replace it with the file itself.")
         if status.st_size > max_bytes:
             raise DataError(
-                f"{path} has {status.st_size} bytes; more than {max_bytes} are not read.",
+                f"{path} has {status.st_size} bytes; the limit is {max_bytes}.",
                 fix="check that this is the right file.",
             )
         return path.read_bytes()
@@ -42,7 +42,7 @@ def read_file(path: Path, *, max_bytes: int) -> bytes:
 
 
 def read_lines(path: Path, *, max_bytes: int = 1 << 28) -> list[str]:
-    """Return the lines of a UTF-8 text file, without line ends, a byte order mark or blank lines at its end.
+    """Return the lines of a UTF-8 text file, without line ends, byte order mark and trailing blank lines.
 
     Raises:
         DataError: As ``read_file``; or the text is not UTF-8.
@@ -51,7 +51,7 @@ def read_lines(path: Path, *, max_bytes: int = 1 << 28) -> list[str]:
         text = read_file(path, max_bytes=max_bytes).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: {error}.", fix="save it as UTF-8.") from error
-    # Not splitlines(): it also splits at control characters, which would hide them from the checks of each line.
+    # Not splitlines(): it also splits at control characters, which would hide them from the per-line checks.
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1].strip():
         lines.pop()
@@ -59,11 +59,11 @@ def read_lines(path: Path, *, max_bytes: int = 1 << 28) -> list[str]:
 
 
 def name_problem(name: str, *, spaces: bool = False) -> str | None:
-    """Say why a name from a user's file cannot become part of a file name; None when it can.
+    """Return the reason why a name from a user's file cannot become part of a file name; None when it can.
 
     Args:
         name: An image id, a split or a class name.
-        spaces: Allow single spaces inside; an image id must not have any, since detection files are split at them.
+        spaces: Allow spaces inside; an image id must not have any, since detection files are split at them.
     """
     if not name:
         return "is empty"

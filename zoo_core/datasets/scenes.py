@@ -1,7 +1,7 @@
-"""Drawn pictures for the checks of a plugin, and the usual layouts to write them in.
+"""Draws pictures for the checks of a plugin, and writes them in the usual layouts.
 
-The pictures teach nothing and are scored by no trained network: they are there so that a dataset, its labels, its boxes
-and its colours can be held against what is known. Red and blue differ in every one of them, so that a swap is seen.
+The pictures are not for training, and no trained network is scored on them: they let a check compare a dataset's
+labels, boxes and colours with known values. Red and blue differ in every picture, so that a swap shows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Scenes: TypeAlias = Mapping[str, Sequence[Scene]]
 
 DEFAULT_SPLITS: Mapping[str, int] = MappingProxyType({"test": 6, "trainval": 4})
-"""Pictures a split: few, since every check runs the network on a CPU."""
+"""Pictures per split: few, since every check runs the network on a CPU."""
 DEFAULT_CLASS_SPLITS: Mapping[str, int] = MappingProxyType({"val": 6, "train": 4})
 
 # Width, height: wide, tall and square, none a multiple of another.
@@ -42,11 +42,11 @@ def draw_detection_scenes(
 ) -> dict[str, list[Scene]]:
     """Draw pictures with four filled rectangles each, which do not touch.
 
-    The labels of a split are spread over all classes, the first and the last among them: those are where a label map
-    that is shifted by one falls over the edge.
+    The labels of a split are spread over all classes and include the first and the last one: a label map that is
+    shifted by one leaves the range there.
 
     Args:
-        num_classes: Labels run from 0 to one below it.
+        num_classes: Labels run from 0 to ``num_classes - 1``.
         splits: Number of pictures of each split.
         sizes: Width and height of the pictures, in turn.
     """
@@ -62,7 +62,7 @@ def draw_class_scenes(
     *,
     sizes: Sequence[tuple[int, int]] = _SIZES,
 ) -> dict[str, list[Scene]]:
-    """Draw pictures of one class each, labels spread over all classes, the first and the last among them.
+    """Draw pictures of one class each; labels are spread over all classes and include the first and the last one.
 
     Args:
         folders: Name of each class's folder; index is the label. An image's id is ``<split>/<folder>/<number>.png``.
@@ -80,7 +80,7 @@ def draw_class_scenes(
 
 
 def encode_classes(targets: Sequence[Target], sizes: Sequence[ImageSize], *, num_classes: int) -> tuple[torch.Tensor]:
-    """Logits ``(B, num_classes)`` of a classifier that is right: what ``ConformanceKit.encode`` is for most of them."""
+    """Return logits ``(B, num_classes)`` of a perfect classifier, as most kits need for ``ConformanceKit.encode``."""
     import torch
 
     logits = torch.zeros(len(sizes), num_classes)
@@ -92,7 +92,7 @@ def encode_classes(targets: Sequence[Target], sizes: Sequence[ImageSize], *, num
 
 def _draw_split(split: str, order: int, number: int, num_classes: int, sizes: Sequence[tuple[int, int]]) -> list[Scene]:
     labels = np.linspace(0, num_classes - 1, number * _OBJECTS_PER_IMAGE).round().astype(np.int64)
-    # Dealt out in turn, so that one picture holds different classes.
+    # Dealt in turn, so that one picture holds different classes.
     dealt = labels.reshape(_OBJECTS_PER_IMAGE, number).T
     scenes = []
     for index in range(number):
@@ -107,7 +107,7 @@ def _generator(order: int, index: int) -> np.random.Generator:
 
 
 def _draw_picture(rng: np.random.Generator, width: int, height: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """A picture ``(H, W, 3)`` and its boxes ``(4, 4)``, last pixel included: one rectangle in each quarter."""
+    """Draw a picture ``(H, W, 3)``, one rectangle per quarter; return it and its inclusive boxes ``(4, 4)``."""
     image = np.full((height, width, 3), (150, 110, 60), np.uint8)
     image += rng.integers(0, 12, image.shape, dtype=np.uint8)
     boxes = np.empty((_OBJECTS_PER_IMAGE, 4), np.float32)
@@ -130,7 +130,7 @@ def write_voc(root: Path, scenes: Scenes, class_names: Sequence[str]) -> Path:
     """Write detection scenes in VOC layout.
 
     Args:
-        root: ``VOC2007`` is made in it.
+        root: ``VOC2007`` is created in it.
         scenes: Split to pictures with ``DetectionTarget``.
         class_names: Index is the label.
 
@@ -168,7 +168,7 @@ def write_coco(root: Path, scenes: Scenes, categories: Mapping[int, str]) -> dic
         categories: Name by id.
 
     Returns:
-        The scenes under the ids that the layout gives them.
+        The scenes, with the ids that they have in this layout.
     """
     numbers = sorted(categories)
     renamed: dict[str, list[Scene]] = {}
@@ -213,7 +213,7 @@ def write_image_folder(root: Path, scenes: Scenes, folders: Sequence[str]) -> Pa
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an RGB image without loss; folders above it are made."""
+    """Write an RGB image losslessly; missing parent folders are created."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     path.write_bytes(data.tobytes())

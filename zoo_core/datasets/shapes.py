@@ -1,7 +1,7 @@
-"""The embedded demo's pictures: shapes drawn by a program, each picture a function of seed, split and index.
+"""Draws the embedded demo's pictures of shapes; each picture is a function of seed, split and index.
 
-Twenty classes are five outlines in four textures. Random choices come from numpy's PCG64 and every drawing step works
-on integers or on 8-bit images with OpenCV's bit-exact functions, so a picture does not depend on the number of threads.
+The twenty classes are five outlines in four textures. Random choices come from numpy's PCG64, and every drawing step
+uses integers or OpenCV's bit-exact functions on 8-bit images, so a picture does not depend on the number of threads.
 Only the JPEG encoder may differ between releases of OpenCV; `write_voc` therefore records the release.
 """
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 Split: TypeAlias = Literal["train", "trainval", "test"]
 
-# Raise it whenever a picture changes: pictures on disk are drawn again.
+# Increase it whenever a picture changes: pictures on disk are then drawn again.
 DRAWING_VERSION = 1
 DEFAULT_SEED = 2007
 OUTLINES = ("disk", "square", "triangle", "star", "cross")
 TEXTURES = ("solid", "stripes", "checker", "dots")
 CLASS_NAMES = tuple(f"{texture}_{outline}" for texture in TEXTURES for outline in OUTLINES)
 
-# The split's code is part of the generator's seed: no picture of one split can be drawn in another.
+# The split's code is part of the generator's seed: no picture can appear in two splits.
 _SPLIT_CODES: dict[str, int] = {"train": 0, "trainval": 1, "test": 2}
-# From, to (excluded). A picture to train on costs the same however many shapes it teaches.
+# From, to (excluded). A training picture costs the same however many shapes it shows.
 _NUM_SHAPES: dict[str, tuple[int, int]] = {"train": (3, 9), "trainval": (1, 6), "test": (1, 6)}
 _SUBPIXEL_BITS = 3
 _FIXED_POINT = 4096
@@ -37,12 +37,12 @@ _FIXED_POINT = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShapesImage:
-    """One drawn picture and what is true of it.
+    """One drawn picture and its ground truth.
 
     Attributes:
         image: ``(H, W, 3)`` uint8, RGB; each side is 260 to 500 px.
         boxes: ``(M, 4)`` float32, ``xyxy`` in absolute pixels, 0-based, last pixel included, inside the image;
-            M is at most 5, in the split train 8. A box encloses what lies inside the image, hidden parts too.
+            M is at most 5, in the split train 8. A box encloses the part inside the image, even where it is hidden.
         labels: ``(M,)`` int64, index into `CLASS_NAMES`.
         difficult: ``(M,)`` bool; under 7 % of the image's side, more than 60 % hidden, or more than half outside.
         truncated: ``(M,)`` bool; reaches over the border.
@@ -57,7 +57,7 @@ class ShapesImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Placed:
-    """A shape on the canvas: its label, where it is visible, and how large it would be with nothing in the way."""
+    """A shape on the canvas: its label, the box of its part inside the image, and its areas."""
 
     label: int
     box: tuple[int, int, int, int]  # x, y, width, height of the part inside the image
@@ -70,8 +70,8 @@ def draw_image(split: Split, index: int, *, seed: int = DEFAULT_SEED) -> ShapesI
 
     Args:
         split: Pictures of different splits never share a generator.
-        index: Which picture, from 0; there is no last one.
-        seed: Chooses the whole collection, from 0.
+        index: Index of the picture, from 0, without an upper limit.
+        seed: Seed of the whole collection, from 0.
 
     Raises:
         DataError: ``split`` is unknown, or ``index`` or ``seed`` is negative.
@@ -95,7 +95,7 @@ def draw_image(split: Split, index: int, *, seed: int = DEFAULT_SEED) -> ShapesI
 
 
 def _background(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
-    """A smooth field of random colors, coarse in one picture and fine in the next."""
+    """Draw a smooth field of random colors, coarse in some pictures and fine in others."""
     rows, columns = (int(n) for n in rng.integers(2, 22, 2))
     low, high = np.sort(rng.integers(0, 256, (2, 3)), axis=0)
     saturated = rng.random() < 0.5
@@ -105,7 +105,7 @@ def _background(rng: np.random.Generator, width: int, height: int) -> NDArray[np
 
 
 def _scribble(rng: np.random.Generator, image: NDArray[np.uint8], *, num_strokes: int) -> None:
-    """Clutter: open strokes and arcs, which are no class."""
+    """Draw clutter: open strokes and arcs, which belong to no class."""
     height, width = image.shape[:2]
     for _ in range(num_strokes):
         color = [int(c) for c in rng.integers(0, 256, 3)]
@@ -121,7 +121,7 @@ def _scribble(rng: np.random.Generator, image: NDArray[np.uint8], *, num_strokes
 
 
 def _outline(name: str) -> NDArray[np.float64]:
-    """Corners ``(K, 2)`` of an outline that fills the square from -1 to 1."""
+    """Return the corners ``(K, 2)`` of an outline that fills the square from -1 to 1."""
     if name == "disk":
         angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -145,7 +145,7 @@ _CORNERS = {name: _outline(name) for name in OUTLINES}
 def _place(
     rng: np.random.Generator, image: NDArray[np.uint8], owner: NDArray[np.uint8], placed: list[_Placed]
 ) -> _Placed | None:
-    """Draw one more shape where it leaves a fair part of every other visible; None where six tries find no place."""
+    """Draw one more shape where it leaves enough of every other visible; None if six attempts find no place."""
     height, width = image.shape[:2]
     label = int(rng.integers(len(CLASS_NAMES)))
     corners = _CORNERS[OUTLINES[label % len(OUTLINES)]]
@@ -174,7 +174,7 @@ def _place(
 
 
 def _leaves_others_visible(mask: NDArray[np.uint8], owner: NDArray[np.uint8], placed: list[_Placed]) -> bool:
-    """Whether each earlier shape keeps 30 % of its area in sight under a new one."""
+    """Return True if at least 30 % of each earlier shape's area stays visible under a new one."""
     remaining = _visible_px(owner, len(placed), outside=mask)
     return all(left >= 0.3 * shape.area_whole_px for left, shape in zip(remaining, placed, strict=True))
 
@@ -182,7 +182,7 @@ def _leaves_others_visible(mask: NDArray[np.uint8], owner: NDArray[np.uint8], pl
 def _visible_px(
     owner: NDArray[np.uint8], num_shapes: int, *, outside: NDArray[np.uint8] | None = None
 ) -> NDArray[np.float64]:
-    """Pixels of each shape, ``(num_shapes,)``; those under the mask ``outside`` (0 or 1) are not counted."""
+    """Count the pixels of each shape, ``(num_shapes,)``; those under the mask ``outside`` (0 or 1) are not counted."""
     counted = None if outside is None else 1 - outside
     histogram = cv2.calcHist([owner], [0], counted, [256], [0, 256])  # float32 counts exactly to 2**24
     return np.asarray(histogram, np.float64).ravel()[1 : num_shapes + 1]
@@ -210,7 +210,7 @@ def _paint(
 
 
 def _texture(rng: np.random.Generator, name: str, width: int, height: int, period: float) -> NDArray[np.bool_]:
-    """``(height, width)``, True where the second color goes; a texture of ``period`` pixels, turned and shifted."""
+    """Draw a rotated and shifted texture of ``period`` pixels, ``(height, width)``; True means the second color."""
     if name == "solid":
         return np.zeros((height, width), np.bool_)
     angle = (np.pi / 4 if name == "stripes" else 0.0) + rng.uniform(-0.12, 0.12)
@@ -230,12 +230,12 @@ def _texture(rng: np.random.Generator, name: str, width: int, height: int, perio
 
 
 def _degrade(rng: np.random.Generator, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Blur and noise of random strength, as from a poor camera."""
+    """Add blur and noise of random strength, as from a poor camera."""
     sigma = float(rng.uniform(0.3, 1.3))
     if rng.random() < 0.6:
         image = np.asarray(cv2.GaussianBlur(image, (7, 7), sigma), dtype=np.uint8)
     height, width = image.shape[:2]
-    # One block of noise, repeated: drawing a normal number for each value would cost more than the picture.
+    # One block of noise, repeated: a normal number for each value would cost more than drawing the picture.
     block = np.rint(rng.normal(0.0, rng.uniform(0, 14), (128, 128, 3))).astype(np.int16)
     noise = np.tile(block, (height // 128 + 1, width // 128 + 1, 1))[:height, :width]
     return np.asarray(cv2.add(image, noise, dtype=cv2.CV_8U), dtype=np.uint8)  # saturates

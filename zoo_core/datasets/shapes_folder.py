@@ -1,4 +1,4 @@
-"""Drawn shapes as a classification data set: each shape cut out of its picture, in a folder of its class."""
+"""Writes drawn shapes as a classification data set: each shape cut out of its picture, in its class's folder."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 SIDE_PX = 64
 DEFAULT_COUNTS: Mapping[str, int] = MappingProxyType({"val": 25, "train": 10})
-"""Pictures a class and split of the embedded demo."""
+"""Pictures per class in each split of the embedded demo."""
 
 SPLITS: Mapping[str, Split] = MappingProxyType({"val": "test", "train": "trainval"})
-"""Which of the drawn pictures a split's shapes are cut out of."""
+"""The split of drawn pictures from which each split's shapes are cut."""
 
-_CONTEXT = 0.15  # of the longer side, on each side: an outline needs something that it is not
+_CONTEXT = 0.15  # of the longer side, on each side: an outline is visible only against a background
 _JPEG_QUALITY = 95
 
 
 def write_folder(root: Path, *, counts: Mapping[str, int] = DEFAULT_COUNTS, seed: int = DEFAULT_SEED) -> Path:
-    """Draw ``root/<split>/<class>/<number>.JPEG``; does nothing where exactly these pictures lie there already.
+    """Draw ``root/<split>/<class>/<number>.JPEG``; does nothing if exactly these pictures already exist.
 
     Args:
-        root: Replaced where it holds pictures of other sizes, seed or version; its parent is created when missing.
-        counts: Pictures a class, for each of ``SPLITS``; the first ones are the same whatever the number.
+        root: Replaced if it holds pictures of other sizes, seed or version; its parent is created when missing.
+        counts: Pictures per class, for each of ``SPLITS``; a larger number only adds pictures.
         seed: See ``draw_image``.
 
     Raises:
@@ -63,7 +63,7 @@ def cut_out(split: Split, *, seed: int = DEFAULT_SEED) -> Iterator[tuple[int, ND
 
 
 def _cut(picture: ShapesImage, box: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A square around the box; beyond the picture its border is repeated."""
+    """Cut a square around the box; beyond the picture its border is repeated."""
     low, high = box[:2].astype(np.float64), box[2:].astype(np.float64) + 1
     side = round(float((high - low).max()) * (1 + 2 * _CONTEXT))
     x, y = (round(value) for value in ((low + high - side) / 2).tolist())
@@ -71,7 +71,7 @@ def _cut(picture: ShapesImage, box: NDArray[np.float32]) -> NDArray[np.uint8]:
     rows, columns = np.clip(np.arange(y, y + side), 0, height - 1), np.clip(np.arange(x, x + side), 0, width - 1)
     square = np.ascontiguousarray(picture.image[rows[:, None], columns])
     shape = (SIDE_PX, SIDE_PX)
-    # Bit-exact in either direction, whatever the number of threads.
+    # Bit-exact for any number of threads.
     return np.asarray(cv2.resize(square, shape, interpolation=cv2.INTER_LINEAR_EXACT), dtype=np.uint8)
 
 

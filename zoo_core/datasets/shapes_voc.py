@@ -1,4 +1,4 @@
-"""Drawn shapes written to disk in VOC layout, whole or not at all, and only where they are not there yet."""
+"""Writes drawn shapes in VOC layout, completely or not at all, and only if they do not exist yet."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import Json
 
 DEFAULT_SPLITS: Mapping[Split, int] = MappingProxyType({"test": 250, "trainval": 64})
-"""Pictures a split in the embedded demo."""
+"""Pictures per split in the embedded demo."""
 
 JPEG_QUALITY = 92
 
-# An image id tells its split, so that no id stands in two of them.
+# An image id determines its split, so that no id is in two of them.
 _FIRST_IDS: Mapping[Split, int] = MappingProxyType({"test": 1, "trainval": 300_001, "train": 600_001})
 _MAX_IMAGES = 299_999
 
@@ -34,15 +34,15 @@ def write_voc(
     seed: int = DEFAULT_SEED,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Draw the splits into ``root/VOC2007``; does nothing where exactly these pictures lie there already.
+    """Draw the splits into ``root/VOC2007``; does nothing if exactly these pictures already exist.
 
-    The folder is drawn beside its place and then renamed, so a reader never sees half of it; two processes take turns.
-    Pictures of other sizes, seed or version are replaced, and so are those of another OpenCV, whose JPEG encoder may
-    give other bytes. A folder that this function did not write is never touched.
+    The folder is drawn under a temporary name and renamed, so a reader never sees half of it; two processes take turns.
+    Those of other sizes, seed or version are replaced, and so are those of another OpenCV, whose JPEG encoder
+    may give other bytes. A folder that this function did not write is never touched.
 
     Args:
         root: Created when missing.
-        splits: Number of pictures of each split; picture i of a split is the same whatever the number.
+        splits: Number of pictures in each split; picture i of a split does not depend on it.
         seed: See ``draw_image``.
         progress: Called with (done, total) after each picture.
 
@@ -64,7 +64,7 @@ def write_voc(
 
 
 def image_id(split: Split, index: int) -> str:
-    """Six digits that name picture ``index`` of ``split`` and none of another split."""
+    """Return the six-digit id of picture ``index`` of ``split``; no other split uses it."""
     return f"{_FIRST_IDS[split] + index:06d}"
 
 

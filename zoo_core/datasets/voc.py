@@ -1,8 +1,8 @@
 """Pascal VOC detection data on disk: images, annotations, splits, and the comp4 submission.
 
-torchvision's ``VOCDetection`` does not serve here: it insists on its own folder names and on the published splits, it
-parses annotations to untyped dictionaries without checks, and its extraction does not guard against hostile archives.
-Its download table does serve, as the source of the archives' addresses and MD5 sums in the registry.
+torchvision's ``VOCDetection`` is not used here: it requires its own folder names and the published splits, parses
+annotations to untyped dictionaries without checks, and does not guard against hostile archives when it extracts.
+Its download table is the source of the archives' addresses and MD5 sums in the registry.
 
 Layout and annotation format: http://host.robots.ox.ac.uk/pascal/VOC/voc2007/devkit_doc_07-Jun-2007.pdf, section 4.
 """
@@ -62,15 +62,15 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 class VocDetection:
     """One split of a dataset in VOC layout; implements ``EvalDataset``.
 
-    Opening it reads the list of ids alone. Images and annotations are read when asked for and not kept, so memory
-    does not grow with the split; every method may be called from several threads.
+    Opening it reads only the list of ids. Images and annotations are read on demand and not kept, so memory does not
+    grow with the split; every method may be called from several threads.
 
     Args:
         root: ``VOCdevkit/VOC2007``, ``VOCdevkit`` or its parent; see ``find_voc_folder``.
         split: Name of a file in ``ImageSets/Main`` without ``.txt``.
-        class_names: Index is the label; None for the label file's, or else VOC's own 20 classes.
+        class_names: Index is the label; None for those in the label file, or else VOC's own 20 classes.
         label_file: See ``read_label_file``; excludes ``class_names``.
-        name: For people; also chooses among several VOC folders.
+        name: Display name; also selects one of several VOC folders.
         max_pixels: Larger images are refused before they are decoded.
 
     Raises:
@@ -108,7 +108,7 @@ class VocDetection:
         """Return the image's file: ``JPEGImages/<id>`` with the suffix .jpg, .jpeg or .png.
 
         Raises:
-            DataError: The id is not of this split, or there is no such file.
+            DataError: The id is not in this split, or there is no such file.
         """
         self._check_id(image_id)
         for suffix in _IMAGE_SUFFIXES:
@@ -118,16 +118,16 @@ class VocDetection:
         path = self.root / "JPEGImages" / f"{image_id}.jpg"
         raise DataError(
             f"{path} does not exist (nor with the suffix .jpeg or .png); split {self.split!r} lists {image_id!r}.",
-            fix="check that the data set is complete, or take the id out of the split.",
+            fix="check that the data set is complete, or remove the id from the split.",
         )
 
     def annotation_path(self, image_id: str) -> Path:
-        """Return where the image's annotation lies. Raises DataError when the id is not of this split."""
+        """Return the path of the image's annotation. Raises DataError when the id is not in this split."""
         self._check_id(image_id)
         return self.root / "Annotations" / f"{image_id}.xml"
 
     def image(self, image_id: str) -> NDArray[np.uint8]:
-        """Return ``(H, W, 3)`` uint8 RGB, an EXIF orientation applied as in the published evaluator.
+        """Return ``(H, W, 3)`` uint8 RGB with an EXIF orientation applied, as in the published evaluator.
 
         Raises:
             DataError: The file is missing, truncated, damaged or too large; see ``read_image``.
@@ -135,7 +135,7 @@ class VocDetection:
         return read_image(self.image_path(image_id), max_pixels=self._max_pixels)
 
     def target(self, image_id: str) -> DetectionTarget:
-        """Return the annotated objects, in the file's order, corners made 0-based by subtracting one.
+        """Return the annotated objects, in the file's order; one is subtracted from the corners to make them 0-based.
 
         Raises:
             DataError: The annotation is missing or malformed, or has a class without a label.
@@ -170,7 +170,7 @@ class VocDetection:
         write_comp4(directory, predictions, class_names=self.class_names, split=self.split)
 
     def _check_id(self, image_id: str) -> None:
-        # Only ids that the split lists, and that were validated there, ever become part of a path.
+        # Only ids listed in the split, where they were validated, ever become part of a path.
         if image_id not in self._known_ids:
             raise DataError(
                 f"Image id {image_id[:80]!r} is not in split {self.split!r} of {self.root}"
@@ -190,7 +190,7 @@ class VocDetection:
         elif labels_file.is_file():
             fix = f"name the classes with --labels {labels_file}"
         else:
-            fix = "name the classes with --labels FILE, one a line, or correct the annotation."
+            fix = "name the classes with --labels FILE, one per line, or correct the annotation."
         raise DataError(
             f"{where}: name: class {class_name[:80]!r} is not among the {len(self.class_names)} classes"
             f"{closest_hint(class_name, self.class_names)}.",
@@ -199,10 +199,10 @@ class VocDetection:
 
 
 def find_voc_folder(root: Path, name: str = "VOC2007") -> Path:
-    """Return the folder with ``ImageSets/Main`` and ``Annotations`` that ``root`` is or holds.
+    """Return the folder with ``ImageSets/Main`` and ``Annotations``: ``root`` or one below it.
 
-    Looked for in this order: ``root`` itself, the folders in it, the folders in ``root/VOCdevkit``. Among several the
-    one called ``name`` is taken. ``JPEGImages`` may be absent, since scoring stored detections needs no image.
+    Searches ``root`` itself, then the folders in it, then those in ``root/VOCdevkit``. If there are several, the one
+    called ``name`` is taken. ``JPEGImages`` may be missing, since scoring stored detections needs no images.
 
     Raises:
         DataError: There is none, or there are several and none is called ``name``.
@@ -226,7 +226,7 @@ def find_voc_folder(root: Path, name: str = "VOC2007") -> Path:
                 fix="give --data one of these folders.",
             )
     raise DataError(
-        f"{root} is no data set in VOC layout: neither it nor a folder in it or in its VOCdevkit holds "
+        f"{root} is not a data set in VOC layout: neither it nor a folder in it or in its VOCdevkit holds "
         "ImageSets/Main and Annotations.",
         fix="give --data the folder VOCdevkit/VOC2007, VOCdevkit, or its parent.",
     )
@@ -240,7 +240,7 @@ def _read_ids(root: Path, split: str) -> tuple[str, ...]:
     folder = root / "ImageSets" / "Main"
     path = folder / f"{split}.txt"
     if name_problem(split) is not None or not path.is_file():
-        # VOC's own folder has 80 further files, one a class and split; they are lists with a second column.
+        # VOC's own folder has 80 more files, one per class and split; they are lists with a second column.
         splits = sorted(file.stem for file in folder.glob("*.txt"))
         plain = [name for name in splits if not name.startswith(tuple(f"{known}_" for known in VOC_CLASSES))]
         raise DataError(
@@ -249,18 +249,18 @@ def _read_ids(root: Path, split: str) -> tuple[str, ...]:
         )
     ids = [line.strip(" \t") for line in read_lines(path)]
     if not ids:
-        raise DataError(f"{path} lists no image.", fix="write one image id a line.")
+        raise DataError(f"{path} lists no image.", fix="write one image id per line.")
     problems = []
     first_lines: dict[str, int] = {}
     for number, image_id in enumerate(ids, start=1):
         problem = name_problem(image_id)
         if problem is None and first_lines.setdefault(image_id, number) != number:
-            problem = f"stands in line {first_lines[image_id]} already"
+            problem = f"is already on line {first_lines[image_id]}"
         if problem is not None:
             problems.append(f"{path}:{number}: image id {image_id[:80]!r} {problem}.")
     if problems:
         more = [f"... and {len(problems) - 10} more."] if len(problems) > 10 else []
-        raise DataError("\n".join(problems[:10] + more), fix="write one image id a line, each once, without suffix.")
+        raise DataError("\n".join(problems[:10] + more), fix="write one image id per line, each once, without suffix.")
     return tuple(ids)
 
 
@@ -271,7 +271,7 @@ def _parse_xml(path: Path) -> Element:
     except DefusedXmlException as error:
         raise DataError(
             f"{path} declares a document type or entities, which is refused: {error}.",
-            fix="remove the declaration; annotations need none.",
+            fix="remove the declaration; annotations do not need one.",
         ) from error
     except (ParseError, ValueError, LookupError) as error:
         raise DataError(f"{path} is not well-formed XML: {error}.", fix="restore the file from its archive.") from error
@@ -310,7 +310,7 @@ def _box(element: Element, where: str) -> tuple[float, float, float, float]:
     x1, y1, x2, y2 = corners
     if x2 < x1 or y2 < y1:
         raise DataError(
-            f"{where}: the box ends before it begins: xmin {x1:g}, xmax {x2:g}, ymin {y1:g}, ymax {y2:g}.",
+            f"{where}: the box ends before it starts: xmin {x1:g}, xmax {x2:g}, ymin {y1:g}, ymax {y2:g}.",
             fix="swap the corners, or correct the box.",
         )
     return x1, y1, x2, y2

@@ -1,4 +1,4 @@
-"""VOC's annotation files, written."""
+"""Writes VOC's annotation files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_annotation(
     difficult: NDArray[np.bool_],
     truncated: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Write what is true of one image; VOC's corners count from 1.
+    """Write the annotation of one image; corners in the file are 1-based, as in VOC.
 
     Args:
         path: The XML file.
@@ -36,7 +36,7 @@ def write_annotation(
         boxes: ``(M, 4)``, ``xyxy`` in whole pixels, 0-based.
         labels: ``(M,)``.
         difficult: ``(M,)``.
-        truncated: ``(M,)``; None where no object reaches over the border.
+        truncated: ``(M,)``; None if no object reaches over the border.
     """
     height, width, depth = image_shape
     root = Element("annotation")

@@ -1,4 +1,4 @@
-"""Average precision from a precision-recall curve, under the rules that benchmarks define."""
+"""Average precision from a precision-recall curve, by the rules of the VOC and COCO benchmarks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# The fourth is 0.30000000000000004: a recall of exactly 3/10 does not reach it, in the published evaluators neither.
+# The fourth is 0.30000000000000004: a recall of exactly 3/10 does not reach it, nor does it in published evaluators.
 RECALL_POINTS_11 = np.arange(0.0, 1.1, 0.1)
 
 
 class PrecisionRecall(NamedTuple):
-    """One class's curve, highest score first; N is the number of detections that count.
+    """Precision-recall curve of one class, highest score first; N is the number of detections that count.
 
     Attributes:
         recall: ``(N,)`` float64, ascending, in ``[0, 1]``.
@@ -27,18 +27,18 @@ class PrecisionRecall(NamedTuple):
     scores: NDArray[np.float32]
 
 
-def precision_recall_curve(found: NDArray[np.bool_], scores: NDArray[np.float32], num_objects: int) -> PrecisionRecall:
-    """Precision and recall after each detection.
+def precision_recall_curve(hits: NDArray[np.bool_], scores: NDArray[np.float32], num_objects: int) -> PrecisionRecall:
+    """Compute precision and recall after each detection.
 
     Args:
-        found: ``(N,)``, highest score first: True where the detection found an object; leave out those that do not
+        hits: ``(N,)``, highest score first: True where the detection found an object; leave out those that do not
             count.
         scores: ``(N,)``.
         num_objects: Objects that count, above 0.
     """
-    num_found = np.cumsum(found, dtype=np.float64)
-    ranks = np.arange(1.0, len(found) + 1.0)
-    return PrecisionRecall(recall=num_found / num_objects, precision=num_found / ranks, scores=scores)
+    num_hits = np.cumsum(hits, dtype=np.float64)
+    ranks = np.arange(1.0, len(hits) + 1.0)
+    return PrecisionRecall(recall=num_hits / num_objects, precision=num_hits / ranks, scores=scores)
 
 
 def average_precision_11pt(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
@@ -49,7 +49,7 @@ def average_precision_11pt(recall: NDArray[np.float64], precision: NDArray[np.fl
         precision: ``(N,)``, in ``[0, 1]``.
 
     Returns:
-        AP in ``[0, 1]``; 0.0 when N is 0. A class without ground truth never gets here: its AP is None.
+        AP in ``[0, 1]``; 0.0 when N is 0. Classes without ground truth are not passed in: their AP is None.
 
     Source:
         Everingham et al., The PASCAL Visual Object Classes Challenge, IJCV 2010, section 4.2.
@@ -58,7 +58,7 @@ def average_precision_11pt(recall: NDArray[np.float64], precision: NDArray[np.fl
 
 
 def average_precision_area(recall: NDArray[np.float64], precision: NDArray[np.float64]) -> float:
-    """Area under the monotone envelope of the curve, exactly: every change of recall counts, as VOC2010 defines it.
+    """Integrate the monotone envelope of the curve exactly, at every change of recall, as VOC2010 defines it.
 
     Args:
         recall: ``(N,)``, ascending, in ``[0, 1]``.
@@ -74,7 +74,7 @@ def average_precision_area(recall: NDArray[np.float64], precision: NDArray[np.fl
 
 
 def envelope(precision: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Best precision at this or any later row, ``(N,)``."""
+    """Return the best precision at this or any later row, ``(N,)``."""
     best: NDArray[np.float64] = np.maximum.accumulate(precision[::-1])[::-1]
     return best
 
@@ -82,5 +82,5 @@ def envelope(precision: NDArray[np.float64]) -> NDArray[np.float64]:
 def _best_precision_at(
     recall: NDArray[np.float64], precision: NDArray[np.float64], points: NDArray[np.floating[Any]]
 ) -> NDArray[np.float64]:
-    # Row i is the first whose recall is >= the point; one row of zeros stands for a recall never reached.
+    # Row i is the first whose recall is >= the point; the zero appended is the precision at a recall never reached.
     return np.append(envelope(precision), 0.0)[np.searchsorted(recall, points, side="left")]

@@ -1,9 +1,8 @@
-"""How far a mean AP moves when the images are drawn again: pure functions on what matching said of each detection.
+"""Bootstraps the mean AP over images, from the outcome of matching each detection. Pure functions.
 
 Matching is local to an image, so it is done once. Drawing an image n times counts its detections and its objects n
-times: the AP of a resample is that of the same ranked detections with whole-number weights, and what happens between
-two detections that found an object is a sum. All resamples of a class are worked out side by side, and the thresholds
-of one class share the sums.
+times: the AP of a resample is the AP of the same ranked detections with integer weights, and everything between two
+true positives adds up to one sum. All resamples of a class are computed together, and its thresholds share the sums.
 
 Source: Efron, Tibshirani, An Introduction to the Bootstrap, 1993, chapters 6 and 13 (the percentile interval).
 """
@@ -22,14 +21,14 @@ from zoo_core.metrics.voc import FALSE, FOUND, IGNORED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Weights gathered in one go: some 8 MB, however many detections there are. A quarter of it takes twice as long, because
+# Weights gathered at once: about 8 MB, however many detections there are. A quarter of it takes twice as long, because
 # a row of a class with many detections is then only a few columns wide.
 _WEIGHTS_PER_BLOCK = 1 << 21
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClassOutcomes:
-    """What matching said of one class's detections, at one IoU threshold or several.
+    """Matching outcomes of one class's detections, at one IoU threshold or several.
 
     Attributes:
         images: ``(N,)`` int, index of the image of each detection, highest score first.
@@ -43,7 +42,7 @@ class ClassOutcomes:
 
 
 def resample_weights(num_images: int, num_resamples: int, seed: int) -> NDArray[np.int32]:
-    """How often each image was drawn, ``(num_images, num_resamples)``; every column sums to ``num_images``.
+    """Count how often each image is drawn, ``(num_images, num_resamples)``; every column sums to ``num_images``.
 
     Args:
         num_images: Above 0.
@@ -60,14 +59,14 @@ def resample_weights(num_images: int, num_resamples: int, seed: int) -> NDArray[
 def weighted_average_precision(
     outcomes: ClassOutcomes, weights: NDArray[np.int32], recall_points: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
-    """AP of one class in every resample, the mean over its thresholds.
+    """Compute the AP of one class in every resample, averaged over its thresholds.
 
-    It equals the AP of the detections with each image's rows repeated as often as the image was drawn. Only where two
-    detections of one class and image have equal scores may the two differ: the copies of an image are then ranked one
-    after the other, whereas here the copies of a detection are.
+    It equals the AP of the detections with each image's rows repeated as often as the image was drawn. The two can
+    differ only where two detections of one class and image have equal scores: repeating rows ranks the copies of an
+    image one after the other, this function ranks the copies of a detection one after the other.
 
     Args:
-        outcomes: Of the class.
+        outcomes: Outcomes of the class.
         weights: ``(I, R)``, how often each image was drawn.
         recall_points: ``(P,)`` evenly spaced from 0, where the best precision is averaged; None for the area at every
             change of recall.
@@ -78,12 +77,12 @@ def weighted_average_precision(
     num_objects = outcomes.num_objects @ weights.astype(np.int64)
     result = np.full(weights.shape[1], np.nan)
     result[num_objects > 0] = 0.0
-    finds = np.flatnonzero((outcomes.outcome == FOUND).any(axis=0))
-    if not len(finds):
+    hits = np.flatnonzero((outcomes.outcome == FOUND).any(axis=0))
+    if not len(hits):
         return result
-    end = finds[-1] + 1  # what is ranked below the last find never raises a precision
+    end = hits[-1] + 1  # detections ranked below the last hit never raise a precision
     images, outcome = outcomes.images[:end], outcomes.outcome[:, :end]
-    # Most detections are false at every threshold: they are added up once, and the others alone are looked at for each.
+    # Most detections are false at every threshold: they are summed once, and only the others are visited for each.
     events = np.flatnonzero((outcome != FALSE).any(axis=0))
     block = max(1, _WEIGHTS_PER_BLOCK // len(images))
     for low in range(0, weights.shape[1], block):
@@ -94,7 +93,7 @@ def weighted_average_precision(
 
 
 class _EventTable:
-    """The E detections of a class that are found or ignored at some threshold, in B resamples.
+    """Holds the E detections of a class that hit an object or are ignored at some threshold, in B resamples.
 
     Args:
         drawn: ``(N, B)``, how often each detection was drawn.
@@ -109,48 +108,48 @@ class _EventTable:
         self._num_objects = num_objects
 
     def average(self, outcome: NDArray[np.int8], recall_points: NDArray[np.float64] | None) -> NDArray[np.float64]:
-        """AP of the B resamples from what the events are at one threshold, ``(E,)``."""
+        """Compute the AP of the B resamples from the events' outcomes at one threshold, ``(E,)``."""
         rows, ignored = np.flatnonzero(outcome == FOUND), np.flatnonzero(outcome == IGNORED)
-        found, counted = self._own[rows], self._counted[rows]
+        hits, counted = self._own[rows], self._counted[rows]
         if len(ignored):
             before = np.searchsorted(ignored, rows)
             counted -= np.concatenate([np.zeros_like(counted[:1]), _cumulated(self._own[ignored])])[before]
-        return _average(found, counted, self._num_objects, recall_points)
+        return _average(hits, counted, self._num_objects, recall_points)
 
 
 def _cumulated(table: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Running sums down the columns, in place."""
-    for above, row in pairwise(table):  # a row at a time runs along memory, which cumsum(axis=0) does not
+    """Compute running sums down the columns, in place."""
+    for above, row in pairwise(table):  # row by row follows the memory layout; cumsum(axis=0) does not
         row += above
     return table
 
 
 def _average(
-    found: NDArray[np.int32],
+    hits: NDArray[np.int32],
     counted: NDArray[np.int32],
     num_objects: NDArray[np.int64],
     recall_points: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
-    """AP of B resamples from K finds: ``found`` and ``counted`` are ``(K, B)``, ``num_objects`` ``(B,)``."""
+    """Compute the AP of B resamples from K hits; ``hits`` and ``counted`` are ``(K, B)``, ``num_objects`` ``(B,)``."""
     defined = num_objects > 0
-    if not len(found):
+    if not len(hits):
         return np.where(defined, 0.0, np.nan)
-    num_found = _cumulated(found.copy())
-    best = num_found / np.maximum(counted, 1)
+    num_hits = _cumulated(hits.copy())
+    best = num_hits / np.maximum(counted, 1)
     for below, row in pairwise(best[::-1]):
         np.maximum(row, below, out=row)
     with np.errstate(invalid="ignore", divide="ignore"):
         if recall_points is None:
-            return _summed(best, found) / num_objects
-        reached = _points_reached(num_found / num_objects, recall_points)
-    # A point belongs to the first find that reaches it: the best precision from there on.
+            return _summed(best, hits) / num_objects
+        reached = _points_reached(num_hits / num_objects, recall_points)
+    # A point belongs to the first hit that reaches it: the best precision from there on.
     mean = _summed(best, np.diff(reached, axis=0, prepend=0)) / len(recall_points)
     mean[~defined] = np.nan
     return mean
 
 
 def _summed(values: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[np.float64]:
-    """The columns' sums of ``values * counts``, ``(B,)``, in the order of the rows whatever B is."""
+    """Sum ``values * counts`` down the columns, ``(B,)``, always in the order of the rows, so B changes no bit."""
     total = np.zeros(values.shape[1])
     for value, count in zip(values, counts, strict=True):
         total += value * count
@@ -158,9 +157,9 @@ def _summed(values: NDArray[np.float64], counts: NDArray[np.int32]) -> NDArray[n
 
 
 def _points_reached(recall: NDArray[np.float64], recall_points: NDArray[np.float64]) -> NDArray[np.int32]:
-    """How many of the points are at most the recall; the points are evenly spaced but for their last bits."""
+    """Count the points that are at most the recall; the points are evenly spaced except for their last bits."""
     last = len(recall_points) - 1
-    recall = np.nan_to_num(recall, nan=0.0, posinf=0.0)  # without objects nothing is defined, and nothing is read
+    recall = np.nan_to_num(recall, nan=0.0, posinf=0.0)  # undefined without objects; the caller discards these columns
     near: NDArray[np.int32] = np.minimum((recall / recall_points[1]).astype(np.int32), last)
     ahead = np.append(recall_points[1:], np.inf)
     near += ahead[near] <= recall  # the quotient may be off by its last bit, either way
@@ -170,7 +169,7 @@ def _points_reached(recall: NDArray[np.float64], recall_points: NDArray[np.float
 
 
 def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of ``(C, R)`` over the classes that are defined in each resample, ``(R,)``."""
+    """Average ``(C, R)`` over the classes that are defined in each resample, ``(R,)``."""
     known = ~np.isnan(values)
     counts = known.sum(axis=0)
     sums = np.where(known, values, 0.0).sum(axis=0)
@@ -179,7 +178,7 @@ def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def percentile_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float] | None:
-    """The middle ``confidence`` of the defined values; None where no value is."""
+    """Return the interval that holds the middle ``confidence`` of the defined values; None if no value is defined."""
     known = values[~np.isnan(values)]
     if not len(known):
         return None
@@ -189,10 +188,10 @@ def percentile_interval(values: NDArray[np.float64], confidence: float = 0.95) -
 
 
 def two_sided_p_value(values: NDArray[np.float64]) -> float | None:
-    """How unlikely it is that the true difference is 0 or has the other sign, at least ``2 / (R + 1)``.
+    """Compute the two-sided p-value of a difference of 0, at least ``2 / (R + 1)``.
 
     Args:
-        values: ``(R,)``, the difference in every resample; those that are not defined are left out.
+        values: ``(R,)``, the difference in every resample; undefined ones are left out.
     """
     known = values[~np.isnan(values)]
     if not len(known):
@@ -202,7 +201,7 @@ def two_sided_p_value(values: NDArray[np.float64]) -> float | None:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """The p-values with Holm's correction for their number; None stays None and does not count.
+    """Apply Holm's correction for the number of p-values; None stays None and is not counted.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
     """

@@ -1,4 +1,4 @@
-"""What class labels that are nearly all wrong have in common with the usual mistakes, in sentences with figures."""
+"""Diagnoses an accuracy near zero: names the usual mistakes that fit the data, in sentences with figures."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
 # Shares of fewer images than this say little.
 _LEAST_IMAGES = 10
-# What another reading of the labels must add to the share of right images to be believed.
+# Another reading of the labels must add this much to the share of right images to be believed.
 _CLEAR_GAIN = 0.2
-# What a renaming must explain beyond a shift to be preferred.
+# A renaming must explain this much more than a shift to be preferred.
 _FREEDOM = 0.15
-# Above this share of right images nothing is looked for.
+# Above this share of right images nothing is diagnosed.
 _SUSPICIOUS = 0.2
 
 
 def classification_suspects(
     truth: NDArray[np.int64], best: NDArray[np.int64], class_names: Sequence[str], *, num_flat: int = 0
 ) -> tuple[str, ...]:
-    """Say what the data shows about an accuracy near zero.
+    """Explain an accuracy near zero as far as the data allows.
 
     Args:
         truth: ``(I,)``, the true labels.
@@ -41,11 +41,11 @@ def _suspects(
     silent = int((best < 0).sum())
     if silent:
         yield (
-            f"{silent} of {num_images} images have no finite output: look at the checkpoint, and at the encodings of "
+            f"{silent} of {num_images} images have no finite output: check the checkpoint and the encodings of "
             "quantized stages."
         )
     if num_flat > num_images / 2:
-        yield f"{num_flat} of {num_images} images give every class the same score: the network sees nothing."
+        yield f"{num_flat} of {num_images} images give every class the same score: the output ignores the image."
         return
     right = float((truth == best).mean()) if num_images else 0.0
     if num_images - silent < _LEAST_IMAGES or len(class_names) < 2 or right >= _SUSPICIOUS:
@@ -53,8 +53,8 @@ def _suspects(
     called = np.bincount(best[best >= 0], minlength=len(class_names))
     if called.max() == num_images - silent:
         yield (
-            f"All images are called {class_names[int(called.argmax())]!r}: look at the classifier's weights, and at "
-            "mean and scale of pre-processing."
+            f"All images are predicted as {class_names[int(called.argmax())]!r}: check the classifier's weights, and "
+            "the mean and scale of pre-processing."
         )
         return
     shifted, renamed = _shifted(truth, best, right), _renamed(truth, best, right, class_names)
@@ -62,13 +62,13 @@ def _suspects(
     readings = sorted([(shifted[0] + _FREEDOM, shifted[1]), renamed], reverse=True)
     yield readings[0][1] or (
         f"{right:.1%} of {num_images} images are right, chance is {1 / len(class_names):.1%}, and no shift or renaming "
-        "of labels explains it: look at the checkpoint, at pre-processing (colour order BGR for RGB, mean and scale, "
-        "size), and at the order of the class names."
+        "of labels explains it: check the checkpoint, pre-processing (BGR instead of RGB, mean and scale, size), and "
+        "the order of the class names."
     )
 
 
 def _shifted(truth: NDArray[np.int64], best: NDArray[np.int64], right: float) -> tuple[float, str]:
-    """Share of images that the best shift makes right, and the sentence; 0 and nothing where it gains too little."""
+    """Return the share of images that the best shift makes right, and the sentence; 0 and "" if it gains too little."""
     shifts, counts = np.unique((truth - best)[best >= 0], return_counts=True)
     counts = counts[shifts != 0]
     shifts = shifts[shifts != 0]
@@ -77,20 +77,20 @@ def _shifted(truth: NDArray[np.int64], best: NDArray[np.int64], right: float) ->
         return 0.0, ""
     return share, (
         f"Labels look shifted: {right:.1%} of {len(truth)} images are right; with {shifts[counts.argmax()]:+d} added "
-        f"to every predicted label {share:.1%} would be. Is background counted as a class, or one missing from the "
-        "names?"
+        f"to every predicted label {share:.1%} would be. Is background counted as a class, or is a class missing from "
+        "the names?"
     )
 
 
 def _renamed(
     truth: NDArray[np.int64], best: NDArray[np.int64], right: float, class_names: Sequence[str]
 ) -> tuple[float, str]:
-    """The same for a renaming that half of each class suggests and the other half confirms, lest it fit by chance."""
-    asked = _every_other(truth)
-    names = _one_to_one(truth[asked], best[asked])
-    held = best[~asked]
+    """Return the same for a renaming that is fitted on half of each class and measured on the other half."""
+    fitted = _every_other(truth)
+    names = _one_to_one(truth[fitted], best[fitted])
+    held = best[~fitted]
     known = np.array([names.get(label, -1) for label in held.tolist()])
-    share = float((known == truth[~asked]).mean()) if len(held) else 0.0
+    share = float((known == truth[~fitted]).mean()) if len(held) else 0.0
     if share < right + _CLEAR_GAIN:
         return 0.0, ""
     common = np.bincount(held[held >= 0], minlength=len(class_names)).argsort(kind="stable")[::-1].tolist()
@@ -101,13 +101,13 @@ def _renamed(
     ]
     return share, (
         f"Labels look permuted: {right:.1%} of {len(truth)} images are right; with each label renamed to what it "
-        f"mostly means, {share:.1%} would be (found on one half of the images, measured on the other): "
-        f"{', '.join(examples[:3])}. Are the class names in the order of the training?"
+        f"mostly means, {share:.1%} would be (fitted on one half of the images, measured on the other): "
+        f"{', '.join(examples[:3])}. Are the class names in the order used for training?"
     )
 
 
 def _every_other(truth: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """``(I,)``, the first, third ... image of each class."""
+    """Select the first, third ... image of each class, ``(I,)``."""
     order = np.argsort(truth, kind="stable")
     ordered = truth[order]
     rank = np.arange(len(truth)) - np.searchsorted(ordered, ordered)
@@ -117,7 +117,7 @@ def _every_other(truth: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def _one_to_one(truth: NDArray[np.int64], best: NDArray[np.int64]) -> dict[int, int]:
-    """Predicted label to true label, the most frequent pair first, each name used once."""
+    """Map predicted labels to true labels, the most frequent pair first, each label used once."""
     pairs, counts = np.unique(np.stack([best, truth], axis=1)[best >= 0], axis=0, return_counts=True)
     names: dict[int, int] = {}
     used: set[int] = set()

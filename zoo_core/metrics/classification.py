@@ -25,13 +25,13 @@ __all__ = ["CLASSIFICATION_PROTOCOLS", "ClassificationMetric", "GatheredClasses"
 CLASSIFICATION_PROTOCOLS = ("topk/first", "topk/expected")
 
 NUM_KEPT = 10
-"""Classes that ``rank_classes`` keeps of an image: the fifth place is counted, the next ones are for people."""
+"""Number of classes that ``rank_classes`` keeps of an image: top-5 needs five, the others are for human readers."""
 
-_COMMON_WORDS = (
+_COMMON_TEXT = (
     "An image counts as right when its class is among the k most probable ones, k being 1 and 5; accuracy is the share "
     "of right images. top1_balanced is the mean over classes of the share within each."
 )
-_TIE_WORDS = {
+_TIE_TEXT = {
     "topk/first": "Of classes with equal scores the one with the lower index comes first, as argmax has it.",
     "topk/expected": (
         "Of classes with equal scores each order is as likely, and an image counts by the probability of being right."
@@ -40,11 +40,11 @@ _TIE_WORDS = {
 
 
 def rank_classes(logits: NDArray[np.float32], num_kept: int = NUM_KEPT) -> Classification:
-    """Turn one image's raw outputs into its most probable classes; softmax is in float64.
+    """Turn one image's raw outputs into its most probable classes; softmax is computed in float64.
 
     Args:
         logits: ``(C,)``. A class whose logit is not finite is left out.
-        num_kept: So many classes are kept, and those that tie with the last of them.
+        num_kept: Number of classes to keep; those that tie with the last one are kept too.
 
     Returns:
         Most probable first, equal ones by index; empty where no logit is finite.
@@ -62,14 +62,14 @@ def rank_classes(logits: NDArray[np.float32], num_kept: int = NUM_KEPT) -> Class
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GatheredClasses:
-    """All images so far, one row each.
+    """All images added so far, one row each.
 
     Attributes:
         image_ids: Ascending.
         truth: ``(I,)`` int64, the true label.
         best: ``(I,)`` int64, the most probable label, the lower index of equal ones; -1 where there is none.
         ahead: ``(I,)`` int64, classes with a higher score than the true one; -1 where the true one was not predicted.
-        tied: ``(I,)`` int64, further classes with the true one's score.
+        tied: ``(I,)`` int64, other classes with the same score as the true one.
         tied_before: ``(I,)`` int64, those of them with a lower index.
     """
 
@@ -81,7 +81,7 @@ class GatheredClasses:
     tied_before: NDArray[np.int64]
 
     def right(self, protocol: str, k: int) -> NDArray[np.float64]:
-        """How right each image is among its k best classes, ``(I,)`` in ``[0, 1]``; ties by ``protocol``."""
+        """Return the probability that each image is right in its k best classes, ``(I,)``; ``protocol`` breaks ties."""
         known = self.ahead >= 0
         if protocol == "topk/first":
             return (known & (self.ahead + self.tied_before < k)).astype(np.float64)
@@ -90,14 +90,14 @@ class GatheredClasses:
 
 
 class ClassificationMetric:
-    """Top-1 and top-5 accuracy under both rules for ties; an implementation of ``datatypes.Metric``.
+    """Computes top-1 and top-5 accuracy under both rules for ties; implements ``datatypes.Metric``.
 
     Args:
         class_names: Index is the label.
         headline: Protocol id that is moved to the front.
 
     Raises:
-        RegistryError: ``headline`` is no protocol id.
+        RegistryError: ``headline`` is not a protocol id.
     """
 
     prediction_type: type[Prediction] = Classification
@@ -128,14 +128,14 @@ class ClassificationMetric:
         for image_id, pred, target in zip(image_ids, preds, targets, strict=True):
             if image_id in self._rows or image_id in rows:
                 raise PluginError(f"Image {image_id!r} is scored twice.", fix="give each image id once.")
-            found = self._checked(image_id, pred)
-            rows[image_id] = _row(found, self._label(image_id, target))
-            num_flat += len(found.scores) > 1 and found.scores[0] == found.scores[-1]
+            ranking = self._checked(image_id, pred)
+            rows[image_id] = _row(ranking, self._label(image_id, target))
+            num_flat += len(ranking.scores) > 1 and ranking.scores[0] == ranking.scores[-1]
         self._rows.update(rows)
         self._num_flat += num_flat
 
     def merge(self, other: Self) -> None:
-        """Add what ``other`` has seen; it is not changed.
+        """Add the images of ``other``, which is not changed.
 
         Raises:
             PluginError: The classes differ, or an image is in both.
@@ -144,12 +144,12 @@ class ClassificationMetric:
             raise PluginError("Metrics of different classes cannot be merged.", fix="merge metrics of one data set.")
         both = self._rows.keys() & other._rows.keys()
         if both:
-            raise PluginError(f"Image {min(both)!r} is in both metrics.", fix="give each image to one of them.")
+            raise PluginError(f"Image {min(both)!r} is in both metrics.", fix="add each image to only one of them.")
         self._rows.update(other._rows)
         self._num_flat += other._num_flat
 
     def gathered(self) -> GatheredClasses:
-        """All images so far."""
+        """Return all images added so far."""
         image_ids = tuple(sorted(self._rows))
         table = np.array([self._rows[image_id] for image_id in image_ids], np.int64).reshape(-1, 5)
         truth, best, ahead, tied, tied_before = table.T
@@ -170,7 +170,7 @@ class ClassificationMetric:
         return {protocol: self._score(protocol, gathered) for protocol in chosen}
 
     def suspects(self) -> Sequence[str]:
-        """Say in sentences with figures which usual mistake the data shows; empty where nothing is suspicious."""
+        """Name the usual mistakes that the data points to, in sentences with figures; empty if there are none."""
         gathered = self.gathered()
         return classification_suspects(gathered.truth, gathered.best, self.class_names, num_flat=self._num_flat)
 
@@ -192,7 +192,7 @@ class ClassificationMetric:
             per_class={name: shares.get(label) for label, name in enumerate(self.class_names)},
             num_images=len(gathered.image_ids),
             num_objects=dict(zip(self.class_names, counts.tolist(), strict=True)),
-            definition=f"{_COMMON_WORDS} {_TIE_WORDS[protocol]}",
+            definition=f"{_COMMON_TEXT} {_TIE_TEXT[protocol]}",
             notes=self._notes(counts, gathered),
         )
 
@@ -205,7 +205,7 @@ class ClassificationMetric:
             more = f" and {len(empty) - 10} more" if len(empty) > 10 else ""
             notes.append(f"No image in this selection, so left out of top1_balanced: {shown}{more}.")
         if len(self.class_names) <= 5:
-            notes.append(f"top5 says nothing with {len(self.class_names)} classes, so it is undefined.")
+            notes.append(f"top5 is meaningless with {len(self.class_names)} classes, so it is undefined.")
         num_silent = int((gathered.best < 0).sum())
         if num_silent:
             notes.append(f"{num_silent} images have no finite output; they count as wrong.")
@@ -228,7 +228,7 @@ class ClassificationMetric:
             raise PluginError(f"The prediction for {image_id!r} names a class twice.", fix="give each class once.")
         if not np.isfinite(scores).all() or (np.diff(scores) > 0).any():
             raise PluginError(
-                f"The scores of {image_id!r} are not finite and falling.", fix="rank them with rank_classes."
+                f"The scores of {image_id!r} are not finite and descending.", fix="rank them with rank_classes."
             )
         return pred
 
@@ -246,16 +246,16 @@ class ClassificationMetric:
         return target.label
 
 
-def _row(found: Classification, truth: int) -> tuple[int, int, int, int, int]:
-    """``truth, best, ahead, tied, tied_before`` of ``GatheredClasses``."""
-    if not len(found.labels):
+def _row(ranking: Classification, truth: int) -> tuple[int, int, int, int, int]:
+    """Return ``truth, best, ahead, tied, tied_before`` of ``GatheredClasses``."""
+    if not len(ranking.labels):
         return truth, -1, -1, 0, 0
-    best = int(found.labels[found.scores == found.scores[0]].min())
-    at = np.flatnonzero(found.labels == truth)
+    best = int(ranking.labels[ranking.scores == ranking.scores[0]].min())
+    at = np.flatnonzero(ranking.labels == truth)
     if not len(at):
         return truth, best, -1, 0, 0
-    same = found.labels[found.scores == found.scores[at[0]]]
-    ahead = int((found.scores > found.scores[at[0]]).sum())
+    same = ranking.labels[ranking.scores == ranking.scores[at[0]]]
+    ahead = int((ranking.scores > ranking.scores[at[0]]).sum())
     return truth, best, ahead, len(same) - 1, int((same < truth).sum())
 
 

@@ -1,8 +1,8 @@
 """COCO's average precision and recall, equal to pycocotools; difficult objects are its ``ignore``.
 
-Matching is greedy: a detection takes the best object that is still free, so what it gets depends on those before it,
-though only on those of its image and class: round r settles the r-th detection of every such group at once, at every
-threshold.
+Matching is greedy: a detection takes the best object that is still free, so its match depends on the detections before
+it, but only on those of the same image and class. Round r therefore matches the r-th detection of every such group
+together, at every threshold.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_POINTS_101 = np.linspace(0.0, 1.0, 101)
 MAX_DETECTIONS = 100
-# Square pixels, both ends belong.
+# Square pixels, both ends included.
 AREA_RANGES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
-COCO_WORDS = (
+COCO_TEXT = (
     "COCO: AP at IoU >= 0.50, 0.55 ... 0.95, precision interpolated at 101 recall points, the 100 best detections per "
     "image and class; widths are x2 - x1. A detection takes the object it overlaps most among those still free; "
     "difficult objects are pycocotools' `ignore`: taken at most once, only where no other object fits, and then the "
@@ -41,12 +41,12 @@ COCO_WORDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CocoEvaluation:
-    """What COCO's protocol says of each class; T is ``len(IOU_THRESHOLDS)``.
+    """AP and recall of each class under COCO's protocol; T is ``len(IOU_THRESHOLDS)``.
 
     Attributes:
         num_objects: ``(C,)``, objects that count within the area range.
         average_precision: ``(T, C)``; not-a-number for a class without objects that count.
-        recall: At most 1, 10 and 100 detections per image and class: ``{k: (T, C)}``, likewise.
+        recall: With at most 1, 10 and 100 detections per image and class: ``{k: (T, C)}``, undefined likewise.
     """
 
     num_objects: NDArray[np.int64]
@@ -56,7 +56,7 @@ class CocoEvaluation:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CocoCandidates:
-    """What matching starts from, the same in every area range.
+    """Input of matching, the same for every area range.
 
     Attributes:
         detections: As ``FlatDetections.ranked`` gives them.
@@ -77,7 +77,7 @@ class CocoCandidates:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CocoMatches:
-    """What each detection got at each of the T thresholds.
+    """Outcome of each detection at each of the T thresholds.
 
     Attributes:
         rows: ``(D,)`` ascending rows of the detections that overlap any object.
@@ -92,7 +92,7 @@ class CocoMatches:
     object_ignored: NDArray[np.bool_]
 
     def outcome(self, part: slice) -> NDArray[np.int8]:
-        """``FOUND``, ``FALSE`` or ``IGNORED`` of the detections in ``part``, ``(T, n)``."""
+        """Return ``FOUND``, ``FALSE`` or ``IGNORED`` for the detections in ``part``, ``(T, n)``."""
         unmatched = np.where(self.outside[part], np.int8(IGNORED), np.int8(FALSE))
         result = np.tile(unmatched, (self.outcomes.shape[1], 1))
         low, high = np.searchsorted(self.rows, [part.start, part.stop])
@@ -102,12 +102,12 @@ class CocoMatches:
 
 
 def coco_candidates(detections: FlatDetections, objects: FlatObjects, *, pairs: Pairs | None = None) -> CocoCandidates:
-    """Find what may be matched to what.
+    """Find the pairs of a detection and an object that may be matched.
 
     Args:
         detections: As ``FlatDetections.ranked`` gives them.
         objects: As ``FlatObjects.grouped`` gives them.
-        pairs: ``overlapping_pairs(detections, objects)`` if at hand.
+        pairs: ``overlapping_pairs(detections, objects)`` if already computed.
     """
     if pairs is None:
         pairs = overlapping_pairs(detections, objects)
@@ -135,7 +135,7 @@ def evaluate_coco(
     Args:
         candidates: From ``coco_candidates``.
         num_classes: C.
-        area_range: Objects outside do not count, nor do unmatched detections outside.
+        area_range: Square pixels; objects outside do not count, nor do unmatched detections outside.
     """
     matches = match_coco(candidates, area_range=area_range)
     labels = candidates.objects.labels[~matches.object_ignored]
@@ -155,7 +155,7 @@ def evaluate_coco(
 
 
 def coco_curve(candidates: CocoCandidates, label: int, *, iou_threshold: float = 0.5) -> PrecisionRecall:
-    """One class's curve at one of ``IOU_THRESHOLDS``, the nearest; the class has objects that count."""
+    """Return one class's curve at the nearest of ``IOU_THRESHOLDS``; the class must have objects that count."""
     matches = match_coco(candidates)
     rows = class_slices(candidates.detections.labels, label + 1)[label]
     outcome = matches.outcome(rows)[int(np.abs(IOU_THRESHOLDS - iou_threshold).argmin())]
@@ -197,7 +197,7 @@ def _outside(areas: NDArray[np.float64], area_range: tuple[float, float]) -> NDA
 
 
 def _greedy(candidates: CocoCandidates, ignored: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int8]]:
-    """Rows of the detections that have candidates, ascending, and their outcomes ``(D, T)``."""
+    """Return the rows of the detections that have candidates, ascending, and their outcomes ``(D, T)``."""
     left, right, iou = candidates.left, candidates.right, candidates.iou
     rows, row_of_pair = np.unique(left, return_inverse=True)
     outcomes = np.full((len(rows), len(IOU_THRESHOLDS)), FALSE, dtype=np.int8)
@@ -224,11 +224,11 @@ def _greedy(candidates: CocoCandidates, ignored: NDArray[np.bool_]) -> tuple[NDA
 
 
 def _average_precision_101(outcome: NDArray[np.int8], num_objects: int) -> NDArray[np.float64]:
-    """Per threshold, from the outcomes ``(T, n)`` of one class's detections."""
-    num_found = np.cumsum(outcome == FOUND, axis=1, dtype=np.int32)
+    """Compute AP per threshold from the outcomes ``(T, n)`` of one class's detections."""
+    num_hits = np.cumsum(outcome == FOUND, axis=1, dtype=np.int32)
     num_counting = np.cumsum(outcome != IGNORED, axis=1, dtype=np.int32)
-    recall = num_found / num_objects
-    precision = num_found / (num_counting + np.spacing(1))
+    recall = num_hits / num_objects
+    precision = num_hits / (num_counting + np.spacing(1))
     never = np.zeros(1)  # precision of a recall that is not reached
     return np.array(
         [

@@ -1,7 +1,7 @@
 """Detection quality under every protocol of VOC and COCO, from one pass over the detections.
 
-The rules are in ``voc.py`` and ``coco.py``; here chunks of images are gathered, and what the rules say of each
-detection is put into scores with their conditions.
+The rules are in ``voc.py`` and ``coco.py``; this module gathers chunks of images and turns the outcome of each
+detection into scores with their conditions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from zoo_core.metrics.average_precision import (
 )
 from zoo_core.metrics.coco import (
     AREA_RANGES,
-    COCO_WORDS,
+    COCO_TEXT,
     IOU_THRESHOLDS,
     CocoCandidates,
     coco_candidates,
@@ -55,32 +55,32 @@ _VOC_PROTOCOLS: dict[str, tuple[str, VocRuleName]] = {
 }
 DETECTION_PROTOCOLS = (*_VOC_PROTOCOLS, "coco")
 
-_AVERAGE_WORDS = {
+_AVERAGE_TEXT = {
     "voc07_11pt": "AP is the mean of the best precision at recall >= 0, 0.1 ... 1 (11 points, VOC2007).",
     "voc_area": "AP is the area under the monotone precision-recall curve, at every change of recall (VOC2010).",
 }
-_MATCH_WORDS = (
+_MATCH_TEXT = (
     "A detection belongs to the object of its class that it overlaps most and has found it when IoU > 0.5; every "
     "further detection of that object is false, and one on a difficult object counts neither way."
 )
-_COMMON_WORDS = (
+_COMMON_TEXT = (
     "Equal scores are ordered by image id, then by x1, y1, x2, y2. mAP is the mean over classes that have objects "
     "which count and were submitted."
 )
 
 
 class DetectionMetric:
-    """VOC's four protocols and COCO's, at once; an implementation of ``datatypes.Metric``.
+    """Computes VOC's four protocols and COCO's together; implements ``datatypes.Metric``.
 
     Args:
         class_names: Index is the label; background is not a class.
-        submitted: Names of the classes that have detections to be scored, for sets that leave some out; a class that is
-            not submitted has AP None and is left out of the mean. None means all of them.
+        submitted: Names of the classes whose detections are scored, for submissions that leave some out; a class that
+            is not submitted has AP None and is left out of the mean. None means all classes.
         headline: Protocol id that is moved to the front.
 
     Raises:
         DataError: ``submitted`` holds an unknown class.
-        RegistryError: ``headline`` is no protocol id.
+        RegistryError: ``headline`` is not a protocol id.
     """
 
     prediction_type: type[Prediction] = Detections
@@ -113,7 +113,7 @@ class DetectionMetric:
         self._cached = None
 
     def merge(self, other: Self) -> None:
-        """Add what ``other`` has seen; it is not changed.
+        """Add the images of ``other``, which is not changed.
 
         Raises:
             PluginError: The classes differ, or an image is in both.
@@ -134,16 +134,16 @@ class DetectionMetric:
         return {protocol: scorer.score(protocol) for protocol in chosen}
 
     def suspects(self) -> Sequence[str]:
-        """Say in sentences with figures which usual mistake the data shows; empty where nothing is suspicious."""
+        """Name the usual mistakes that the data points to, in sentences with figures; empty if there are none."""
         scorer = self._scorer()
         gathered = scorer.gathered
         findings = detection_suspects(gathered.detections, gathered.objects, self.class_names, scorer.map_with_labels)
         if gathered.num_not_finite:
-            findings = (f"{scorer.not_finite_note} Look at the box decoding and the encodings.", *findings)
+            findings = (f"{scorer.not_finite_note} Check the box decoding and the encodings.", *findings)
         return findings
 
     def precision_recall(self, class_name: str, protocol: str) -> PrecisionRecall:
-        """The curve behind one class's AP; for ``coco`` the one at IoU 0.50.
+        """Return the curve behind one class's AP; for ``coco`` the one at IoU 0.50.
 
         Returns:
             Arrays of length 0 where no detection counts or the class has no object that counts.
@@ -163,7 +163,7 @@ class DetectionMetric:
 
 
 class _Scorer:
-    """Scores one state of the accumulator; what several protocols share is worked out once."""
+    """Scores one state of the accumulator; results that several protocols share are computed once."""
 
     def __init__(self, gathered: GatheredImages, class_names: tuple[str, ...], submitted: frozenset[str]) -> None:
         self.gathered = gathered
@@ -189,10 +189,10 @@ class _Scorer:
 
     def score(self, protocol: str) -> ProtocolScore:
         if protocol not in self._scores:
-            self._scores[protocol] = self._work_out(protocol)
+            self._scores[protocol] = self._compute(protocol)
         return self._scores[protocol]
 
-    def _work_out(self, protocol: str) -> ProtocolScore:
+    def _compute(self, protocol: str) -> ProtocolScore:
         values, per_class = self._coco() if protocol == "coco" else self._voc(protocol)
         return ProtocolScore(
             values=values,
@@ -217,7 +217,7 @@ class _Scorer:
         return precision_recall_curve(outcome[counts] == FOUND, detections.scores[rows][counts], num_objects)
 
     def map_with_labels(self, labels: NDArray[np.int32]) -> float | None:
-        """The mAP of the first protocol if the detections had these labels; those outside the classes are dropped."""
+        """Compute the first protocol's mAP with these labels instead; detections labelled outside the classes drop."""
         inside = (labels >= 0) & (labels < len(self._class_names))
         relabelled = replace(self.gathered.detections, labels=labels.astype(np.int32)).take(inside).ranked()
         names = frozenset(self._class_names)
@@ -244,16 +244,16 @@ class _Scorer:
         values: dict[str, float | None] = {}
         per_class: dict[int, float] = {}
         for area, area_range in AREA_RANGES.items():
-            found = evaluate_coco(self._coco_candidates, num_classes, area_range=area_range)
-            labels = np.flatnonzero((found.num_objects > 0) & self._submitted)
-            precision = found.average_precision[:, labels]  # (T, classes that are scored)
+            result = evaluate_coco(self._coco_candidates, num_classes, area_range=area_range)
+            labels = np.flatnonzero((result.num_objects > 0) & self._submitted)
+            precision = result.average_precision[:, labels]  # (T, classes that are scored)
             if area == "all":
                 values = {
                     "map": _mean(precision),
                     "map_50": _mean(precision[np.isclose(IOU_THRESHOLDS, 0.5)]),
                     "map_75": _mean(precision[np.isclose(IOU_THRESHOLDS, 0.75)]),
                 }
-                values |= {f"mar_{most}": _mean(recall[:, labels]) for most, recall in found.recall.items()}
+                values |= {f"mar_{most}": _mean(recall[:, labels]) for most, recall in result.recall.items()}
                 per_class = dict(zip(labels.tolist(), precision.mean(axis=0).tolist(), strict=True))
             else:
                 values[f"map_{area}"] = _mean(precision)
@@ -276,9 +276,9 @@ class _Scorer:
 
 def _definition(protocol: str) -> str:
     if protocol == "coco":
-        return f"{COCO_WORDS} {_COMMON_WORDS}"
+        return f"{COCO_TEXT} {_COMMON_TEXT}"
     average, rule = _VOC_PROTOCOLS[protocol]
-    return f"{_AVERAGE_WORDS[average]} {_MATCH_WORDS} {VOC_RULES[rule].words} {_COMMON_WORDS}"
+    return f"{_AVERAGE_TEXT[average]} {_MATCH_TEXT} {VOC_RULES[rule].text} {_COMMON_TEXT}"
 
 
 def _mean(values: NDArray[np.float64] | Sequence[float]) -> float | None:

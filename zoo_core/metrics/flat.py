@@ -1,7 +1,7 @@
-"""Detections and objects of all images as flat arrays, in the one order that every protocol counts in.
+"""Detections and objects of all images as flat arrays, in the one order that every protocol uses.
 
-Matching is local to an image and a class, but the images are small: a loop over them costs more than the arithmetic.
-All images are therefore laid end to end, and a pair of a detection and an object is a row of two indices.
+Matching is local to an image and a class, but images are small: a loop over them costs more than the arithmetic.
+All images are therefore concatenated, and a pair of a detection and an object is a row of two indices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # No rule accepts a pair below 0.5; the margin is far above what float32 loses.
 _LEAST_IOU = 0.45
-# Pairs looked at in one go: bounds the temporary memory at some 100 MB however many detections there are.
+# Pairs compared at once: bounds the temporary memory at about 100 MB however many detections there are.
 _PAIRS_PER_BLOCK = 1 << 20
 
 
@@ -43,18 +43,18 @@ class FlatDetections:
         return len(self.scores)
 
     def take(self, index: NDArray[Any]) -> FlatDetections:
-        """The detections at ``index`` (integers or a mask), copied."""
+        """Return a copy of the detections at ``index`` (integers or a mask)."""
         return FlatDetections(
             images=self.images[index], labels=self.labels[index], scores=self.scores[index], boxes=self.boxes[index]
         )
 
     def ranked(self) -> FlatDetections:
-        """The detections by label, then highest score first; copied.
+        """Return a copy sorted by label, then highest score first.
 
         Equal scores are ordered by image index, and inside an image by ``x1``, ``y1``, ``x2``, ``y2``, smallest
-        first. The order in which detections came in therefore never matters.
+        first. The order in which detections were added therefore never matters.
         """
-        # One sort of whole numbers, then the further keys for ties alone: several times faster than sorting by all.
+        # One sort of integers, then the other keys only for ties: several times faster than sorting by all of them.
         keys = (self.labels.astype(np.int64) << 32) - _order_of_float32(self.scores)
         order = np.argsort(keys)
         same = np.diff(keys[order]) == 0
@@ -77,7 +77,7 @@ class FlatObjects:
         labels: ``(M,)`` int32, 0-based class index.
         boxes: ``(M, 4)`` float32 ``xyxy`` absolute pixels.
         difficult: ``(M,)`` bool; counts neither as found nor as missed.
-        crowds: ``(M,)`` bool; a group that was not told apart; difficult too.
+        crowds: ``(M,)`` bool; a group annotated as one object; difficult too.
         areas: ``(M,)`` float64, square pixels that the object covers.
     """
 
@@ -92,7 +92,7 @@ class FlatObjects:
         return len(self.labels)
 
     def take(self, index: NDArray[Any]) -> FlatObjects:
-        """The objects at ``index`` (integers or a mask), copied."""
+        """Return a copy of the objects at ``index`` (integers or a mask)."""
         return FlatObjects(
             images=self.images[index],
             labels=self.labels[index],
@@ -103,17 +103,17 @@ class FlatObjects:
         )
 
     def grouped(self) -> FlatObjects:
-        """The objects by image, then label; inside a group they keep their order. Copied."""
+        """Return a copy sorted by image, then label; inside a group objects keep their order."""
         return self.take(np.lexsort((self.labels, self.images)))
 
     def count_per_class(self, num_classes: int) -> NDArray[np.int64]:
-        """Number of objects that count, ``(num_classes,)``; difficult ones do not."""
+        """Count the objects of each class, ``(num_classes,)``; difficult ones do not count."""
         return np.bincount(self.labels[~self.difficult], minlength=num_classes).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pairs:
-    """Every detection with every object it may be matched to.
+    """Pairs of a detection and an object that it may be matched to.
 
     Attributes:
         detections: ``(P,)`` int64, row of the detection; ascending.
@@ -124,17 +124,17 @@ class Pairs:
     objects: NDArray[np.int64]
 
     def starts(self) -> NDArray[np.int64]:
-        """First pair of each detection that has any, ``(D,)``, for ``np.ufunc.reduceat``."""
+        """Return the first pair of each detection that has any, ``(D,)``, for ``np.ufunc.reduceat``."""
         return np.flatnonzero(np.diff(self.detections, prepend=-1))
 
 
 def overlapping_pairs(detections: FlatDetections, objects: FlatObjects, *, same_class: bool = True) -> Pairs:
-    """Pairs in one image, and of one class, that overlap enough for any rule to match them.
+    """Find the pairs in one image, and of one class, that overlap enough for some rule to match them.
 
     Args:
         detections: In any order.
         objects: As ``FlatObjects.grouped`` gives them.
-        same_class: False pairs across classes too.
+        same_class: If False, pair across classes too.
     """
     # Labels lie below the stride, so keys of different images never meet.
     stride = 1 + max(int(detections.labels.max(initial=0)), int(objects.labels.max(initial=0)))
@@ -170,10 +170,10 @@ def _overlapping(
     left = np.repeat(rows, counts)
     right = np.arange(len(left)) + np.repeat(lows - starts, counts)
     a, b = detections.boxes[left], objects.boxes[right]
-    # A pixel more on every side raises the shares of both boxes that the intersection fills, and so IoU: this one is an
-    # upper bound for the rules that add none.
+    # One pixel more on every side raises the share of both boxes that the intersection fills, and so IoU: with extent 1
+    # it is an upper bound for the rules that add none.
     kept = iou_of_pairs(a, b, extent=1.0) >= _LEAST_IOU
-    # A rule may measure overlap with a crowd as a share of the detection alone.
+    # A rule may measure overlap with a crowd as a share of the detection only.
     crowd = np.flatnonzero(objects.crowds[right])
     kept[crowd] |= covered_share(a[crowd], b[crowd]) >= _LEAST_IOU
     return Pairs(detections=left[kept], objects=right[kept])
@@ -182,15 +182,15 @@ def _overlapping(
 def iou_of_pairs(
     a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]], *, extent: float = 0.0, eps: float = 0.0
 ) -> NDArray[np.float64]:
-    """``boxes.paired_iou`` in the precision of the boxes given; a box too large for it has IoU 0."""
+    """Compute ``boxes.paired_iou`` in the precision of the given boxes; a box too large for it has IoU 0."""
     with np.errstate(over="ignore"):
         return paired_iou(cast("NDArray[np.float64]", a), cast("NDArray[np.float64]", b), extent=extent, eps=eps)
 
 
 def box_areas(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The areas of ``(N, 4)`` ``xyxy`` boxes, ``(N,)`` in float64.
+    """Compute the areas of ``(N, 4)`` ``xyxy`` boxes, ``(N,)`` in float64.
 
-    Not ``boxes.area``: as in pycocotools the sides are multiplied as they are, so a box turned inside out in one
+    Unlike ``boxes.area``, and like pycocotools, the sides are multiplied without clipping, so a box inverted in one
     direction has a negative area, which is outside every range.
     """
     x1, y1, x2, y2 = boxes.astype(np.float64).T
@@ -199,7 +199,7 @@ def box_areas(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def covered_share(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """The share of each box of ``a`` that lies in its partner in ``b``, ``(P,)`` in float64.
+    """Compute the share of each box of ``a`` that lies in its partner in ``b``, ``(P,)`` in float64.
 
     Args:
         a: ``(P, 4)`` ``xyxy``.
@@ -217,13 +217,13 @@ def covered_share(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) ->
 
 
 def _order_of_float32(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Whole numbers in the 32-bit range that compare as the finite ``values`` do."""
+    """Map the finite ``values`` to integers in the 32-bit range that sort in the same order."""
     bits = (values + np.float32(0.0)).view(np.int32)  # -0.0 becomes 0.0, its equal
     ordered: NDArray[np.int64] = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
     return ordered
 
 
 def class_slices(labels: NDArray[np.int32], num_classes: int) -> list[slice]:
-    """Where each class lies in ascending ``labels``."""
+    """Return the slice of each class in ascending ``labels``."""
     edges = np.searchsorted(labels, np.arange(num_classes + 1)).tolist()
     return [slice(low, high) for low, high in pairwise(edges)]

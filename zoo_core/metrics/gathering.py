@@ -1,4 +1,4 @@
-"""Chunks of images come in, flat arrays of all images go out; what cannot be scored is refused by name."""
+"""Collects chunks of images into flat arrays of all images; rejects by name anything that cannot be scored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_BOX = (0.0, 0.0, -1.0, -1.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GatheredImages:
-    """All images so far; an index into ``image_ids`` stands for an image.
+    """All images added so far; an image is identified by its index into ``image_ids``.
 
     Attributes:
         image_ids: Ascending.
@@ -37,7 +37,7 @@ class GatheredImages:
 
 
 class ImageGatherer:
-    """Keeps 28 bytes a detection and 34 an object, whatever the order in which images arrive.
+    """Collects images in any order; keeps 28 bytes per detection and 34 per object.
 
     Args:
         class_names: Index is the label.
@@ -51,13 +51,13 @@ class ImageGatherer:
         self._num_not_finite = 0
 
     def add(self, image_ids: Sequence[str], preds: Sequence[Prediction], targets: Sequence[Target]) -> None:
-        """Add images, all of them or, on an error, none.
+        """Add images: all of them, or none if there is an error.
 
         Raises:
-            PluginError: The three differ in length, an image is added twice, a prediction is no ``Detections`` or
+            PluginError: The three differ in length, an image is added twice, a prediction is not a ``Detections`` or
                 holds a label out of range or a score that is not finite.
-            DataError: A target is no ``DetectionTarget`` or holds a label out of range, a box or an area that is not
-                finite, or a crowd that is not difficult.
+            DataError: A target is not a ``DetectionTarget`` or holds a label out of range, a box or an area that is
+                not finite, or a crowd that is not difficult.
         """
         if not len(image_ids) == len(preds) == len(targets):
             raise PluginError(
@@ -65,10 +65,10 @@ class ImageGatherer:
                 fix="give one prediction and one target for each image id.",
             )
         self._refuse_known(image_ids)
-        found = [_as_detections(image_id, pred) for image_id, pred in zip(image_ids, preds, strict=True)]
+        checked = [_as_detections(image_id, pred) for image_id, pred in zip(image_ids, preds, strict=True)]
         truth = [_as_target(image_id, target) for image_id, target in zip(image_ids, targets, strict=True)]
         first = len(self._index)
-        detections = self._flat_detections(image_ids, found, first)
+        detections = self._flat_detections(image_ids, checked, first)
         objects = self._flat_objects(image_ids, truth, first)
         broken = ~np.isfinite(detections.boxes).all(axis=1)
         detections.boxes[broken] = _NO_BOX
@@ -78,14 +78,14 @@ class ImageGatherer:
         self._index.update({image_id: first + offset for offset, image_id in enumerate(image_ids)})
 
     def merge(self, other: ImageGatherer) -> None:
-        """Add the images of ``other``, which keeps its own.
+        """Add the images of ``other``, which is not changed.
 
         Raises:
             PluginError: The class names differ, or an image is in both.
         """
         if self._class_names != other._class_names:
             raise PluginError(
-                f"Two metrics with different classes were merged: {self._class_names} and {other._class_names}.",
+                f"Metrics of different classes cannot be merged: {self._class_names} and {other._class_names}.",
                 fix="build both with the same class_names.",
             )
         self._refuse_known(tuple(other._index))
@@ -96,13 +96,13 @@ class ImageGatherer:
         self._num_not_finite += other._num_not_finite
 
     def gathered(self) -> GatheredImages:
-        """Everything so far, in an order that does not depend on how it came in."""
+        """Return all images added so far, in an order that does not depend on the order of adding."""
         image_ids = tuple(sorted(self._index))
         position = np.zeros(len(image_ids), dtype=np.int32)
         position[[self._index[image_id] for image_id in image_ids]] = np.arange(len(image_ids), dtype=np.int32)
         detections = _joined(self._detections, position).ranked()
         objects = _joined_objects(self._objects, position).grouped()
-        # From here on the sorted arrays are the one copy that is kept.
+        # Keep only the sorted arrays from now on.
         self._index = {image_id: index for index, image_id in enumerate(image_ids)}
         self._detections, self._objects = [detections], [objects]
         return GatheredImages(
@@ -110,22 +110,22 @@ class ImageGatherer:
         )
 
     def _refuse_known(self, image_ids: Sequence[str]) -> None:
-        seen: set[str] = set()
+        earlier: set[str] = set()
         for image_id in image_ids:
-            if image_id in self._index or image_id in seen:
+            if image_id in self._index or image_id in earlier:
                 raise PluginError(
                     f"Image {image_id!r} was given to the metric twice.",
                     fix="score each image once; look for an id that the split lists twice.",
                 )
-            seen.add(image_id)
+            earlier.add(image_id)
 
-    def _flat_detections(self, image_ids: Sequence[str], found: Sequence[Detections], first: int) -> FlatDetections:
-        counts = [len(pred.scores) for pred in found]
+    def _flat_detections(self, image_ids: Sequence[str], preds: Sequence[Detections], first: int) -> FlatDetections:
+        counts = [len(pred.scores) for pred in preds]
         flat = FlatDetections(
             images=_image_indices(counts, first),
-            labels=_concatenated([pred.labels for pred in found], np.int32, (0,)),
-            scores=_concatenated([pred.scores for pred in found], np.float32, (0,)),
-            boxes=_concatenated([pred.boxes for pred in found], np.float32, (0, 4)),
+            labels=_concatenated([pred.labels for pred in preds], np.int32, (0,)),
+            scores=_concatenated([pred.scores for pred in preds], np.float32, (0,)),
+            boxes=_concatenated([pred.boxes for pred in preds], np.float32, (0, 4)),
         )
         self._refuse_labels(image_ids, flat.labels, flat.images - first, "prediction", PluginError)
         wrong = np.flatnonzero(~np.isfinite(flat.scores))
@@ -214,7 +214,7 @@ def _image_indices(counts: Sequence[int], first: int) -> NDArray[np.int32]:
 
 
 def _concatenated(arrays: Sequence[NDArray[Any]], dtype: type[np.generic], empty: tuple[int, ...]) -> NDArray[Any]:
-    # The leading empty array gives no image at all its shape.
+    # The leading empty array sets the shape when there are no images.
     return np.concatenate([np.zeros(empty, dtype=dtype), *arrays], dtype=dtype, casting="unsafe")
 
 

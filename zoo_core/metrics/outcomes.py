@@ -1,4 +1,4 @@
-"""What each protocol's matching says of each detection, class by class: the start of every resampled mean AP."""
+"""Matching outcomes of all detections, class by class, under one protocol: the input of a bootstrapped mean AP."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ProtocolOutcomes:
     """Outcomes under one protocol.
 
     Attributes:
-        classes: For each class the outcomes at the IoU thresholds of the protocol: one for VOC, ten for COCO.
+        classes: Outcomes of each class at the protocol's IoU thresholds: one for VOC, ten for COCO.
         recall_points: Where precision is averaged; None for the area.
     """
 
@@ -34,12 +34,12 @@ class ProtocolOutcomes:
     recall_points: NDArray[np.float64] | None
 
     def average_precisions(self, weights: NDArray[np.int32]) -> NDArray[np.float64]:
-        """AP of every class in every resample, ``(C, R)``; see ``weighted_average_precision``."""
+        """Compute the AP of every class in every resample, ``(C, R)``; see ``weighted_average_precision``."""
         return np.stack([weighted_average_precision(part, weights, self.recall_points) for part in self.classes])
 
 
 def protocol_outcomes(images: GatheredImages, num_classes: int, protocol: str) -> ProtocolOutcomes:
-    """Match once under ``protocol``.
+    """Match all detections once under ``protocol``.
 
     Raises:
         RegistryError: The protocol is unknown.
@@ -73,7 +73,7 @@ def protocol_outcomes(images: GatheredImages, num_classes: int, protocol: str) -
 def _class_outcomes(
     images: GatheredImages, rows: slice, outcome: NDArray[np.int8], num_objects: NDArray[np.int64]
 ) -> ClassOutcomes:
-    """From the outcomes ``(T, n)`` of the detections in ``rows``."""
+    """Build them from the outcomes ``(T, n)`` of the detections in ``rows``."""
     counts = (outcome != IGNORED).any(axis=0)
     return ClassOutcomes(
         images=images.detections.images[rows][counts], outcome=outcome[:, counts], num_objects=num_objects
@@ -83,7 +83,7 @@ def _class_outcomes(
 def _objects_per_image(
     images: GatheredImages, num_classes: int, ignored: NDArray[np.bool_] | None = None
 ) -> NDArray[np.int64]:
-    """Objects that count, ``(C, I)``."""
+    """Count the objects of each class in each image, ``(C, I)``; ignored ones do not count."""
     objects = images.objects
     easy = ~(objects.difficult if ignored is None else ignored)
     num_images = len(images.image_ids)

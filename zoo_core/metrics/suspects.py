@@ -1,4 +1,4 @@
-"""What detections that score near zero have in common with the usual mistakes, in sentences with figures."""
+"""Diagnoses a detection score near zero: names the usual mistakes that fit the data, in sentences with figures."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     Boxes: TypeAlias = NDArray[np.float32]
 
-# The best detections of an image tell where the network looks; the many below them overlap everything by chance.
+# The best detections of an image show where the network looks; the many below them overlap everything by chance.
 _BEST_PER_IMAGE = 20
-# Recall at IoU 0.5 whatever the class, from which boxes count as well placed, and what another reading must add.
+# Class-agnostic recall at IoU 0.5 from which boxes count as well placed, and how much another box format must add.
 _GOOD_RECALL = 0.4
 _CLEAR_GAIN = 0.15
 # Share of right classes among well-placed detections: below the first labels are suspect, above the second a shift
@@ -30,9 +30,9 @@ _LEAST_MATCHES = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """A way in which the four numbers of a box may be meant."""
+    """One interpretation of a box's four numbers."""
 
-    words: str
+    description: str
     boxes: Boxes
 
 
@@ -42,10 +42,10 @@ def detection_suspects(
     class_names: Sequence[str],
     map_of_labels: Callable[[NDArray[np.int32]], float | None],
 ) -> tuple[str, ...]:
-    """Say what the data shows about a score near zero.
+    """Explain a score near zero as far as the data allows.
 
     Args:
-        detections: In any order; a box that was not finite has been emptied.
+        detections: In any order; boxes that were not finite have been emptied.
         objects: As ``FlatObjects.grouped`` gives them.
         class_names: Index is the label.
         map_of_labels: The mAP that the detections would have with other labels ``(N,)``; a label outside the classes
@@ -56,14 +56,14 @@ def detection_suspects(
     """
     counting = objects.take(~objects.difficult)
     if not len(counting):
-        return ("The scored images hold no object that counts: nothing can be found in them.",)
+        return ("The scored images contain no object that counts, so no detection can be right.",)
     if not len(detections):
         return (
-            f"There is not one detection against {len(counting)} objects: look at the score threshold, and at whether "
-            "the network's scores are logits where probabilities are expected.",
+            f"There are no detections for {len(counting)} objects: check the score threshold, and that the network's "
+            "scores are probabilities, not logits.",
         )
     best = detections.take(_best_rows(detections))
-    # A box this far off is only wrong; scaled further it would leave float32.
+    # A box this far off is wrong anyway; scaled further it would overflow float32.
     best = replace(best, boxes=np.clip(best.boxes, -1e6, 1e6))
     recall = _recall(best, counting)
     findings = [*_score_suspects(detections.scores)]
@@ -82,7 +82,7 @@ def _best_rows(detections: FlatDetections) -> NDArray[np.int64]:
 
 
 def _recall(detections: FlatDetections, objects: FlatObjects) -> float:
-    """Share of objects that any detection of their image overlaps with IoU > 0.5, whatever the classes."""
+    """Compute the share of objects that some detection of their image overlaps with IoU > 0.5, in any class."""
     pairs = overlapping_pairs(detections, objects, same_class=False)
     close = iou_of_pairs(detections.boxes[pairs.detections], objects.boxes[pairs.objects]) > 0.5
     return len(np.unique(pairs.objects[close])) / len(objects)
@@ -94,11 +94,11 @@ def _score_suspects(scores: NDArray[np.float32]) -> Iterator[str]:
         yield f"All {len(scores)} scores are {high:.3g}: the ranking that AP measures is arbitrary."
     elif high < 0.05:
         yield (
-            f"The highest of {len(scores)} scores is {high:.3g}: the network sees nothing; look at the checkpoint and "
-            "at whether softmax was applied twice."
+            f"The highest of {len(scores)} scores is {high:.3g}: the network detects nothing; check the checkpoint, "
+            "and that softmax is not applied twice."
         )
     elif high > 1.0 or low < 0.0:
-        yield f"Scores run from {low:.3g} to {high:.3g}, not from 0 to 1: logits may stand for probabilities."
+        yield f"Scores run from {low:.3g} to {high:.3g}, not from 0 to 1: they may be logits, not probabilities."
 
 
 def _box_suspects(detections: FlatDetections, objects: FlatObjects, recall: float) -> Iterator[str]:
@@ -116,36 +116,36 @@ def _box_suspects(detections: FlatDetections, objects: FlatObjects, recall: floa
     other_recall, reading = max(readings, key=lambda pair: pair[0])
     if other_recall >= recall + _CLEAR_GAIN:
         yield (
-            f"Boxes look like {reading.words}: read so, the best detections cover {other_recall:.0%} of the objects "
-            f"with IoU > 0.5 whatever the class, and {recall:.0%} as xyxy in pixels."
+            f"Boxes look like {reading.description}: read that way, the best detections cover {other_recall:.0%} of "
+            f"the objects with IoU > 0.5 in any class; read as xyxy in pixels, {recall:.0%}."
         )
     elif upright.mean() < 0.5:
         yield (
-            f"{(~upright).sum()} of {len(detections)} boxes have x2 < x1 or y2 < y1, or are not finite: look at the "
+            f"{(~upright).sum()} of {len(detections)} boxes have x2 < x1 or y2 < y1, or are not finite: check the "
             "box decoding."
         )
     else:
         yield (
             f"Boxes are misplaced: the {_BEST_PER_IMAGE} best detections of each image cover {recall:.0%} of the "
-            "objects with IoU > 0.5 whatever the class, and no other box format explains it. Look at the "
-            "checkpoint, at pre-processing (mean, scale, BGR for RGB) and at the priors."
+            "objects with IoU > 0.5 in any class, and no other box format explains it. Check the checkpoint, "
+            "pre-processing (mean, scale, BGR instead of RGB) and the priors."
         )
 
 
 def _readings(detections: FlatDetections, objects: FlatObjects) -> Iterator[_Reading]:
     a, b, c, d = detections.boxes.T
-    yield _Reading(words="yxyx (x and y swapped)", boxes=np.stack([b, a, d, c], axis=1))
-    yield _Reading(words="xywh (corner and size)", boxes=np.stack([a, b, a + c, b + d], axis=1))
+    yield _Reading(description="yxyx (x and y swapped)", boxes=np.stack([b, a, d, c], axis=1))
+    yield _Reading(description="xywh (corner and size)", boxes=np.stack([a, b, a + c, b + d], axis=1))
     yield _Reading(
-        words="cxcywh (centre and size)", boxes=np.stack([a - c / 2, b - d / 2, a + c / 2, b + d / 2], axis=1)
+        description="cxcywh (centre and size)", boxes=np.stack([a - c / 2, b - d / 2, a + c / 2, b + d / 2], axis=1)
     )
-    # The far ends of all boxes tell the scale between two frames, though not each image's own.
+    # The far corners of all boxes give the overall scale between the two, though not the scale of each image.
     theirs = np.quantile(detections.boxes[:, 2:], 0.95, axis=0)
     ours = np.quantile(objects.boxes[:, 2:], 0.95, axis=0)
     if (theirs > 0).all():
         x, y = (ours / theirs).astype(np.float32).tolist()
         boxes = detections.boxes * np.array([x, y, x, y], dtype=np.float32)
-        yield _Reading(words=f"pixels of another size (x times {x:.2f}, y times {y:.2f} fits better)", boxes=boxes)
+        yield _Reading(description=f"pixels of another size (x * {x:.2f}, y * {y:.2f} fits better)", boxes=boxes)
 
 
 def _label_suspects(
@@ -163,17 +163,17 @@ def _label_suspects(
         return
     only = int(detections.labels[0])
     if (detections.labels == only).all():
-        yield f"All {len(detections)} detections are labelled {class_names[only]!r}: look at the classification head."
+        yield f"All {len(detections)} detections are labelled {class_names[only]!r}: check the classification head."
         return
     now = map_of_labels(detections.labels) or 0.0
-    placed = f"{num_matches} detections lie on an object (IoU > 0.5) and {right:.0%} of them name its class"
+    placed = f"{num_matches} detections overlap an object (IoU > 0.5) and {right:.0%} of them have its class"
     shift = _best_shift(confusion)
     shifted = map_of_labels(detections.labels + np.int32(shift)) or 0.0
     if _share_of_shift(confusion, shift) >= _MOST_RIGHT and shifted > now + 0.05:
         yield (
             f"Labels look shifted: {placed}; with {shift:+d} added to every label, "
             f"{_share_of_shift(confusion, shift):.0%} would, and mAP would be {shifted:.3f} instead of {now:.3f}. Is "
-            "background counted as a class, or missing from the label file?"
+            "background counted as a class, or is it missing from the label file?"
         )
         return
     renamed = _one_to_one(confusion)
@@ -183,18 +183,18 @@ def _label_suspects(
             f"{class_names[i]!r} for {class_names[renamed[i]]!r}" for i in confusion.sum(axis=1).argsort()[::-1][:3]
         ]
         yield (
-            f"Labels look permuted: {placed}; {', '.join(examples)}. With each label renamed to what it mostly lies "
-            f"on, mAP would be {relabelled:.3f} instead of {now:.3f}. Is the label file in the order of the training?"
+            f"Labels look permuted: {placed}; {', '.join(examples)}. With each label renamed to the class it mostly "
+            f"overlaps, mAP would be {relabelled:.3f} instead of {now:.3f}. Is the label file in the training order?"
         )
     elif recall >= _GOOD_RECALL:
         yield (
-            f"Boxes are right and classes are wrong: {placed}, and no renaming of labels explains it. Look at the "
-            "colour order (BGR for RGB), mean and scale of pre-processing, and the classification head's weights."
+            f"Boxes are right and classes are wrong: {placed}, and no renaming of labels explains it. Check the "
+            "colour order (BGR instead of RGB), mean and scale of pre-processing, and the weights of the head."
         )
 
 
 def _confusion(detections: FlatDetections, objects: FlatObjects, num_classes: int) -> NDArray[np.int64]:
-    """Detections of class i that lie best on an object of class j, ``(C, C)``."""
+    """Count the detections of class i whose best overlap is with an object of class j, ``(C, C)``."""
     pairs = overlapping_pairs(detections, objects, same_class=False)
     iou = iou_of_pairs(detections.boxes[pairs.detections], objects.boxes[pairs.objects])
     order = np.lexsort((-iou, pairs.detections))
@@ -216,7 +216,7 @@ def _best_shift(confusion: NDArray[np.int64]) -> int:
 
 
 def _one_to_one(confusion: NDArray[np.int64]) -> NDArray[np.int32]:
-    """A renaming of labels, ``(C,)``: the largest cell first, each name used once."""
+    """Return a renaming of labels, ``(C,)``: the largest cell first, each name used once."""
     left = confusion.astype(np.int64)
     renamed = np.arange(len(confusion), dtype=np.int32)
     for _ in range(len(confusion)):

@@ -1,4 +1,4 @@
-"""Matching of detections to objects as the VOC evaluators do it."""
+"""Matches detections to objects as the VOC evaluators do."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ VocRuleName: TypeAlias = Literal["devkit", "pytorch-ssd"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VocRule:
-    """How an evaluator measures overlap; a match needs IoU > 0.5 under both.
+    """An evaluator's way to measure overlap; a match needs IoU > 0.5 under both.
 
     Attributes:
         extent: Added to every width and height.
         eps: Added to the union.
         dtype: Precision of the arithmetic.
-        words: The rule, for the definition card.
+        text: The rule, for the definition card.
     """
 
     extent: float
     eps: float
     dtype: type[np.float32] | type[np.float64]
-    words: str
+    text: str
 
 
 VOC_RULES: Mapping[VocRuleName, VocRule] = MappingProxyType(
@@ -47,13 +47,13 @@ VOC_RULES: Mapping[VocRuleName, VocRule] = MappingProxyType(
             extent=0.0,
             eps=1e-5,
             dtype=np.float32,  # torch's default, in which that evaluator compares with the threshold
-            words="Widths are x2 - x1, IoU is I / (U + 1e-5) in float32 (the rule of pytorch-ssd's eval_ssd.py).",
+            text="Widths are x2 - x1, IoU is I / (U + 1e-5) in float32 (the rule of pytorch-ssd's eval_ssd.py).",
         ),
         "devkit": VocRule(
             extent=1.0,
             eps=0.0,
             dtype=np.float64,
-            words="Widths are x2 - x1 + 1, IoU is I / U (the rule of py-faster-rcnn's voc_eval.py).",
+            text="Widths are x2 - x1 + 1, IoU is I / U (the rule of py-faster-rcnn's voc_eval.py).",
         ),
     }
 )
@@ -62,17 +62,17 @@ VOC_RULES: Mapping[VocRuleName, VocRule] = MappingProxyType(
 def match_voc(
     detections: FlatDetections, objects: FlatObjects, rule: VocRule, *, pairs: Pairs | None = None
 ) -> NDArray[np.int8]:
-    """Say of each detection whether it found an object.
+    """Classify each detection as found, false or ignored.
 
-    Each detection looks only at the object of its class and image that it overlaps most, difficult ones included (the
-    first of equals). With IoU > 0.5 it has found that object if no detection before it has; later ones are false.
-    If the object is difficult, the detection counts neither way.
+    Each detection is compared only with the object of its class and image that it overlaps most, difficult ones
+    included (the first of equals). With IoU > 0.5 it finds that object unless an earlier detection has; later ones
+    are false. If the object is difficult, the detection counts neither way.
 
     Args:
         detections: As ``FlatDetections.ranked`` gives them.
         objects: As ``FlatObjects.grouped`` gives them.
-        rule: How overlap is measured.
-        pairs: ``overlapping_pairs(detections, objects)`` if at hand: it is the same for every rule.
+        rule: The way to measure overlap.
+        pairs: ``overlapping_pairs(detections, objects)`` if already computed: it is the same for every rule.
 
     Returns:
         ``(N,)``: ``FOUND`` (1), ``FALSE`` (0) or ``IGNORED`` (-1).
