@@ -118,6 +118,56 @@ def test_a_part_that_was_tampered_with_costs_a_fresh_download(
     assert served.requests == ["bytes=150000-", None]
 
 
+def break_off_without_a_hash(served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    break_off(served, Artifact(url=served.url), monkeypatch, after=150_000)
+    return next(cache.glob("artifacts/*.part"))
+
+
+def test_without_a_hash_a_part_that_is_as_it_was_left_is_continued(
+    served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_off_without_a_hash(served, cache, monkeypatch)
+
+    assert fetch(Artifact(url=served.url)).read_bytes() == served.content
+    assert served.requests == ["bytes=150000-"]
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 4096, b"", b"x" * 60_000, b"x" * 50_000], ids=len)
+def test_without_a_hash_a_part_with_a_damaged_tail_is_not_continued(
+    served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch, tail: bytes
+) -> None:
+    part = break_off_without_a_hash(served, cache, monkeypatch)
+    part.write_bytes(served.content[: 150_000 - 4096] + tail)
+
+    path = fetch(Artifact(url=served.url))
+
+    assert path.read_bytes() == served.content
+    assert served.requests == [None]
+    records = json.loads((cache / "artifacts.lock.json").read_text())["artifacts"]
+    assert records[served.url]["sha256"] == hashlib.sha256(served.content).hexdigest()
+
+
+@pytest.mark.parametrize("text", ['{"validator": "\\"v1\\""}', "[]", "", "\xff"])
+def test_without_a_hash_a_part_of_a_killed_process_is_not_continued(
+    served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    part = break_off_without_a_hash(served, cache, monkeypatch)
+    part.with_name(f"{part.name}.json").write_text(text, encoding="latin-1")
+
+    assert fetch(Artifact(url=served.url)).read_bytes() == served.content
+    assert served.requests == [None]
+
+
+def test_without_a_hash_a_part_longer_than_the_servers_file_is_not_taken(
+    served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_off_without_a_hash(served, cache, monkeypatch)
+    served.content = served.content[:100_000]  # under the same ETag
+
+    assert fetch(Artifact(url=served.url)).read_bytes() == served.content
+    assert served.requests == ["bytes=150000-", None]
+
+
 def test_a_part_longer_than_the_file_costs_a_fresh_download(
     served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
