@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from file_server import Served
-from zoo_core.artifacts import cache_dir, fetch, sha256_of
+from zoo_core.artifacts import cache_dir, fetch, fetching, sha256_of
 from zoo_core.artifacts import download as downloads
 from zoo_core.datatypes import Artifact
 from zoo_core.errors import ArtifactError
@@ -344,6 +344,23 @@ def test_a_cache_that_cannot_be_made_is_named(served: Served, tmp_path: Path, mo
     monkeypatch.setenv("ZOO_EVAL_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ArtifactError, match=r"The cache .*file/cache cannot be written"):
         fetch(declared(served))
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_cached_file_in_a_read_only_cache_is_used(
+    served: Served, monkeypatch: pytest.MonkeyPatch, published: bool
+) -> None:
+    artifact = declared(served) if published else Artifact(url=served.url)
+    path = fetch(artifact)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    for name in ("mkdir", "touch", "write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, refuse)
+    monkeypatch.setattr(fetching, "FileLock", refuse)
+
+    assert fetch(artifact) == path
 
 
 def test_the_cache_follows_its_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
