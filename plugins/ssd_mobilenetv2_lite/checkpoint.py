@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ssd_mobilenetv2_lite.network import NUM_ANCHORS_PER_CELL, Clip, MobileNetV2SSDLite
-from zoo_core.artifacts import load_metadata, load_state_dict
+from zoo_core.artifacts import cast_state_dict, load_metadata, load_state_dict
 from zoo_core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def load_weights(network: MobileNetV2SSDLite, state_dict: Mapping[str, torch.Ten
         raise CheckpointError(
             f"{where} does not fit MobileNetV2-SSD-lite: {'; '.join(problems)}.", fix=_fix(expected, state_dict)
         )
-    network.load_state_dict({key: value.to(expected[key].dtype) for key, value in state_dict.items()})
+    network.load_state_dict(cast_state_dict(state_dict, expected, where))
 
 
 def fold_structure(network: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from zoo_core.artifacts import load_metadata, load_state_dict
+from zoo_core.artifacts import cast_state_dict, load_metadata, load_state_dict
 from zoo_core.datatypes import ModelBundle
 from zoo_core.errors import CheckpointError, RegistryError, closest_hint
 from zoo_core.metrics.classification import rank_classes
@@ -129,7 +129,7 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> tuple[str, ...]:
         for name, value in own.items()
         if name in weights and weights[name].shape != value.shape
     ]
-    problems += [f"{name} is not finite" for name in weights if not bool(torch.isfinite(weights[name].float()).all())]
+    problems += [f"{name} is not finite" for name, value in weights.items() if not _is_finite(value)]
     if problems:
         more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise CheckpointError(
@@ -137,8 +137,12 @@ def load_weights(network: nn.Module, checkpoint: Checkpoint) -> tuple[str, ...]:
             f"{'; '.join(problems[:_SHOWN])}{more}.",
             fix="give weights of this architecture for as many classes as the data has (--labels names the classes).",
         )
-    network.load_state_dict({name: value.to(own[name].dtype) for name, value in weights.items()})
+    network.load_state_dict(cast_state_dict(weights, own, checkpoint.path))
     return notes
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    return bool(torch.isfinite(value if value.is_complex() else value.float()).all())
 
 
 def fold_structure(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
+from zoo_core.artifacts import cast_state_dict
 from zoo_core.datatypes import Detections, ImageSize, ModelBundle
 from zoo_core.errors import CheckpointError, DataError, PluginError, RegistryError
 from zoo_torchvision_detection.checkpoint import fold_like, load_weights, num_columns_in
@@ -256,7 +257,7 @@ def _labels_of_columns(num_columns: int, categories: Sequence[str], class_names:
 def _load(detector: SSD, state: dict[str, torch.Tensor], checkpoint: Checkpoint | None) -> None:
     path = checkpoint.path if checkpoint is not None else ""
     try:
-        detector.load_state_dict(state)
+        detector.load_state_dict(cast_state_dict(state, detector.state_dict(), path))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:600]
         raise CheckpointError(

@@ -16,12 +16,20 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from safetensors.torch import save as safetensors_bytes
 
-from zoo_core.artifacts import load_metadata, load_state_dict, local_checkpoint, save_state_dict, sha256_of
+from zoo_core.artifacts import (
+    cast_state_dict,
+    load_metadata,
+    load_state_dict,
+    local_checkpoint,
+    save_state_dict,
+    sha256_of,
+)
 from zoo_core.errors import ArtifactError, CheckpointError
 
 WEIGHTS = {"conv.weight": torch.arange(6.0).reshape(2, 3), "bn.num_batches_tracked": torch.tensor(7)}
@@ -84,6 +92,57 @@ def test_parameters_come_detached_and_half_precision_stays(file_with: Callable[[
     assert found["weight"].dtype == torch.float16
     assert not found["weight"].requires_grad
     assert type(found["weight"]) in (torch.Tensor, torch.nn.Parameter)
+
+
+class Renamed(torch.nn.Linear):
+    """Calls its weight ``scale`` in files of version 1, as a module does that grew."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, local: Any, *args: Any) -> None:
+        if local.get("version", 1) < 2:
+            state[f"{prefix}weight"] = state.pop(f"{prefix}scale")
+        super()._load_from_state_dict(state, prefix, local, *args)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_versions_of_modules_are_kept(file_with: Callable[[bytes], Path], wrapped: bool) -> None:
+    network = torch.nn.Sequential(Renamed(2, 2))
+    state = network.state_dict()
+    path = file_with(saved({"model": state} if wrapped else state))
+
+    found = load_state_dict(path)
+
+    torch.nn.Sequential(Renamed(2, 2)).load_state_dict(found)
+    torch.nn.Sequential(Renamed(2, 2)).load_state_dict(cast_state_dict(found, network.state_dict(), path))
+    with pytest.raises(KeyError, match=r"0\.scale"):
+        torch.nn.Sequential(Renamed(2, 2)).load_state_dict(dict(found))
+
+
+def test_a_network_of_torchvision_loads_its_own_weights(file_with: Callable[[bytes], Path]) -> None:
+    network = torchvision.models.mnasnet0_5(weights=None)
+
+    torchvision.models.mnasnet0_5(weights=None).load_state_dict(load_state_dict(file_with(saved(network.state_dict()))))
+
+
+@pytest.mark.parametrize("metadata", [7, {"": 3}, {3: {}}, {"": {"version": "2"}}, {"0": {"version": None}}])
+def test_versions_that_make_no_sense_are_left_out(file_with: Callable[[bytes], Path], metadata: object) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    state = network.state_dict()
+    setattr(state, "_metadata", metadata)  # noqa: B010  # no type declares it
+
+    network.load_state_dict(load_state_dict(file_with(saved(state))))
+
+
+def test_a_cast_changes_precision_but_never_the_kind_of_number() -> None:
+    own = {"weight": torch.ones(2), "count": torch.tensor(1)}
+
+    found = cast_state_dict({"weight": torch.ones(2).half(), "count": torch.tensor(3, dtype=torch.int32)}, own, "w")
+
+    assert (found["weight"].dtype, found["count"].dtype) == (torch.float32, torch.int64)
+    for value in (torch.ones(2, dtype=torch.int8), torch.ones(2, dtype=torch.complex64)):
+        with pytest.raises(CheckpointError, match=rf"w holds .*: weight is {value.dtype}, not torch.float32\."):
+            cast_state_dict({"weight": value}, own, "w")
 
 
 def test_a_tensor_called_model_is_no_wrapper(file_with: Callable[[bytes], Path]) -> None:

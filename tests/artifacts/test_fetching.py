@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from file_server import Served
-from zoo_core.artifacts import cache_dir, fetch, sha256_of
+from zoo_core.artifacts import cache_dir, fetch, fetching, sha256_of
 from zoo_core.artifacts import download as downloads
 from zoo_core.datatypes import Artifact
 from zoo_core.errors import ArtifactError
@@ -115,6 +115,56 @@ def test_a_part_that_was_tampered_with_costs_a_fresh_download(
     part = next(cache.glob("artifacts/*.part"))
     part.write_bytes(b"x" * 150_000)
     assert fetch(declared(served)).read_bytes() == served.content
+    assert served.requests == ["bytes=150000-", None]
+
+
+def break_off_without_a_hash(served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    break_off(served, Artifact(url=served.url), monkeypatch, after=150_000)
+    return next(cache.glob("artifacts/*.part"))
+
+
+def test_without_a_hash_a_part_that_is_as_it_was_left_is_continued(
+    served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_off_without_a_hash(served, cache, monkeypatch)
+
+    assert fetch(Artifact(url=served.url)).read_bytes() == served.content
+    assert served.requests == ["bytes=150000-"]
+
+
+@pytest.mark.parametrize("tail", [b"\0" * 4096, b"", b"x" * 60_000, b"x" * 50_000], ids=len)
+def test_without_a_hash_a_part_with_a_damaged_tail_is_not_continued(
+    served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch, tail: bytes
+) -> None:
+    part = break_off_without_a_hash(served, cache, monkeypatch)
+    part.write_bytes(served.content[: 150_000 - 4096] + tail)
+
+    path = fetch(Artifact(url=served.url))
+
+    assert path.read_bytes() == served.content
+    assert served.requests == [None]
+    records = json.loads((cache / "artifacts.lock.json").read_text())["artifacts"]
+    assert records[served.url]["sha256"] == hashlib.sha256(served.content).hexdigest()
+
+
+@pytest.mark.parametrize("text", ['{"validator": "\\"v1\\""}', "[]", "", "\xff"])
+def test_without_a_hash_a_part_of_a_killed_process_is_not_continued(
+    served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    part = break_off_without_a_hash(served, cache, monkeypatch)
+    part.with_name(f"{part.name}.json").write_text(text, encoding="latin-1")
+
+    assert fetch(Artifact(url=served.url)).read_bytes() == served.content
+    assert served.requests == [None]
+
+
+def test_without_a_hash_a_part_longer_than_the_servers_file_is_not_taken(
+    served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_off_without_a_hash(served, cache, monkeypatch)
+    served.content = served.content[:100_000]  # under the same ETag
+
+    assert fetch(Artifact(url=served.url)).read_bytes() == served.content
     assert served.requests == ["bytes=150000-", None]
 
 
@@ -294,6 +344,23 @@ def test_a_cache_that_cannot_be_made_is_named(served: Served, tmp_path: Path, mo
     monkeypatch.setenv("ZOO_EVAL_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ArtifactError, match=r"The cache .*file/cache cannot be written"):
         fetch(declared(served))
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_cached_file_in_a_read_only_cache_is_used(
+    served: Served, monkeypatch: pytest.MonkeyPatch, published: bool
+) -> None:
+    artifact = declared(served) if published else Artifact(url=served.url)
+    path = fetch(artifact)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    for name in ("mkdir", "touch", "write_bytes", "write_text"):
+        monkeypatch.setattr(Path, name, refuse)
+    monkeypatch.setattr(fetching, "FileLock", refuse)
+
+    assert fetch(artifact) == path
 
 
 def test_the_cache_follows_its_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_a_healthy_plugin_passes(
 
     captured = capsys.readouterr()
     assert "toy_squares" in captured.out
-    assert "25 passed, " in captured.out
+    assert "26 passed, " in captured.out
     assert "failed" not in captured.out
 
 
@@ -65,7 +65,7 @@ def test_a_fault_is_shown_with_its_fix_and_exits_with_1(
 
     assert run_command_line(["validate", "toy_squares"]) == 1
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "23 passed, 1 failed, 1 not checked" in printed
+    assert "24 passed, 1 failed, 1 not checked" in printed
     assert "gives RGB, the kit declares BGR" in printed
     assert "fix: images come in RGB" in printed
     assert "Traceback" not in printed
@@ -83,7 +83,7 @@ def test_json_holds_every_check_and_nothing_else_goes_to_stdout(
     captured = capsys.readouterr()
     found = checks(captured.out)
     assert json.loads(captured.out)["passed"] is False
-    assert len(found) == 25
+    assert len(found) == 26
     assert found["colours arrive in the declared order"]["status"] == "failed"
     assert found["a perfect network scores as one"]["status"] == "not checked"
     assert found["a perfect network scores as one"]["found"] == "the kit of zoo_conformance has no encode"

@@ -251,6 +251,12 @@ def forgets_what_it_merges(healthy: Any) -> Callable[[Any], None]:
             id="not a number on empty predictions",
         ),
         pytest.param(
+            decoding(lambda found, _: dataclasses.replace(found, boxes=found.boxes.astype(">f4"))),
+            "predictions survive the run directory",
+            r"The field 'boxes' of image 'image 0' \(>f4 array of shape \(\d+, 4\)\) cannot be stored",
+            id="decode gives what cannot be stored",
+        ),
+        pytest.param(
             metric_with(merge=forgets_what_it_merges),
             "merging scores as one pass",
             "over 12 images is .* in one pass; merged, over 6, ",

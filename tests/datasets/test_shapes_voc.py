@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoo_core.datasets import shapes_voc
+from zoo_core.datasets import drawn, shapes_voc
 from zoo_core.datasets.labels import read_label_file
 from zoo_core.datasets.shapes import CLASS_NAMES, draw_image
 from zoo_core.datasets.shapes_voc import DEFAULT_SPLITS, image_id, write_voc
@@ -25,14 +25,14 @@ def test_the_voc_reader_reads_back_what_was_drawn(tmp_path: Path) -> None:
         dataset = VocDetection(tmp_path, split, label_file=folder / "labels.txt")
         assert len(dataset.ids) == number
         for index, name in enumerate(dataset.ids):
-            drawn, target = draw_image(split, index, seed=4), dataset.target(name)  # type: ignore[arg-type]
-            np.testing.assert_array_equal(target.boxes, drawn.boxes)
-            np.testing.assert_array_equal(target.labels, drawn.labels)
-            np.testing.assert_array_equal(target.difficult, drawn.difficult)
+            picture, target = draw_image(split, index, seed=4), dataset.target(name)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(target.boxes, picture.boxes)
+            np.testing.assert_array_equal(target.labels, picture.labels)
+            np.testing.assert_array_equal(target.difficult, picture.difficult)
             image = dataset.image(name)
-            assert image.shape == drawn.image.shape
+            assert image.shape == picture.image.shape
             # JPEG loses detail, not places or the order of channels.
-            assert np.abs(image.astype(int) - drawn.image).mean() < 12
+            assert np.abs(image.astype(int) - picture.image).mean() < 12
 
 
 def test_the_label_file_names_the_classes_after_background(tmp_path: Path) -> None:
@@ -59,6 +59,19 @@ def test_a_second_call_draws_nothing(tmp_path: Path) -> None:
     write_voc(tmp_path, splits={"test": 2}, progress=lambda done, total: calls.append((done, total)))
     assert len(calls) == 2
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jpg")}
+
+
+def no_lock(path: object) -> None:
+    raise OSError(30, "Read-only file system", str(path))
+
+
+def test_pictures_in_a_read_only_folder_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_voc(tmp_path, splits={"test": 1})
+    monkeypatch.setattr(drawn, "FileLock", no_lock)
+
+    assert write_voc(tmp_path, splits={"test": 1}) == folder
+    with pytest.raises(DataError, match="cannot be written"):
+        write_voc(tmp_path, splits={"test": 2})
 
 
 @pytest.mark.parametrize("change", ["splits", "seed", "version", "opencv"])

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from zoo_core.datatypes import Detections
-from zoo_core.errors import RunError
+from zoo_core.datatypes import Detections, Prediction
+from zoo_core.errors import PluginError, RunError
 from zoo_core.runs.predictions import Chunk, PredictionStore
 
 
@@ -113,3 +118,111 @@ def test_clearing_removes_every_chunk(tmp_path: Path) -> None:
     store.clear()
 
     assert list(tmp_path.iterdir()) == []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Arrays(Prediction):
+    first: Any
+    second: Any
+
+
+def arrays_chunk(arrays: Sequence[Any]) -> Chunk:
+    predictions = tuple(Arrays(first=array, second=np.zeros(2)) for array in arrays)
+    return Chunk(index=0, image_ids=tuple(f"image {row}" for row in range(len(arrays))), predictions=predictions)
+
+
+def assert_same(read: Any, written: Any) -> None:
+    assert read.dtype == written.dtype
+    assert read.shape == written.shape
+    assert read.tobytes() == np.asarray(written).tobytes()
+
+
+SHAPES = {
+    "masks of different sizes": [(4, 6), (5, 3), (1, 1)],
+    "masks with an empty one": [(4, 6), (0, 6), (4, 0), (0, 0)],
+    "rows without columns": [(3, 0), (5, 0)],
+    "keypoints": [(2, 17, 3), (0, 17, 3), (1, 17, 3)],
+    "one mask a detection": [(2, 5, 7), (0, 3, 3), (1, 9, 2)],
+    "scalars": [(), (), ()],
+    "any number of axes": [(), (2,), (3, 2), (1, 2, 3, 4)],
+    "equal masks": [(4, 6), (4, 6)],
+    "vectors": [(3,), (0,), (1,)],
+}
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int16", "uint32", "int64", "uint64", "f2", "f4", "f8"])
+@pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
+def test_arrays_of_any_shape_come_back_exactly(tmp_path: Path, shapes: list[tuple[int, ...]], dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    arrays = [np.asarray(rng.normal(scale=99, size=shape)).astype(dtype) for shape in shapes]
+    store = PredictionStore(tmp_path, Arrays)
+
+    store.write(arrays_chunk(arrays))
+
+    (read,) = store
+    for prediction, array in zip(read.predictions, arrays, strict=True):
+        assert_same(prediction.arrays()["first"], array)
+    assert store.missing([read.image_ids]) == []
+    assert PredictionStore.columns(tmp_path) == {"first", "second"}
+
+
+def test_arrays_of_random_shapes_come_back_exactly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    store = PredictionStore(tmp_path, Arrays)
+    for _ in range(60):
+        num_axes = int(rng.integers(0, 4))
+        arrays = [rng.normal(size=rng.integers(0, 4, num_axes)) for _ in range(int(rng.integers(1, 6)))]
+        store.write(arrays_chunk(arrays))
+        (read,) = store
+        for prediction, array in zip(read.predictions, arrays, strict=True):
+            assert_same(prediction.arrays()["first"], array)
+
+
+def test_not_a_number_views_and_fortran_order_come_back_exactly(tmp_path: Path) -> None:
+    arrays = [np.array([[np.nan, -0.0], [np.inf, 1]]), np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.eye(4)[::2]]
+    store = PredictionStore(tmp_path, Arrays)
+
+    store.write(arrays_chunk(arrays))
+
+    (read,) = store
+    for prediction, array in zip(read.predictions, arrays, strict=True):
+        assert_same(prediction.arrays()["first"], array)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.array(["cat"]), r"<U3 array of shape \(1,\)\) cannot be stored: its values are not plain"),
+        (np.zeros((2, 3), complex), r"complex128 array of shape \(2, 3\)\) cannot be stored: its values are not plain"),
+        (np.zeros(2, ">f4"), r"cannot be stored: its values are not plain"),
+        (np.array([None]), r"object array of shape \(1,\)\) cannot be stored"),
+        ([1.0], r"list\) cannot be stored: it is not a numpy array"),
+        (None, r"NoneType\) cannot be stored: it is not a numpy array"),
+        (np.zeros((0, 4), np.float32), "image 'image 0' has float64, and a field has one dtype"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_with_field_shape_and_image(tmp_path: Path, value: Any, words: str) -> None:
+    store = PredictionStore(tmp_path, Arrays)
+
+    with pytest.raises(PluginError, match=rf"The field 'first' of image 'image 1' .*{words}"):
+        store.write(arrays_chunk([np.zeros(3), value]))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_chunk_written_without_shapes_is_still_read(tmp_path: Path) -> None:
+    offsets = np.array([0, 1, 1, 3], np.int32)
+    boxes = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(12, dtype=np.float32)), 4)
+    columns = {
+        "image_id": pa.array(["a", "b", "c"]),
+        "boxes": pa.ListArray.from_arrays(offsets, boxes),
+        "scores": pa.ListArray.from_arrays(offsets, pa.array(np.array([0.5, 0.4, 0.3], np.float32))),
+        "labels": pa.ListArray.from_arrays(offsets, pa.array(np.array([7, 8, 9]))),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "chunk-00000.parquet", compression="zstd", write_page_checksum=True)
+
+    (read,) = store = PredictionStore(tmp_path, Detections)
+
+    assert [len(found.arrays()["scores"]) for found in read.predictions] == [1, 0, 2]
+    assert read.predictions[2].arrays()["boxes"].tolist() == [[4, 5, 6, 7], [8, 9, 10, 11]]
+    assert store.missing([("a", "b", "c")]) == []  # bytes are as the store itself writes them

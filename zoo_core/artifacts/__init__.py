@@ -6,11 +6,18 @@ called.
 
 from zoo_core.artifacts.archives import unpack
 from zoo_core.artifacts.cache import cache_dir, sha256_of
-from zoo_core.artifacts.checkpoints import load_metadata, load_state_dict, local_checkpoint, save_state_dict
+from zoo_core.artifacts.checkpoints import (
+    cast_state_dict,
+    load_metadata,
+    load_state_dict,
+    local_checkpoint,
+    save_state_dict,
+)
 from zoo_core.artifacts.fetching import fetch
 
 __all__ = [
     "cache_dir",
+    "cast_state_dict",
     "fetch",
     "load_metadata",
     "load_state_dict",

@@ -6,6 +6,7 @@ import json
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +45,9 @@ def local_checkpoint(path: Path, optimized: bool = False) -> Checkpoint:
 def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a weights file by name, on the CPU, detached, in the file's data types.
 
-    Reads safetensors, and ``torch.save`` files as far as ``weights_only`` allows; the format is detected from the
-    content. A state dict in ``{"state_dict": ...}``, ``{"model_state_dict": ...}`` or ``{"model": ...}`` is unwrapped.
+    Reads safetensors, and what ``torch.save`` wrote as far as ``weights_only`` allows; the content decides, not the
+    name. A state dict inside ``{"state_dict": ...}``, ``{"model_state_dict": ...}`` or ``{"model": ...}`` is unwrapped.
+    The versions of modules that ``torch.save`` stored with a state dict are kept for ``Module.load_state_dict``.
 
     Raises:
         CheckpointError: The file is missing, truncated or not a checkpoint; it is a pickle that could execute code
@@ -53,7 +55,53 @@ def load_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """
     _check_is_file(path)
     content = _load_safetensors(path) if _is_safetensors(path) else _load_pickle(path)
-    return _plain_tensors(_unwrap(content), path)
+    state = _unwrap(content)
+    return _with_versions(_plain_tensors(state, path), getattr(state, "_metadata", None))
+
+
+def cast_state_dict(
+    state: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], where: object
+) -> dict[str, torch.Tensor]:
+    """Return the tensors in the data types that a network has, for its ``load_state_dict``; versions are kept.
+
+    Args:
+        state: As ``load_state_dict`` returns it. A name that ``own`` lacks keeps its type.
+        own: The network's ``state_dict()``.
+        where: The file, for the message.
+
+    Raises:
+        CheckpointError: A tensor is of another kind than the network's: integer for float, or complex.
+    """
+    wrong = [
+        f"{name} is {tensor.dtype}, not {own[name].dtype}"
+        for name, tensor in state.items()
+        if name in own and _kind(tensor) != _kind(own[name])
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(
+            f"{where} holds values of another kind than the network: {'; '.join(wrong[:3])}{more}.",
+            fix="give float weights; integers of a quantized network mean nothing without their scales.",
+        )
+    cast = {name: tensor.to(own[name].dtype) if name in own else tensor for name, tensor in state.items()}
+    return _with_versions(cast, getattr(state, "_metadata", None))
+
+
+def _kind(tensor: torch.Tensor) -> tuple[bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex()
+
+
+def _with_versions(tensors: Mapping[str, torch.Tensor], metadata: object) -> dict[str, torch.Tensor]:
+    """Attach what ``Module.state_dict`` notes for each module, where torch looks for it; anything else is dropped."""
+    state = OrderedDict(tensors)
+    if isinstance(metadata, Mapping):
+        versions = {
+            name: {"version": entry["version"]}
+            for name, entry in metadata.items()
+            if isinstance(name, str) and isinstance(entry, Mapping) and isinstance(entry.get("version"), int)
+        }
+        setattr(state, "_metadata", OrderedDict(versions))  # noqa: B010  # no type declares it
+    return state
 
 
 def load_metadata(path: Path) -> dict[str, str]:

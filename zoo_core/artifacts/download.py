@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from zoo_core.artifacts.cache import sha256_of
 from zoo_core.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -33,7 +34,13 @@ class _Interrupted(Exception):  # noqa: N818  # never leaves this module
     """An attempt ended early; another attempt may resume."""
 
 
-def download(url: str, part: Path, *, size_bytes: int | None, progress: Progress | None, resume: bool) -> bool:
+class _UselessPart(_Interrupted):
+    """The part cannot belong to the server's file; another attempt starts from the first byte."""
+
+
+def download(
+    url: str, part: Path, *, size_bytes: int | None, progress: Progress | None, resume: bool, hashed: bool = True
+) -> bool:
     """Download ``url`` into ``part``, which is complete when this returns, but not verified.
 
     Nothing is decompressed. An interrupted attempt is resumed until five in a row make no progress; the next call then
@@ -45,6 +52,8 @@ def download(url: str, part: Path, *, size_bytes: int | None, progress: Progress
         size_bytes: Declared size; more is never written. None if unknown.
         progress: Called after each chunk.
         resume: False to start from the first byte.
+        hashed: False where no hash verifies the file afterwards. An earlier call's part is then continued only
+            if it has the size and the SHA-256 that this call recorded when it broke off.
 
     Returns:
         True if bytes from an earlier call are part of the file.
@@ -55,7 +64,7 @@ def download(url: str, part: Path, *, size_bytes: int | None, progress: Progress
     import requests
 
     validator_file = part.with_name(f"{part.name}.json")
-    if not resume or not validator_file.exists():
+    if not resume or not validator_file.exists() or not (hashed or _is_as_recorded(part, validator_file)):
         # Without a validator the server could not tell us that the file has changed since.
         part.unlink(missing_ok=True)
     resumed = part.exists() and part.stat().st_size > 0
@@ -111,7 +120,13 @@ def _attempt(
             if start == total and start:
                 return True
             _write_validator(validator_file, response)
-            _copy(response, part, start, total, url, size_bytes, progress)
+            try:
+                _copy(response, part, start, total, url, size_bytes, progress)
+            finally:
+                _record(part, validator_file)
+    except _UselessPart:
+        part.unlink(missing_ok=True)
+        raise
     except requests.exceptions.InvalidSchema as error:
         raise ArtifactError(
             f"{url} redirects to an address that is not https: {error}.", fix="correct the URL in the registry."
@@ -137,7 +152,10 @@ def _check_response(response: requests.Response, url: str, have: int, size_bytes
             )
         start, total = have, _number(total_text)
     elif status == 416 and have:
-        # Nothing follows: the part is already complete, or belongs to a longer version, which verification detects.
+        # Nothing follows: the part is complete, unless it is too long.
+        total = _number(response.headers.get("Content-Range", "").rpartition("/")[2])
+        if have not in (size_bytes, total):
+            raise _UselessPart("the server has no bytes after those that are kept")
         return have, have
     elif status == 200:
         start, total = 0, length
@@ -192,13 +210,33 @@ def _write_validator(validator_file: Path, response: requests.Response) -> None:
         validator_file.unlink(missing_ok=True)
 
 
-def _read_validator(validator_file: Path) -> str | None:
+def _record(part: Path, validator_file: Path) -> None:
+    """Note size and hash of the part when an attempt ends, so that bytes which change afterwards are not continued."""
+    validator = _read_validator(validator_file)
+    if validator is not None:
+        content = {"validator": validator, "size_bytes": part.stat().st_size, "sha256": sha256_of(part)}
+        validator_file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _is_as_recorded(part: Path, validator_file: Path) -> bool:
+    content = _read(validator_file)
+    # A process that was killed leaves no hash, since nothing tells which of its bytes reached the disk.
+    return (
+        part.exists() and content.get("size_bytes") == part.stat().st_size and content.get("sha256") == sha256_of(part)
+    )
+
+
+def _read(validator_file: Path) -> dict[str, Any]:
     try:
         content: Any = json.loads(validator_file.read_text(encoding="utf-8"))
-        validator = content["validator"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    # A line break here would inject another header.
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_validator(validator_file: Path) -> str | None:
+    validator = _read(validator_file).get("validator")
+    # A line break here would be a header of its own.
     return validator if isinstance(validator, str) and validator.isprintable() else None
 
 

@@ -83,9 +83,10 @@ def _is_cached(target: Path, artifact: Artifact, folder: Path) -> bool:
 def _download_verified(artifact: Artifact, target: Path, folder: Path, progress: Progress | None) -> None:
     recorded = recorded_sha256(folder, artifact.url)
     part = target.with_name(f"{target.name}.part")
+    hashed = bool(artifact.sha256 or recorded or artifact.sha256_prefix or artifact.md5)
     for resume in (True, False):
         resumed = downloads.download(
-            artifact.url, part, size_bytes=artifact.size_bytes, progress=progress, resume=resume
+            artifact.url, part, size_bytes=artifact.size_bytes, progress=progress, resume=resume, hashed=hashed
         )
         try:
             _verify(part, artifact, artifact.sha256 or recorded, origin=artifact.url, recorded=artifact.sha256 is None)

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from zoo_core.conformance import data, declared, network, predictions, quantized
+from zoo_core.conformance import data, declared, network, predictions, quantized, stored
 from zoo_core.conformance.checks import Check
 from zoo_core.conformance.outcomes import NotApplicableError, NotCheckedError, Outcome, Status
 from zoo_core.errors import ZooError
@@ -24,6 +24,7 @@ CHECKS: tuple[Check, ...] = (
     *data.CHECKS,
     *network.CHECKS,
     *predictions.CHECKS,
+    *stored.CHECKS,
     *quantized.CHECKS,
 )
 """Every check. A later one may build on what an earlier one has made."""

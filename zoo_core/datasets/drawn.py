@@ -33,6 +33,9 @@ def drawn_once(folder: Path, marker: Mapping[str, Json], draw: Callable[[Path], 
         DataError: The folder holds something that this function did not draw, or cannot be written.
     """
     root = folder.parent
+    # The folder appears complete, so no lock is needed to look, and a folder that is read-only serves.
+    if _holds(folder, marker):
+        return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".shapes.lock"):
@@ -49,6 +52,13 @@ def drawn_once(folder: Path, marker: Mapping[str, Json], draw: Callable[[Path], 
             fix="free space and check the right to write there, or name another folder.",
         ) from error
     return folder
+
+
+def _holds(folder: Path, marker: Mapping[str, Json]) -> bool:
+    try:
+        return _read_marker(folder) == marker
+    except (DataError, OSError):  # also while another process is replacing it
+        return False
 
 
 def _read_marker(folder: Path) -> object:

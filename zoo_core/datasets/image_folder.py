@@ -182,8 +182,8 @@ class ImageFolder:
         label = self._labels.get(name, int(name) if name.isdecimal() and len(name) < 10 else -1)
         if not 0 <= label < len(self._folders):
             raise DataError(
-                f"{where}: {word[:80]!r} is neither one of the {len(self._folders)} classes of {self._origin} nor a "
-                f"label from 0 to {len(self._folders) - 1}{closest_hint(word, self._folders)}.",
+                f"{where}: {name[:80]!r} is neither one of the {len(self._folders)} classes of {self._origin} nor a "
+                f"label from 0 to {len(self._folders) - 1}{closest_hint(name, self._folders)}.",
                 fix="correct the line, or name the classes with --labels FILE.",
             )
         if truth.setdefault(stem, label) != label:

@@ -1,8 +1,10 @@
 """The prediction store: one Parquet file per chunk of images, written whole and renamed into place.
 
 A file has one row per image: ``image_id``, then one list column per field of the prediction class, so any tool that
-reads Parquet can read it. A chunk that exists is complete; writing one again replaces it with the same content. Pages
-carry checksums, so a bit that flipped on the disk is found when the file is read.
+reads Parquet can read it. A field whose arrays are all ``(N,)``, or all ``(N, K)`` with the same K, is stored as lists
+of N values or rows; any other field is flattened, and ``<field>.shape`` gives the shape for each image. A chunk that
+exists is complete; writing one again replaces it with the same content. Pages carry checksums, so a bit that flipped on
+the disk is detected when the file is read.
 """
 
 from __future__ import annotations
@@ -14,13 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.errors import RunError, ZooError
+from zoo_core.errors import PluginError, RunError, ZooError
 from zoo_core.files import replace_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from zoo_core.datatypes import Prediction
+
+_IDS = "image_id"
+_SHAPE = ".shape"  # no field is called so, since a field is a Python name
+_MAX_VALUES = 2**31 - 1  # the lists of a column have offsets of 32 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,7 @@ class PredictionStore:
 
         Raises:
             RunError: It cannot be written, for example because the disk is full.
+            PluginError: A field is not a numpy array of plain numbers, or its images have different dtypes.
         """
         target = self.path(chunk.index)
         try:
@@ -78,7 +85,8 @@ class PredictionStore:
 
         path = next(iter(sorted(directory.glob("chunk-*.parquet"))), None)
         try:
-            return frozenset(pq.read_schema(path).names if path is not None else ()) - {"image_id"}
+            names = pq.read_schema(path).names if path is not None else ()
+            return frozenset(name for name in names if not name.endswith(_SHAPE)) - {_IDS}
         except (pa.ArrowException, OSError):
             return frozenset()
 
@@ -161,28 +169,79 @@ def _to_bytes(chunk: Chunk) -> bytes:
 
 
 def _to_table(chunk: Chunk) -> pa.Table:
-    import numpy as np
     import pyarrow as pa
 
-    columns: dict[str, Any] = {"image_id": pa.array(chunk.image_ids, pa.string())}
+    columns: dict[str, Any] = {_IDS: pa.array(chunk.image_ids, pa.string())}
     per_image: Sequence[dict[str, Any]] = [prediction.arrays() for prediction in chunk.predictions]
     for name in per_image[0] if per_image else ():
         arrays = [arrays[name] for arrays in per_image]
-        offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int32)
-        flat = np.concatenate(arrays)
-        values = pa.array(flat.reshape(-1))
-        if flat.ndim == 2:
-            values = pa.FixedSizeListArray.from_arrays(values, flat.shape[1])
-        columns[name] = pa.ListArray.from_arrays(offsets, values)
+        _check_storable(name, arrays, chunk.image_ids)
+        columns |= _columns(name, arrays)
     return pa.table(columns)
 
 
+def _check_storable(name: str, arrays: Sequence[Any], image_ids: Sequence[str]) -> None:
+    """Refuse a field that would not come back exactly as it is."""
+    import numpy as np
+
+    num_values = 0
+    for array, image_id in zip(arrays, image_ids, strict=True):
+        if not isinstance(array, np.ndarray | np.generic):
+            found, problem = type(array).__name__, "it is not a numpy array"
+        else:
+            num_values += array.size
+            found, problem = f"{array.dtype} array of shape {array.shape}", ""
+            if name == _IDS:
+                problem = "the name is taken by the ids of the images"
+            elif array.dtype.kind not in "biuf" or array.dtype.itemsize > 8 or not array.dtype.isnative:
+                problem = "its values are not plain booleans, integers or floats of at most 64 bits"
+            elif array.dtype != arrays[0].dtype:
+                problem = f"image {image_ids[0]!r} has {arrays[0].dtype}, and a field has one dtype"
+            elif num_values > _MAX_VALUES:
+                problem = f"together with the images before it, it has more than {_MAX_VALUES} values"
+        if problem:
+            raise PluginError(
+                f"The field {name!r} of image {image_id!r} ({found}) cannot be stored: {problem}.",
+                fix="let decode return numpy arrays of one dtype per field, the empty ones included.",
+            )
+
+
+def _columns(name: str, arrays: Sequence[Any]) -> dict[str, Any]:
+    """The columns of one field: the values of each image, and their shapes where the values do not imply them."""
+    import numpy as np
+    import pyarrow as pa
+
+    shapes = [array.shape for array in arrays]
+    ends = {shape[1:] for shape in shapes}
+    flat = np.concatenate([array.reshape(-1) for array in arrays])
+    values, width = pa.array(flat), 1
+    if () not in shapes and ends == {()}:
+        counts = [len(array) for array in arrays]
+    elif len(ends) == 1 and len(shapes[0]) == 2 and shapes[0][1]:
+        width = shapes[0][1]
+        counts = [len(array) for array in arrays]
+        values = pa.FixedSizeListArray.from_arrays(values, width)
+    else:
+        column = _lists([array.size for array in arrays], values)
+        sides = pa.array([side for shape in shapes for side in shape], pa.int64())
+        return {name: column, name + _SHAPE: _lists([len(shape) for shape in shapes], sides)}
+    return {name: _lists(counts, values)}
+
+
+def _lists(counts: Sequence[int], values: Any) -> Any:
+    import numpy as np
+    import pyarrow as pa
+
+    return pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32), values)
+
+
 def _from_table(index: int, table: pa.Table, prediction_type: type[Prediction]) -> Chunk:
-    image_ids = tuple(table.column("image_id").to_pylist())
-    fields: dict[str, list[Any]] = {}
-    for name in table.column_names[1:]:
-        column = table.column(name).chunk(0) if len(image_ids) else None
-        fields[name] = _split(column) if column is not None else []
+    image_ids = tuple(table.column(_IDS).to_pylist())
+    rows = {name: _split(table.column(name).chunk(0)) for name in table.column_names[1:]} if image_ids else {}
+    fields = {name: values for name, values in rows.items() if not name.endswith(_SHAPE)}
+    for name in rows.keys() - fields.keys():
+        field = name.removesuffix(_SHAPE)
+        fields[field] = [array.reshape(shape.tolist()) for array, shape in zip(fields[field], rows[name], strict=True)]
     predictions = tuple(
         prediction_type(**{name: values[row] for name, values in fields.items()}) for row in range(len(image_ids))
     )

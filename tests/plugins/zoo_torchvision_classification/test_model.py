@@ -182,6 +182,17 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64])
+def test_integer_and_complex_weights_are_refused(tmp_path: Path, dtype: torch.dtype) -> None:
+    state = {
+        name: value.to(dtype) if value.is_floating_point() else value for name, value in narrow().state_dict().items()
+    }
+    torch.save(state, tmp_path / "w.pth")
+    file = Checkpoint(path=tmp_path / "w.pth", sha256="0" * 64)
+    with pytest.raises(CheckpointError, match=rf"features.0.0.weight is {dtype}, not torch.float32; .*, and \d+ more"):
+        hooks.zoo_load_model(tiny(builder_args={"width_mult": 0.25}), file, NAMES, "cpu")
+
+
 # --------------------------------------------------------------------------- options, light import
 
 
