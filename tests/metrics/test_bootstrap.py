@@ -10,6 +10,7 @@ from metrics.scenes import Scene, drawn_scene
 from zoo_core.datatypes import Detections
 from zoo_core.metrics.average_precision import RECALL_POINTS_11
 from zoo_core.metrics.bootstrap import (
+    MIN_IMAGES,
     ClassOutcomes,
     holm,
     mean_over_classes,
@@ -183,7 +184,7 @@ def test_the_interval_covers_the_true_difference_about_as_often_as_it_says() -> 
     for trial in range(200):
         chosen = rng.choice(6_000, 150, replace=False)
         sample = tuple([part_of(found, chosen) for found in model] for model in everything)
-        interval = percentile_interval(differences((sample[0], sample[1]), resample_weights(150, 300, seed=trial)))
+        interval = percentile_interval(differences((sample[0], sample[1]), resample_weights(150, 300, seed=trial)), 150)
         assert interval is not None
         covered += interval[0] <= truth <= interval[1]
 
@@ -191,11 +192,11 @@ def test_the_interval_covers_the_true_difference_about_as_often_as_it_says() -> 
 
 
 def test_a_p_value_counts_the_resamples_on_the_other_side() -> None:
-    assert two_sided_p_value(np.array([0.1] * 97 + [-0.1] * 2)) == pytest.approx(2 * 3 / 100)
-    assert two_sided_p_value(np.array([-0.1] * 99)) == pytest.approx(2 / 100)
-    assert two_sided_p_value(np.zeros(99)) == 1.0
-    assert two_sided_p_value(np.array([np.nan, np.nan])) is None
-    assert percentile_interval(np.array([np.nan])) is None
+    assert two_sided_p_value(np.array([0.1] * 97 + [-0.1] * 2), 20) == pytest.approx(2 * 3 / 100)
+    assert two_sided_p_value(np.array([-0.1] * 99), 20) == pytest.approx(2 / 100)
+    assert two_sided_p_value(np.zeros(99), 20) == 1.0
+    assert two_sided_p_value(np.array([np.nan, np.nan]), 20) is None
+    assert percentile_interval(np.array([np.nan]), 20) is None
 
 
 def test_holms_correction_of_a_published_example() -> None:
@@ -203,3 +204,12 @@ def test_holms_correction_of_a_published_example() -> None:
     assert holm([0.01, None, 0.04, 0.03, 0.005]) == pytest.approx([0.03, None, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+
+
+@pytest.mark.parametrize("num_images", [1, 2, 3, 5, MIN_IMAGES - 1])
+def test_few_images_give_no_interval_and_no_p_value(num_images: int) -> None:
+    values = np.full(2000, -0.3)
+
+    assert percentile_interval(values, num_images) is None
+    assert two_sided_p_value(values, num_images) is None
+    assert percentile_interval(values, MIN_IMAGES) == (-0.3, -0.3)

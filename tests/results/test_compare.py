@@ -11,6 +11,7 @@ import pytest
 from results.conftest import MakeRun, edit_json
 from zoo_core.cli.main import run_command_line
 from zoo_core.errors import DataError, RegistryError, RunError, ZooError
+from zoo_core.metrics import bootstrap
 from zoo_core.plugins import PluginHost
 from zoo_core.results.compare import Compared, CompareRequest, compare
 
@@ -51,6 +52,13 @@ def test_the_values_are_those_that_the_runs_recorded(
         assert {name: value.after for name, value in one.classes.items()} == pytest.approx(after["per_class"])
 
 
+@pytest.fixture
+def twelve_images_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives the small runs of these tests an interval."""
+    monkeypatch.setattr(bootstrap, "MIN_IMAGES", 12)
+
+
+@pytest.mark.usefixtures("twelve_images_suffice")
 def test_a_loss_has_an_interval_below_zero_and_lost_boxes(pair: tuple[Path, Path], host: PluginHost) -> None:
     w8a8 = compared(host, *pair).pairs[1]
 
@@ -62,6 +70,15 @@ def test_a_loss_has_an_interval_below_zero_and_lost_boxes(pair: tuple[Path, Path
     assert w8a8.most_changed
 
 
+def test_few_images_have_no_interval_and_a_note_that_says_so(pair: tuple[Path, Path], host: PluginHost) -> None:
+    found = compared(host, *pair)
+
+    values = [value for one in found.pairs for value in (one.mean, *one.classes.values())]
+    assert {(value.interval, value.p_value) for value in values} == {(None, None)}
+    assert "No interval: 12 images; intervals and p-values need 20 or more." in found.notes
+
+
+@pytest.mark.usefixtures("twelve_images_suffice")
 def test_a_run_against_itself_differs_in_nothing(pair: tuple[Path, Path], host: PluginHost) -> None:
     for one in compared(host, pair[0], pair[0]).pairs:
         assert one.mean.difference == 0.0
@@ -71,6 +88,7 @@ def test_a_run_against_itself_differs_in_nothing(pair: tuple[Path, Path], host: 
         assert one.most_changed == []
 
 
+@pytest.mark.usefixtures("twelve_images_suffice")
 def test_exchanging_the_runs_exchanges_the_sign_and_lost_with_gained(pair: tuple[Path, Path], host: PluginHost) -> None:
     there, back = compared(host, *pair).pairs[1], compared(host, *reversed(pair)).pairs[1]
 
@@ -89,6 +107,7 @@ def test_stages_of_one_run_are_held_against_the_first(make_run: MakeRun, host: P
     assert named[0].mean == named[1].mean
 
 
+@pytest.mark.usefixtures("twelve_images_suffice")
 def test_a_seed_repeats_a_comparison(pair: tuple[Path, Path], host: PluginHost) -> None:
     assert compared(host, *pair, seed=4) == compared(host, *pair, seed=4)
     assert compared(host, *pair, seed=4).pairs[1].mean.interval != compared(host, *pair, seed=5).pairs[1].mean.interval

@@ -161,8 +161,15 @@ class CocoAnnotations:
         areas = np.zeros(len(entries))
         chosen = np.zeros(len(entries), np.int64)
         crowds = np.zeros(len(entries), np.bool_)
+        places: dict[int, int] = {}  # of each id, which a file may leave out
         for index, entry in enumerate(entries):
+            number = _get(entry, "id")
+            first = places.setdefault(number, index) if _is_id(number) else index
             problem = self._problem(entry, order, labels)
+            if first != index:
+                problem = f"id {number} is that of annotations[{first}] already"
+            elif problem is None:
+                problem = _outside(entry["bbox"], images[entry["image_id"]][1])
             if problem is not None:
                 self._report(f"annotations[{index}]", problem)
                 continue
@@ -197,6 +204,14 @@ class CocoAnnotations:
         if "area" in entry and not (_is_number(entry["area"], 1e12) and entry["area"] >= 0):
             return f"area is {_show(entry['area'])}, not a number of square pixels"
         return None
+
+
+def _outside(box: Sequence[float], size: ImageSize) -> str | None:
+    x, y, width, height = box
+    # A box of no width on the very border is kept: rounding of polygons makes such boxes.
+    if x > size.width_px or y > size.height_px or x + width < 0 or y + height < 0:
+        return f"bbox is {_show(box)}, wholly outside the image of {size.width_px} x {size.height_px} pixels"
+    return None
 
 
 def read_category_ids(root: Path, split: str, class_names: Sequence[str]) -> tuple[int, ...] | None:

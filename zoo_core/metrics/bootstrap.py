@@ -21,7 +21,15 @@ from zoo_core.metrics.voc import FALSE, FOUND, IGNORED
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Weights gathered at once: about 8 MB, however many detections there are. A quarter of it takes twice as long, because
+MIN_IMAGES = 20
+"""Fewer images give no interval and no p-value: resamples of few images repeat what these few happen to show.
+
+Measured on drawn detections, where the difference of two networks is known, with 400 samples of each size: intervals
+that claim 95 % hold it in 85 % of the samples of 5 or 10 images and in 91 % of those of 20, 30 or 50; on one image
+the interval has no width at all.
+"""
+
+# Weights gathered in one go: some 8 MB, however many detections there are. A quarter of it takes twice as long, because
 # a row of a class with many detections is then only a few columns wide.
 _WEIGHTS_PER_BLOCK = 1 << 21
 
@@ -177,24 +185,27 @@ def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def percentile_interval(values: NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Return the interval that holds the middle ``confidence`` of the defined values; None if no value is defined."""
+def percentile_interval(
+    values: NDArray[np.float64], num_images: int, confidence: float = 0.95
+) -> tuple[float, float] | None:
+    """Return the middle ``confidence`` of the defined values; None without any, or with fewer images than ``MIN_IMAGES``."""
     known = values[~np.isnan(values)]
-    if not len(known):
+    if not len(known) or num_images < MIN_IMAGES:
         return None
     tail = 50.0 * (1.0 - confidence)
     low, high = np.percentile(known, [tail, 100.0 - tail])
     return float(low), float(high)
 
 
-def two_sided_p_value(values: NDArray[np.float64]) -> float | None:
+def two_sided_p_value(values: NDArray[np.float64], num_images: int) -> float | None:
     """Compute the two-sided p-value of a difference of 0, at least ``2 / (R + 1)``.
 
     Args:
-        values: ``(R,)``, the difference in every resample; undefined ones are left out.
+        values: ``(R,)``, the difference in every resample; those that are not defined are left out.
+        num_images: Fewer than ``MIN_IMAGES`` give None: resamples of one image all agree, and prove nothing.
     """
     known = values[~np.isnan(values)]
-    if not len(known):
+    if not len(known) or num_images < MIN_IMAGES:
         return None
     smaller = min(int((known <= 0).sum()), int((known >= 0).sum()))
     return min(1.0, 2.0 * (1 + smaller) / (1 + len(known)))

@@ -13,6 +13,7 @@ from zoo_core.comparison import SCORE_THRESHOLD
 from zoo_core.datatypes import Prediction, measure
 from zoo_core.errors import DataError, RunError
 from zoo_core.metrics.bootstrap import (
+    MIN_IMAGES,
     holm,
     percentile_interval,
     resample_weights,
@@ -175,9 +176,12 @@ def _weights(num_images: int, request: CompareRequest) -> NDArray[np.int32]:
 
 
 def _notes(run: StoredRun) -> list[str]:
+    notes, num_images = [], len(run.image_ids)
     if run.record.object("dataset").flag("limited"):
-        return [f"Limited: compared on {len(run.image_ids)} images of the split alone."]
-    return []
+        notes.append(f"Limited: compared on {num_images} images of the split alone.")
+    if num_images < MIN_IMAGES:
+        notes.append(f"No interval: {num_images} images; intervals and p-values need {MIN_IMAGES} or more.")
+    return notes
 
 
 def _measured(run: StoredRun, protocol: str) -> str:
@@ -258,21 +262,24 @@ class _Work:
     def __init__(self, kind: type[Prediction], images: PairedImages) -> None:
         self._kind = kind
         self._class_names = images.class_names
+        self._num_images = len(images.image_ids)
         self._task = paired_task(kind, images)
         self._read: dict[tuple[Path, str], tuple[Mapping[str, Prediction], StageValues]] = {}
 
     def compare(self, run: StoredRun, before: str, other: StoredRun, after: str) -> PairedDifference:
         old, old_values = self._stage(run, before)
         new, new_values = self._stage(other, after)
-        p_values = holm([two_sided_p_value(row[1:]) for row in new_values.classes - old_values.classes])
+        differences = new_values.classes - old_values.classes
+        p_values = holm([two_sided_p_value(row[1:], self._num_images) for row in differences])
         changes = self._task.changes(old, new, MOST_CHANGED)
         return PairedDifference(
             before=before,
             after=after,
-            mean=_difference(old_values.overall, new_values.overall),
+            mean=_difference(old_values.overall, new_values.overall, self._num_images),
             classes={
                 name: replace(
-                    _difference(old_values.classes[label], new_values.classes[label]), p_value=p_values[label]
+                    _difference(old_values.classes[label], new_values.classes[label], self._num_images),
+                    p_value=p_values[label],
                 )
                 for label, name in enumerate(self._class_names)
             },
@@ -289,14 +296,14 @@ class _Work:
         return self._read[key]
 
 
-def _difference(before: NDArray[np.float64], after: NDArray[np.float64]) -> Difference:
+def _difference(before: NDArray[np.float64], after: NDArray[np.float64], num_images: int) -> Difference:
     """From ``(1 + R,)`` values: of the images as they are, then of each resample."""
     resampled = (after - before)[1:]
     return Difference(
         before=_known(before[0]),
         after=_known(after[0]),
-        interval=percentile_interval(resampled, CONFIDENCE),
-        p_value=two_sided_p_value(resampled),
+        interval=percentile_interval(resampled, num_images, CONFIDENCE),
+        p_value=two_sided_p_value(resampled, num_images),
     )
 
 
