@@ -25,8 +25,9 @@ from zoo_core.evaluation.run import evaluate_request
 from zoo_core.metrics.classification import CLASSIFICATION_PROTOCOLS, ClassificationMetric
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.plugins import PluginHost
-from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, QUANTSIM, QuantSimParams
-from zoo_core.recipes import load_recipe
+from zoo_core.quantization.params import QuantSimParams
+from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
+from zoo_core.recipes import QUANTSIM, load_recipe
 from zoo_core.registry import load_registry
 
 ROOT = Path(__file__).parents[1]

@@ -29,7 +29,7 @@ from zoo_core.yaml_files import (
 )
 
 SCHEMA = 1
-LAST_STEP = "quantsim"
+QUANTSIM = "quantsim"
 """Every recipe ends with it: it holds bit widths, scheme and config file."""
 
 _KEYS = ("schema", "name", "description", "steps")
@@ -154,8 +154,8 @@ def _steps(file: YamlFile, value: Json) -> tuple[StepSpec, ...]:
             file.report(where, f"the step {name!r} stands here a second time", "keep one of the two")
         names.append(name)
         specs.append(StepSpec(step=name, params={param: item[param] for param in item if param != "step"}))
-    if names and LAST_STEP in names[:-1]:
-        file.report((*key, names.index(LAST_STEP)), f"{LAST_STEP} stands before other steps", "make it the last step")
-    elif names and names[-1] != LAST_STEP:
-        file.report((*key, len(value) - 1), f"the last step is {names[-1]!r}", f"end the recipe with {LAST_STEP}")
+    if names and QUANTSIM in names[:-1]:
+        file.report((*key, names.index(QUANTSIM)), f"{QUANTSIM} stands before other steps", "make it the last step")
+    elif names and names[-1] != QUANTSIM:
+        file.report((*key, len(value) - 1), f"the last step is {names[-1]!r}", f"end the recipe with {QUANTSIM}")
     return tuple(specs)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core import artifacts
 from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
-from zoo_core.errors import CheckpointError, DataError, RunError
+from zoo_core.errors import CheckpointError, DataError
 from zoo_core.evaluation import stages as stage_names
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, EvaluationRequest, Reporter, read_ids
 from zoo_core.inference import CalibrationSet, InferenceSettings
@@ -66,11 +66,6 @@ class Job:
     optimized_checkpoint: Checkpoint | None
     optimized_bundle: ModelBundle | None
     settings: InferenceSettings
-
-    @property
-    def needs_steps(self) -> bool:
-        """Whether any stage lies behind the recipe's first step."""
-        return any(stage.point >= 0 and not (stage.optimized and self.optimized_bundle) for stage in self.stages)
 
 
 def prepare(
@@ -325,13 +320,13 @@ def step_context(
     """Read the drawn calibration images and return what the recipe's steps may use.
 
     Args:
-        job: Prepared with a stage that needs calibration, else the fault is the caller's.
+        job: Prepared with a stage that needs calibration.
         work_dir: Existing; for the steps' temporary files.
         reporter: Told of the reading.
         progress: Told by the steps how far they are.
     """
-    if job.calibration_dataset is None or job.calibration is None:
-        raise RunError("A stage needs calibration, but none was prepared.", fix="report this as a fault.")
+    assert job.calibration_dataset is not None  # noqa: S101  # prepare() draws images for every stage that needs them
+    assert job.calibration is not None  # noqa: S101  # likewise
     ids = job.calibration.ids
     reporter.start("reading calibration images", len(ids))
     calibration = CalibrationSet(job.calibration_dataset, ids, job.bundle.preprocess, job.settings, reporter.advance)

@@ -17,12 +17,12 @@ from zoo_core.runs.directory import SCHEMA, RunDirectory
 if TYPE_CHECKING:
     import torch
 
-    from zoo_core.datatypes import Checkpoint, ProtocolScore
+    from zoo_core.datatypes import Checkpoint, ProtocolScore, StepResult
     from zoo_core.evaluation.batch_sizes import Moved
     from zoo_core.evaluation.onnx_backend import Exported
     from zoo_core.evaluation.stages import Stage
     from zoo_core.inference import InferenceStats
-    from zoo_core.quantization.pipeline import Simulation, StepOutcome
+    from zoo_core.quantization.aimet.simulation import Simulation
     from zoo_core.quantization.sqnr import LayerSqnr
 
 
@@ -144,7 +144,7 @@ class Record:
             warnings.append(text)
         self._save()
 
-    def add_step(self, index: int, outcome: StepOutcome) -> None:
+    def add_step(self, index: int, outcome: StepResult) -> None:
         """Record what a recipe step did, in place of what it did before the run was interrupted."""
         self.content["steps"][index:] = [
             {
@@ -308,7 +308,7 @@ def _standing_warnings(job: Job) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _step_warnings(outcome: StepOutcome) -> list[str]:
+def _step_warnings(outcome: StepResult) -> list[str]:
     """Without what the summary says of caches: a resumed run must warn in the words of an undisturbed one."""
     if not outcome.effect.get("short"):
         return []
