@@ -285,6 +285,17 @@ class OtherForward(nn.Module):
         return self.get_submodule("head")(y), y
 
 
+def test_the_hash_of_the_sources_covers_modules_in_subfolders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "rounding" / "engine.py"
+    module.parent.mkdir()
+    monkeypatch.setattr(step_cache, "__file__", str(tmp_path / "cache.py"))
+    hashes = []
+    for source in ("SHRINKAGE = 0.3", "SHRINKAGE = 0.1"):
+        module.write_text(source)
+        hashes.append(step_cache.engine_sha256.__wrapped__())
+    assert hashes[0] != hashes[1]
+
+
 def test_whatever_the_result_depends_on_is_in_the_key(
     folded: nn.Module, cached: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from zoo_core.evaluation import stages as stage_names
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, EvaluationRequest, Reporter, read_ids
 from zoo_core.inference import CalibrationSet, InferenceSettings
 from zoo_core.plugins import PluginHost
-from zoo_core.quantization import pipeline
+from zoo_core.quantization import pipeline, saved
 from zoo_core.recipes import load_recipe, names_a_file, override
 from zoo_core.runs.directory import RunDirectory
 
@@ -106,7 +106,10 @@ def prepare(
     optimized, optimized_bundle = None, None
     if request.optimized_checkpoint is not None and any(stage.optimized for stage in chosen):
         optimized = artifacts.local_checkpoint(request.optimized_checkpoint, optimized=True)
-        optimized_bundle = host.load_model(entry, optimized, class_names, settings.device)
+        if saved.is_saved_network(optimized.path):
+            optimized_bundle = saved.load_saved(bundle, optimized.path)
+        else:
+            optimized_bundle = host.load_model(entry, optimized, class_names, settings.device)
     return Job(
         request=request,
         entry=entry,
