@@ -94,7 +94,7 @@ def _networks(
         yield bundle, class_names, device, iter([(BASELINE, bundle.network)])
         return
     with tempfile.TemporaryDirectory(prefix="zoo-eval-") as folder:
-        # No run directory is written; the name only keeps prepare() from looking for room where a run would go.
+        # No run directory is written; the name only stops prepare() from checking for disk space where a run would go.
         job = prepare(replace(request, out=Path(folder) / "none"), host, reporter, evaluate=False)
         if job.optimized_bundle is not None:
             raise RecipeError("detect runs stages of one checkpoint.", fix="leave out --optimized-checkpoint.")

@@ -31,7 +31,7 @@ def fast_histograms(analyzers: Iterable[Any], is_histogram: Callable[[Any], bool
     Args:
         analyzers: AIMET's encoding analyzers of activation quantizers, which pass their input on while they observe.
             Their range search is switched off until the context closes.
-        is_histogram: Says of an analyzer's observer that it keeps histograms; other analyzers are not changed.
+        is_histogram: Tests if an analyzer's observer keeps histograms; other analyzers are not changed.
     """
     chosen = [
         analyzer for analyzer in analyzers if is_histogram(analyzer.observer) and len(analyzer.observer.stats) == 1
@@ -98,7 +98,7 @@ class _Fast:
             observer.merge_stats(new, x)
             return new
         if observer.stats[0].histogram is None:
-            new = observer.collect_stats(torch.stack([lowest, highest]))  # bins follow from the extremes alone
+            new = observer.collect_stats(torch.stack([lowest, highest]))  # bins depend only on the extremes
             limits = new[0].bin_edges[0], new[0].bin_edges[-1]
             new[0].histogram = _histogram(flat, observer.num_bins, limits, (lowest, highest))
             observer.merge_stats(new, x)
