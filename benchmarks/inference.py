@@ -34,7 +34,7 @@ from zoo_core.datatypes import Detections, Prediction, QuantNetwork, StepContext
 from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE
 from zoo_core.inference import CalibrationSet, InferenceSettings, load_inputs, predict, run_batch
 from zoo_core.quantization import pipeline
-from zoo_core.quantization.aimet import adapter as aimet
+from zoo_core.quantization.aimet import quantsim
 from zoo_core.recipes import load_recipe
 from zoo_core.runs.predictions import Chunk, PredictionStore
 from zoo_core.runs.request import DEFAULT_WORKERS
@@ -80,8 +80,8 @@ def w8a8(base: Scene) -> Sides:
         )
         folded = pipeline.run_step(plan.steps[0], QuantNetwork(network=base.bundle.network), context).result
         own = pipeline.simulate(folded, context).network
-        sim = aimet.build_quantsim(folded.network, context.example_input, context.quant)
-        aimet.calibrate(sim, context)
+        sim = quantsim.build(folded.network, context.example_input, context.quant)
+        quantsim.calibrate(sim, context)
     return Sides(plain=sim.model, own={"torch": own})
 
 

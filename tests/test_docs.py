@@ -24,7 +24,8 @@ from zoo_core.evaluation.run import evaluate_request
 from zoo_core.metrics.classification import CLASSIFICATION_PROTOCOLS, ClassificationMetric
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.plugins import PluginHost
-from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, QuantSimParams
+from zoo_core.quantization.params import QuantSimParams
+from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
 from zoo_core.recipes import QUANTSIM, load_recipe
 from zoo_core.registry import load_registry
 from zoo_core.runs.record import record_content

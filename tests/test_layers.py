@@ -52,8 +52,7 @@ GUEST_FLOOR = 4
 """The highest floor that a plugin may import ..."""
 
 STEP_SUPPORT = {
-    f"quantization.{name}"
-    for name in ("aimet.adapter", "aimet.foreign.quiet", "graph.probe_image", "graph.relative_change")
+    f"quantization.{name}" for name in ("aimet.library", "aimet.quantsim", "graph.probe_image", "graph.relative_change")
 }
 """... and what a plugin that brings steps may import besides: a step must measure with the simulation that the run ends
 in, and AIMET must be loaded, silenced and told of foreign modules in one way."""
@@ -189,7 +188,7 @@ def test_only_plugins_of_steps_import_aimet() -> None:
 
 def test_one_module_of_the_core_imports_aimet() -> None:
     users = [name for name, path in core_modules().items() if "aimet_torch" in imported_packages(path)]
-    assert users == ["quantization.aimet.adapter"]
+    assert users == ["quantization.aimet.library"]
 
 
 def imported_packages(path: Path) -> set[str]:

@@ -627,11 +627,15 @@ class StepResult:
         result: The new network.
         effect: Facts for the record, e.g. ``{"num_layer_sets": 33}``.
         summary: The effect in one line for people.
+        name: Name of the step, filled in by the pipeline.
+        seconds: Wall time, filled in by the pipeline.
     """
 
     result: QuantNetwork
     effect: Mapping[str, Json]
     summary: str
+    name: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

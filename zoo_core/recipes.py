@@ -28,7 +28,7 @@ from zoo_core.yaml_files import (
 
 SCHEMA = 1
 QUANTSIM = "quantsim"
-"""The step that ends every recipe: it holds bit widths, scheme and config file, and yields no further network."""
+"""Every recipe ends with it: it holds bit widths, scheme and config file."""
 
 _KEYS = ("schema", "name", "description", "steps")
 

@@ -1,8 +1,8 @@
-"""Batch-norm re-estimation: mean and variance as the layers with quantized weights give them.
+"""The step reestimate_bn: measures the statistics of batch norms again behind quantized weights.
 
-Rounding weights shifts and scales what a convolution puts out; a batch norm whose statistics were measured before takes
-that for signal. Measured anew on the calibration images, they take it out again, channel by channel, and folding
-carries the correction into the biases and weights of the network that is simulated.
+Rounding weights shifts and scales a convolution's output, and the statistics of the batch norm behind it no longer fit.
+Measured again on the calibration images, they remove the shift and the scale channel by channel, and folding carries
+the correction into the weights and biases of the simulated network.
 
 Source: AIMET's ``aimet_torch.bn_reestimation``; Sun et al., Hybrid 8-bit Floating Point (HFP8) Training and Inference
 for Deep Neural Networks, NeurIPS 2019, re-tunes batch norms for the same reason.
@@ -14,7 +14,6 @@ import contextlib
 import copy
 import io
 import itertools
-import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,25 +21,21 @@ from torch import nn
 
 from zoo_core.datatypes import QuantNetwork, StepResult
 from zoo_core.errors import RecipeError
-from zoo_core.quantization.aimet import adapter as aimet
-from zoo_core.quantization.aimet.foreign import quiet
+from zoo_core.quantization.aimet import library, quantsim
 from zoo_core.quantization.graph import probe_image, relative_change
 
 if TYPE_CHECKING:
-    from zoo_aimet_steps.steps import ReestimateBnParams
+    from zoo_aimet_steps.params import ReestimateBnParams
     from zoo_core.datatypes import StepContext
-
-logger = logging.getLogger("zoo_eval.aimet")
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def reestimate(network: QuantNetwork, params: ReestimateBnParams, context: StepContext) -> StepResult:
-    """Give every batch norm the statistics that it sees behind quantized weights; activations stay float for it.
+    """Measure the statistics of every batch norm again behind quantized weights; activations stay float.
 
-    With one range per output channel the weights that are quantized here are those that the simulation quantizes after
-    folding, up to the channel's factor; with one range per tensor folding changes the rounding, and the correction is
-    approximate.
+    With one range per output channel the simulation rounds the weights after folding as they are rounded here, up to
+    the channel's factor; with one range per tensor folding changes the rounding, and the correction is approximate.
 
     Effect: ``num_batch_norms``, ``num_batches``, ``largest_mean_shift`` (in standard deviations of its channel),
     ``largest_variance_ratio`` (or its inverse), ``max_relative_change`` of the float outputs, which this step changes.
@@ -51,7 +46,7 @@ def reestimate(network: QuantNetwork, params: ReestimateBnParams, context: StepC
     norms = [name for name, module in network.network.named_modules() if isinstance(module, NORMS)]
     if not norms:
         raise RecipeError(
-            f"reestimate_bn finds no batch norm in {type(network.network).__name__}.",
+            f"reestimate_bn found no batch norm in {type(network.network).__name__}.",
             fix="put it before fold_batch_norms; a network without batch norms cannot use it.",
         )
     num_batches = min(params.num_batches, len(context.calibration))
@@ -59,12 +54,12 @@ def reestimate(network: QuantNetwork, params: ReestimateBnParams, context: StepC
         raise RecipeError("reestimate_bn has no calibration image.", fix="give at least one: --calibration-size 500.")
     measured = _with_quantized_weights(network, context)
     batches = list(itertools.islice(context.calibration, num_batches))
-    aimet.load()
-    with quiet(logger), contextlib.redirect_stderr(io.StringIO()):  # AIMET's own progress bar
+    library.load()
+    with library.quiet(), contextlib.redirect_stderr(io.StringIO()):  # AIMET's own progress bar
         import aimet_torch.bn_reestimation
 
-        library: Any = aimet_torch.bn_reestimation
-        library.reestimate_bn_stats(measured, batches, num_batches)
+        algorithm: Any = aimet_torch.bn_reestimation
+        algorithm.reestimate_bn_stats(measured, batches, num_batches)
     result = copy.deepcopy(network.network)
     shifts, ratios = [], []
     for name in norms:
@@ -86,20 +81,20 @@ def reestimate(network: QuantNetwork, params: ReestimateBnParams, context: StepC
             "largest_variance_ratio": max(ratios),
             "max_relative_change": change,
         },
-        summary=f"measured {len(norms)} batch norms anew on {num_batches} batches; means moved by up to "
+        summary=f"measured {len(norms)} batch norms again on {num_batches} batches; means moved by up to "
         f"{max(shifts):.2f} standard deviations, variances by a factor of up to {max(ratios):.2f}; float outputs "
         f"changed by {change:.1e} of their largest value",
     )
 
 
 def _with_quantized_weights(network: QuantNetwork, context: StepContext) -> nn.Module:
-    """A copy whose convolutions and linear layers hold quantized weights, and whose batch norms are float."""
-    sim = aimet.build_quantsim(network.network, context.example_input, context.quant, network.param_encodings)
+    """Return a copy whose convolutions and linear layers hold quantized weights; batch norms stay float."""
+    sim = quantsim.build(network.network, context.example_input, context.quant, network.param_encodings)
     copied = copy.deepcopy(network.network)
     with torch.no_grad():
-        for name, weight in aimet.quantized_weights(sim).items():
+        for name, weight in quantsim.quantized_weights(sim).items():
             module = copied.get_submodule(name.rpartition(".")[0])
-            if isinstance(module, aimet.ROUNDABLE):
+            if isinstance(module, quantsim.ROUNDABLE):
                 copied.get_parameter(name).copy_(weight)
     return copied
 

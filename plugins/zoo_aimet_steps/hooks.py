@@ -1,4 +1,4 @@
-"""What the plugin gives the core: two steps. AIMET is imported when one of them runs."""
+"""Hooks of the plugin: two steps. AIMET is imported when one of them runs."""
 
 from __future__ import annotations
 

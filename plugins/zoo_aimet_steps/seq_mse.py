@@ -1,7 +1,7 @@
-"""Sequential MSE: each layer's weight range is the one that leaves its output closest to the float network's.
+"""The step seq_mse: chooses each layer's weight range so that its output stays closest to the float network's.
 
-Source: AIMET's ``aimet_torch.seq_mse``, which goes layer by layer, each on the inputs that the layers quantized before
-it give.
+Source: AIMET's ``aimet_torch.seq_mse``, which goes layer by layer; the inputs of each come from the layers quantized
+before it.
 """
 
 from __future__ import annotations
@@ -10,36 +10,31 @@ import contextlib
 import copy
 import io
 import itertools
-import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from zoo_core.datatypes import QuantNetwork, StepResult
 from zoo_core.errors import RecipeError
-from zoo_core.quantization.aimet import adapter as aimet
-from zoo_core.quantization.aimet.foreign import quiet
+from zoo_core.quantization.aimet import library, quantsim
 
 if TYPE_CHECKING:
-    from zoo_aimet_steps.steps import SeqMseParams
+    from zoo_aimet_steps.params import SeqMseParams
     from zoo_core.datatypes import Json, StepContext
 
-logger = logging.getLogger("zoo_eval.aimet")
-
 MOST_BITS = 4
-"""AIMET's limit: layers with more bits are left as they are."""
+"""AIMET's limit: layers with more bits are skipped."""
 
 
 def choose_ranges(network: QuantNetwork, params: SeqMseParams, context: StepContext) -> StepResult:
-    """Fix the weight range of every convolution and linear layer; the network itself stays as it is.
+    """Fix the weight range of every convolution and linear layer; the network itself does not change.
 
-    Effect: ``num_layers``, ``num_narrowed`` (layers whose ranges became narrower than the scheme's),
-    ``num_candidates``, ``num_batches``, and per layer ``narrowing``, the mean over its channels of new scale over the
-    scheme's.
+    Effect: ``num_layers``, ``num_narrowed`` (layers whose range is narrower than the scheme's), ``num_candidates``,
+    ``num_batches``, and per layer ``narrowing``, the mean over its channels of the new scale divided by the scheme's.
 
     Raises:
-        RecipeError: Weights have more than four bits, earlier steps have fixed ranges already, or more batches are
-            asked for than there are.
+        RecipeError: Weights have more than four bits, an earlier step has fixed ranges, or there are fewer batches than
+            asked for.
     """
     if context.quant.param_bw > MOST_BITS:
         raise RecipeError(
@@ -51,20 +46,20 @@ def choose_ranges(network: QuantNetwork, params: SeqMseParams, context: StepCont
             "seq_mse follows a step that has fixed weight ranges already.", fix="put it before adaround, once."
         )
     batches = _batches(params, context)
-    plain = aimet.weight_grids(_initialized(network, context))
-    sim = aimet.build_quantsim(network.network, context.example_input, context.quant)
+    plain = quantsim.weight_grids(_initialized(network, context))
+    sim = quantsim.build(network.network, context.example_input, context.quant)
     total = len(plain)
     context.progress(0, total, "sequential MSE")
-    aimet.load()
-    with quiet(logger), contextlib.redirect_stderr(io.StringIO()):  # AIMET's own progress bar
+    library.load()
+    with library.quiet(), contextlib.redirect_stderr(io.StringIO()):  # AIMET's own progress bar
         import aimet_torch.seq_mse
 
-        library: Any = aimet_torch.seq_mse
+        algorithm: Any = aimet_torch.seq_mse
         with torch.no_grad():
-            library.apply_seq_mse(sim, batches, num_candidates=params.num_candidates)
+            algorithm.apply_seq_mse(sim, batches, num_candidates=params.num_candidates)
     context.progress(total, total, "sequential MSE")
-    encodings = aimet.encodings_of(sim)[1]
-    chosen = aimet.weight_grids(sim)
+    encodings = quantsim.encodings_of(sim)[1]
+    chosen = quantsim.weight_grids(sim)
     layers: dict[str, Json] = {
         name: {"narrowing": float((grid.scale / plain[name].scale).mean())} for name, grid in chosen.items()
     }
@@ -88,9 +83,9 @@ def choose_ranges(network: QuantNetwork, params: SeqMseParams, context: StepCont
 
 
 def _initialized(network: QuantNetwork, context: StepContext) -> Any:
-    """A simulation with the ranges that the scheme gives."""
-    sim = aimet.build_quantsim(network.network, context.example_input, context.quant)
-    aimet.weight_quantizers(sim)
+    """Build a simulation whose weight ranges come from the recipe's scheme."""
+    sim = quantsim.build(network.network, context.example_input, context.quant)
+    quantsim.weight_quantizers(sim)
     return sim
 
 

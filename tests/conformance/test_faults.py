@@ -452,9 +452,9 @@ def test_a_wrong_registry_entry_is_found(old: str, new: str, name: str, words: s
 @pytest.fixture(scope="module")
 def aimet() -> None:
     """AIMET takes seconds to import; what a test's own time says is then the test's."""
-    from zoo_core.quantization.aimet import adapter as thin
+    from zoo_core.quantization.aimet import library
 
-    thin.load()
+    library.load()
 
 
 def test_a_step_that_finds_less_than_the_recipe_expects_is_named(aimet: None) -> None:

@@ -244,6 +244,23 @@ def test_quantize_saves_the_network_and_evaluates_nothing(
     assert result.record.status == "complete"
 
 
+def test_what_quantize_wrote_is_evaluated_by_a_plugin_that_does_nothing_for_it(
+    host: PluginHost, evaluate: Evaluate, grid: Path, weights: Path, tmp_path: Path
+) -> None:
+    quantized = api.quantize("toy_squares", host=host, data=grid, checkpoint=weights, out=tmp_path / "quantized")
+    network = quantized.run_dir / "quantized" / "network.safetensors"
+
+    stages = "fp32,optimized_fp32"
+    whole = evaluate(stages=stages, out=tmp_path / "whole")
+    loaded = evaluate(stages=stages, out=tmp_path / "loaded", optimized_checkpoint=network)
+
+    chunks = [sorted((run.run_dir / "predictions" / "optimized_fp32").iterdir()) for run in (whole, loaded)]
+    assert [path.name for path in chunks[0]] == [path.name for path in chunks[1]]
+    for one, other in zip(*chunks, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert loaded.record.steps == ()
+
+
 def test_plugins_are_told_when_the_run_is_complete(evaluate: Evaluate) -> None:
     result = evaluate(stages="fp32")
 

@@ -14,12 +14,12 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from zoo_core.datatypes import QuantNetwork, Recipe, StepContext, StepSpec
+from zoo_core.datatypes import QuantNetwork, Recipe, StepContext, StepResult, StepSpec
 from zoo_core.errors import RecipeError
-from zoo_core.quantization.aimet import adapter as aimet
-from zoo_core.quantization.aimet import gradient_rounding
+from zoo_core.quantization.aimet import gradient_rounding, quantsim
 from zoo_core.quantization.aimet.gradient_rounding import RoundedWeights
-from zoo_core.quantization.pipeline import BoundStep, StepOutcome, plan, run_step, save_quantized, simulate
+from zoo_core.quantization.pipeline import BoundStep, plan, run_step, simulate
+from zoo_core.quantization.saved import save_quantized
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
 from zoo_core.recipes import load_recipe
 
@@ -27,7 +27,7 @@ STEPS = {step.name: step for step in BUILTIN_STEPS}
 ENGINES = [{"engine": "aimet", "num_iterations": 30}, {"engine": "fast"}, {"engine": "fast", "choices": "free"}]
 
 
-def rounded(network: nn.Module, context: StepContext, params: dict[str, Any]) -> StepOutcome:
+def rounded(network: nn.Module, context: StepContext, params: dict[str, Any]) -> StepResult:
     step = STEPS["adaround"]
     return run_step(
         BoundStep(step=step, params=step.params.model_validate(params)),
@@ -65,15 +65,15 @@ def test_fixed_encodings_survive_calibration_and_the_weights_do_not_move(
     network: nn.Module, context: StepContext, params: dict[str, Any]
 ) -> None:
     ready = rounded(network, context, params).result
-    sim = aimet.build_quantsim(ready.network, context.example_input, context.quant, ready.param_encodings)
-    fixed = aimet.encodings_of(sim)
+    sim = quantsim.build(ready.network, context.example_input, context.quant, ready.param_encodings)
+    fixed = quantsim.encodings_of(sim)
     assert fixed[0] == {}, "activations are not calibrated yet"
     assert fixed[1] == ready.param_encodings, "and the weights' encodings are set"
-    for quantizer in aimet.weight_quantizers(sim).values():
+    for quantizer in quantsim.weight_quantizers(sim).values():
         assert not quantizer.is_overwrite_allowed()
-    aimet.calibrate(sim, context)
-    assert aimet.encodings_of(sim)[1] == ready.param_encodings
-    for name, weight in aimet.quantized_weights(sim).items():
+    quantsim.calibrate(sim, context)
+    assert quantsim.encodings_of(sim)[1] == ready.param_encodings
+    for name, weight in quantsim.quantized_weights(sim).items():
         assert torch.equal(weight, ready.network.get_parameter(name))
 
 
@@ -171,5 +171,5 @@ def test_fixed_encodings_can_be_set_again_to_the_last_bit(network: nn.Module, co
     # AIMET derives the scale from a range, so what is read and set once may differ in its last bit.
     fixed = rounded(network, context, {"engine": "fast"}).result.param_encodings
     for _ in range(3):
-        sim = aimet.build_quantsim(folded(network, context), context.example_input, context.quant, fixed)
-        assert aimet.encodings_of(sim)[1] == fixed
+        sim = quantsim.build(folded(network, context), context.example_input, context.quant, fixed)
+        assert quantsim.encodings_of(sim)[1] == fixed

@@ -20,9 +20,9 @@ from torch import nn
 from zoo_core.datatypes import Json, QuantNetwork, StepContext
 from zoo_core.quantization import cache as step_cache
 from zoo_core.quantization.cache import Part, StepCache, tensor_sha256
+from zoo_core.quantization.params import AdaroundParams
 from zoo_core.quantization.rounding import engine as rounding
 from zoo_core.quantization.steps.adaround import round_weights
-from zoo_core.quantization.steps.builtin import AdaroundParams
 
 NAMES = ("first", "second", "third")
 
@@ -57,8 +57,8 @@ def test_parts_come_back_in_order_with_facts_and_bytes(tmp_path: Path) -> None:
         assert found is not None
         assert torch.equal(found.tensors["weight"], part(value).tensors["weight"])
         assert found.facts == part(value).facts
-    assert (cache.num_taken, cache.num_made) == (3, 0)
-    assert cache.said().startswith("; from the cache, computed on 20")
+    assert (cache.num_cached, cache.num_computed) == (3, 0)
+    assert cache.summary().startswith("; from the cache, computed on 20")
 
 
 def test_other_content_and_other_names_find_nothing(tmp_path: Path) -> None:
@@ -75,7 +75,7 @@ def test_work_goes_on_where_it_stopped_and_says_so(tmp_path: Path) -> None:
     assert [cache.take(name) is not None for name in NAMES] == [True, True, False]
     cache.put("third", part(3.0))
     cache.close()
-    assert "the first 2 of 3 parts from the cache" in cache.said()
+    assert "the first 2 of 3 parts from the cache" in cache.summary()
     assert taken(tmp_path) == [1.0, 2.0, 3.0]
 
 
@@ -110,7 +110,7 @@ def fill_after(folder: Path, num_found: int) -> None:
     for index, name in enumerate(NAMES):
         if cache.take(name) is None:
             cache.put(name, part(index + 1.0))
-    assert (cache.num_taken, cache.num_made) == (num_found, 3 - num_found)
+    assert (cache.num_cached, cache.num_computed) == (num_found, 3 - num_found)
 
 
 def test_parts_of_two_processes_that_found_different_things_never_mix(tmp_path: Path) -> None:
@@ -150,15 +150,15 @@ def test_a_folder_that_cannot_be_written_stops_no_work(tmp_path: Path, caplog: p
         assert cache.take(name) is None
         cache.put(name, part(1.0))
     cache.close()
-    assert caplog.text.count("Results are not kept") == 1
-    assert cache.said() == ""
+    assert caplog.text.count("Results are no longer cached") == 1
+    assert cache.summary() == ""
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path: Path) -> None:
     cache = StepCache(None, {"a": 1})
     cache.put("first", part(1.0))
     cache.close()
-    assert (cache.take("first"), cache.record(), cache.on) == (None, None, False)
+    assert (cache.take("first"), cache.record()) == (None, None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -285,6 +285,17 @@ class OtherForward(nn.Module):
         return self.get_submodule("head")(y), y
 
 
+def test_the_hash_of_the_sources_covers_modules_in_subfolders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "rounding" / "engine.py"
+    module.parent.mkdir()
+    monkeypatch.setattr(step_cache, "__file__", str(tmp_path / "cache.py"))
+    hashes = []
+    for source in ("SHRINKAGE = 0.3", "SHRINKAGE = 0.1"):
+        module.write_text(source)
+        hashes.append(step_cache.engine_sha256.__wrapped__())
+    assert hashes[0] != hashes[1]
+
+
 def test_whatever_the_result_depends_on_is_in_the_key(
     folded: nn.Module, cached: StepContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -357,7 +368,7 @@ cache = StepCache(Path(sys.argv[1]), {})
 grids = {str(i): WeightGrid(scale=torch.tensor([0.05]), offset=torch.tensor([-8.0]), bw=4) for i in range(5)}
 made = round_network(network, Batches([images]), grids, progress=progress, cache=cache)
 torch.save(made.network.state_dict(), sys.argv[2])
-print(cache.num_taken, cache.num_made)
+print(cache.num_cached, cache.num_computed)
 """
 
 

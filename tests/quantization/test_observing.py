@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from zoo_core.datatypes import QuantSettings, StepContext
-from zoo_core.quantization.aimet import adapter as aimet
-from zoo_core.quantization.aimet import observing
+from zoo_core.quantization.aimet import observing, quantsim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,9 +53,9 @@ def context(tmp_path: Path) -> StepContext:
 
 
 def calibrated(network: nn.Module, context: StepContext) -> Any:
-    sim = aimet.build_quantsim(network, context.example_input, context.quant)
-    aimet.calibrate(sim, context)
-    return aimet.encodings_of(sim)
+    sim = quantsim.build(network, context.example_input, context.quant)
+    quantsim.calibrate(sim, context)
+    return quantsim.encodings_of(sim)
 
 
 def test_encodings_are_aimets_own_to_the_last_bit(

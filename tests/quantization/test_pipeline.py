@@ -78,12 +78,12 @@ def test_a_configuration_that_is_not_json_is_refused(config_file: Path) -> None:
 
 
 def test_a_recipe_without_quantsim_is_refused(config_file: Path) -> None:
-    with pytest.raises(RecipeError, match="quantsim is there 0 times"):
+    with pytest.raises(RecipeError, match="the recipe has 0 quantsim steps"):
         plan(recipe(config_file.parent, ("fold_batch_norms", {})))
 
 
 def test_a_second_quantsim_is_refused(config_file: Path) -> None:
-    with pytest.raises(RecipeError, match="quantsim is there 2 times"):
+    with pytest.raises(RecipeError, match="the recipe has 2 quantsim steps"):
         plan(recipe(config_file.parent, QUANTSIM, QUANTSIM))
 
 

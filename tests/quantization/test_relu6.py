@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from zoo_core.quantization.steps.relu6 import ChannelClip, apply_policy
+from zoo_core.quantization.channel_clip import ChannelClip
+from zoo_core.quantization.steps.relu6 import apply_policy
 
 
 def test_a_new_clip_equals_relu6() -> None:

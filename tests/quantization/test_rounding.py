@@ -362,14 +362,14 @@ def test_a_grid_that_fits_no_layer_is_refused(network: SmallNetwork, calibration
     one = torch.ones(1)
     good = WeightGrid(scale=one, offset=-one, bw=4)
     cases = [
-        ({"stemm": good}, "'stemm', but no such layer"),
+        ({"stemm": good}, "'stemm', but the network has no such layer"),
         ({"block": good}, "'block' is a Block"),
         (
             {"stem": WeightGrid(scale=torch.ones(3), offset=torch.ones(3), bw=4)},
             r"scale \(3,\) and offset \(3,\); .* 8",
         ),
         ({"stem": WeightGrid(scale=one, offset=torch.ones(8), bw=4)}, r"offset \(8,\)"),
-        ({"stem": WeightGrid(scale=-one, offset=one, bw=4)}, "scale not above 0"),
+        ({"stem": WeightGrid(scale=-one, offset=one, bw=4)}, "scale of 0 or less"),
         ({"stem": WeightGrid(scale=one, offset=one / 3, bw=4)}, "fractional offset"),
     ]
     for grids, words in cases:

@@ -15,11 +15,12 @@ from torch import nn
 
 from zoo_core.datatypes import QuantNetwork, RecipeStep, StepContext, StepResult
 from zoo_core.errors import PluginError, RecipeError
-from zoo_core.quantization.aimet import adapter as aimet
+from zoo_core.quantization.aimet import quantsim
+from zoo_core.quantization.channel_clip import ChannelClip
 from zoo_core.quantization.graph import relative_change
-from zoo_core.quantization.pipeline import BoundStep, StepOutcome, run_step, simulate
-from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, StepParams
-from zoo_core.quantization.steps.relu6 import ChannelClip
+from zoo_core.quantization.params import StepParams
+from zoo_core.quantization.pipeline import BoundStep, run_step, simulate
+from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 STEPS = {step.name: step for step in BUILTIN_STEPS}
 
 
-def apply(name: str, network: QuantNetwork, context: StepContext, **params: Any) -> StepOutcome:
+def apply(name: str, network: QuantNetwork, context: StepContext, **params: Any) -> StepResult:
     step = STEPS[name]
     return run_step(BoundStep(step=step, params=step.params.model_validate(params)), network, context)
 
@@ -122,7 +123,7 @@ def test_a_step_that_modifies_its_input_is_found_out(network: nn.Module, context
 
 
 def test_the_quantsim_is_what_the_configuration_says(network: nn.Module, context: StepContext) -> None:
-    sim = aimet.build_quantsim(equalized(network, context).network, context.example_input, context.quant)
+    sim = quantsim.build(equalized(network, context).network, context.example_input, context.quant)
     analyzers = set()
     for name, module in sim.named_qmodules():
         assert list(module.input_quantizers) == [None] * len(module.input_quantizers), f"{name} quantizes its input"
@@ -138,7 +139,7 @@ def test_the_quantsim_is_what_the_configuration_says(network: nn.Module, context
 def test_an_activation_is_quantized_once_behind_it_and_not_before_it(
     network: nn.Module, context: StepContext, policy: str
 ) -> None:
-    sim = aimet.build_quantsim(equalized(network, context, policy).network, context.example_input, context.quant)
+    sim = quantsim.build(equalized(network, context, policy).network, context.example_input, context.quant)
     outputs = {name: module.output_quantizers[0] is not None for name, module in sim.named_qmodules()}
     quantized = {name for name, active in outputs.items() if active and not name.endswith(".1")}
     assert quantized == {"stem.2", "expand.2", "depthwise.2", "project.0", "plus", "head"}
@@ -220,8 +221,8 @@ def test_the_plain_network_computes_what_aimets_computes_bit_for_bit(
     config_file.write_text(json.dumps(settings), encoding="utf-8")
     context = dataclasses.replace(context, quant=dataclasses.replace(context.quant, output_bw=output_bw))
     ready = equalized(network, context)
-    sim = aimet.build_quantsim(ready.network, context.example_input, context.quant)
-    aimet.calibrate(sim, context)
+    sim = quantsim.build(ready.network, context.example_input, context.quant)
+    quantsim.calibrate(sim, context)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # AIMET warns of itself in every pass
         expected = [sim.model(3 * images) for images in context.calibration]  # beyond the calibrated ranges too

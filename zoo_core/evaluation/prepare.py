@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from zoo_core import artifacts
 from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
-from zoo_core.errors import CheckpointError, DataError, RunError, closest_hint
+from zoo_core.errors import CheckpointError, DataError, closest_hint
 from zoo_core.evaluation import stages as stage_names
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, Reporter, read_ids
 from zoo_core.inference import CalibrationSet, InferenceSettings
 from zoo_core.plugins import PluginHost
-from zoo_core.quantization import pipeline
+from zoo_core.quantization import pipeline, saved
 from zoo_core.recipes import load_recipe, names_a_file, override
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.request import EvaluationRequest
@@ -67,11 +67,6 @@ class Job:
     optimized_bundle: ModelBundle | None
     settings: InferenceSettings
 
-    @property
-    def needs_steps(self) -> bool:
-        """Whether any stage lies behind the recipe's first step."""
-        return any(stage.point >= 0 and not (stage.optimized and self.optimized_bundle) for stage in self.stages)
-
 
 def prepare(
     request: EvaluationRequest, host: PluginHost, reporter: Reporter, *, evaluate: bool = True, resumes: bool = False
@@ -111,7 +106,10 @@ def prepare(
     optimized, optimized_bundle = None, None
     if request.optimized_checkpoint is not None and any(stage.optimized for stage in chosen):
         optimized = artifacts.local_checkpoint(request.optimized_checkpoint, optimized=True)
-        optimized_bundle = host.load_model(entry, optimized, class_names, settings.device)
+        if saved.is_saved_network(optimized.path):
+            optimized_bundle = saved.load_saved(bundle, optimized.path)
+        else:
+            optimized_bundle = host.load_model(entry, optimized, class_names, settings.device)
     return Job(
         request=request,
         entry=entry,
@@ -323,13 +321,13 @@ def step_context(
     """Read the drawn calibration images and return what the recipe's steps may use.
 
     Args:
-        job: Prepared with a stage that needs calibration, else the fault is the caller's.
+        job: Prepared with a stage that needs calibration.
         work_dir: Existing; for the steps' temporary files.
         reporter: Told of the reading.
         progress: Told by the steps how far they are.
     """
-    if job.calibration_dataset is None or job.calibration is None:
-        raise RunError("A stage needs calibration, but none was prepared.", fix="report this as a fault.")
+    assert job.calibration_dataset is not None  # noqa: S101  # prepare() draws images for every stage that needs them
+    assert job.calibration is not None  # noqa: S101  # likewise
     ids = job.calibration.ids
     reporter.start("reading calibration images", len(ids))
     calibration = CalibrationSet(job.calibration_dataset, ids, job.bundle.preprocess, job.settings, reporter.advance)

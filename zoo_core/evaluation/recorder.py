@@ -27,13 +27,13 @@ from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE
 if TYPE_CHECKING:
     import torch
 
-    from zoo_core.datatypes import ProtocolScore
+    from zoo_core.datatypes import ProtocolScore, StepResult
     from zoo_core.evaluation.batch_sizes import BatchSizeEffect
     from zoo_core.evaluation.onnx_backend import Exported
     from zoo_core.evaluation.prepare import Job
     from zoo_core.evaluation.stages import Stage
     from zoo_core.inference import InferenceStats
-    from zoo_core.quantization.pipeline import Simulation, StepOutcome
+    from zoo_core.quantization.aimet.simulation import Simulation
     from zoo_core.quantization.sqnr import LayerSqnr
     from zoo_core.runs.directory import RunDirectory
 
@@ -94,7 +94,7 @@ class Recorder:
         # A resumed run scores a complete stage again.
         self._save_stage(stage, replace(own, warnings=tuple(dict.fromkeys([*own.warnings, text]))))
 
-    def add_step(self, index: int, outcome: StepOutcome) -> None:
+    def add_step(self, index: int, outcome: StepResult) -> None:
         """Record what a recipe step did, in place of what it did before the run was interrupted."""
         step = StepRecord(
             step=outcome.name,
@@ -295,7 +295,7 @@ def _standing_warnings(job: Job) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _step_warnings(outcome: StepOutcome) -> tuple[str, ...]:
+def _step_warnings(outcome: StepResult) -> tuple[str, ...]:
     """Without what the summary says of caches: a resumed run must warn in the words of an undisturbed one."""
     if not outcome.effect.get("short"):
         return ()

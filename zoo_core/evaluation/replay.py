@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import DataError
-from zoo_core.quantization import pipeline
+from zoo_core.quantization import saved
 from zoo_core.recipes import names_a_file
 from zoo_core.runs.record import read_record
 
@@ -34,7 +34,7 @@ def keep_inputs(run_dir: RunDirectory, request: EvaluationRequest, plan: Plan) -
     if (run_dir.path / INPUTS).exists():
         return
     with run_dir.whole_folder(INPUTS) as folder:
-        pipeline.save_recipe(folder, plan)
+        saved.save_recipe(folder, plan)
         if request.labels is not None:
             _copy_labels(request.labels, folder)
 

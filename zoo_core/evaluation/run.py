@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -9,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
-from zoo_core.errors import RunError
+from zoo_core.datatypes import Prediction, StepContext
 from zoo_core.evaluation.batch_sizes import BatchSizeEffect, compare_batch_sizes
 from zoo_core.evaluation.memory import out_of_memory, with_less_memory
 from zoo_core.evaluation.prepare import Job, prepare, step_context
@@ -23,7 +23,7 @@ from zoo_core.evaluation.starting import new_record
 from zoo_core.evaluation.stopping import LOG, log_into, stopping
 from zoo_core.inference import InferenceStats, chunk_ids, predict
 from zoo_core.plugins import PluginHost
-from zoo_core.quantization import pipeline
+from zoo_core.quantization import pipeline, saved
 from zoo_core.quantization.sqnr import layer_sqnr
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.predictions import PredictionStore
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import ModelBundle
     from zoo_core.evaluation.onnx_backend import Exported
     from zoo_core.inference import InferenceSettings
-    from zoo_core.quantization.pipeline import Simulation
+    from zoo_core.quantization.aimet.simulation import Simulation
+    from zoo_core.quantization.pipeline import RecipePoint
     from zoo_core.runs.record import MetricsRecord, RunRecord
 
 logger = logging.getLogger("zoo_eval")
@@ -150,10 +151,8 @@ class _Run:
         self._evaluate = recorder.record.evaluate
         self._unsaved = not (run_dir.path / QUANTIZED).exists()
         self._open: frozenset[str] = frozenset()
-        self._context: StepContext | None = None
         self._progress = _StepProgress(reporter)
         self._prediction_type: type[Prediction] = Prediction
-        self._unrounded: torch.nn.Module | None = None
 
     def execute(self, write_report: WriteReport | None) -> None:
         """Run steps and stages in the order in which networks come to be; what is complete already is left as it is."""
@@ -171,9 +170,10 @@ class _Run:
                 self.reporter.say(f"{stage.name}: its predictions are complete")
                 self._close_stage(stage)
         with self.run_dir.work_folder() as work_dir:
+            context = functools.cache(lambda: step_context(job, work_dir, self.reporter, self._progress))
             if any(self._needs_network(stage) and (stage.quantized or stage.point > ORIGINAL) for stage in job.stages):
-                self._context = step_context(job, work_dir, self.reporter, self._progress)
-            self._walk()
+                context()  # before the first stage, so that an image that cannot be read stops the run at once
+            self._walk(context)
         self._finish(write_report)
 
     def _finish(self, write_report: WriteReport | None) -> None:
@@ -216,32 +216,33 @@ class _Run:
 
     # ------------------------------------------------------------------ networks
 
-    def _walk(self) -> None:
-        """Take the network through the recipe and evaluate at the points asked for."""
+    def _walk(self, context: Callable[[], StepContext]) -> None:
+        """Take the network through the recipe and evaluate the stages at each point."""
         job = self.job
         made = [stage for stage in job.stages if not (stage.optimized and job.optimized_bundle)]
         last = max((stage.point for stage in made if self._needs_network(stage)), default=ORIGINAL)
-        network = QuantNetwork(network=job.bundle.network)
-        self._evaluate_point(network, [stage for stage in made if stage.point == ORIGINAL], job.bundle)
-        for index, bound in enumerate(job.plan.steps[: last + 1]):
-            if self._context is None:
-                raise RunError("A step needs calibration, but none was prepared.", fix="report this as a fault.")
-            self.place = f" at step {bound.step.name!r}"
-            self._progress.begin(bound.step.name)
-            outcome = pipeline.run_step(bound, network, self._context)
-            self._progress.end()
-            self.reporter.say(f"{bound.step.name}: {outcome.summary} ({outcome.seconds:.1f} s)")
-            self.recorder.add_step(index, outcome)
-            if outcome.result.param_encodings and not network.param_encodings:
-                self._unrounded = network.network
-            network = outcome.result
-            self._evaluate_point(network, [stage for stage in made if stage.point == index], job.bundle)
+
+        def before_step(name: str) -> None:
+            self.place = f" at step {name!r}"
+            self._progress.begin(name)
+
+        for point in pipeline.walk(job.plan, job.bundle.network, context, last=last, before_step=before_step):
+            if point.step is not None:
+                self._progress.end()
+                self.reporter.say(f"{point.step.name}: {point.step.summary} ({point.step.seconds:.1f} s)")
+                self.recorder.add_step(point.index, point.step)
+            stages = [stage for stage in made if stage.point == point.index]
+            self._evaluate_point(point, stages, job.bundle, context)
         if job.optimized_bundle is not None:
             stages = [stage for stage in job.stages if stage.optimized]
-            self._evaluate_point(QuantNetwork(network=job.optimized_bundle.network), stages, job.optimized_bundle)
+            (loaded,) = pipeline.walk(job.plan, job.optimized_bundle.network, context, last=ORIGINAL)
+            self._evaluate_point(loaded, stages, job.optimized_bundle, context)
 
-    def _evaluate_point(self, network: QuantNetwork, stages: list[Stage], bundle: ModelBundle) -> None:
+    def _evaluate_point(
+        self, point: RecipePoint, stages: list[Stage], bundle: ModelBundle, context: Callable[[], StepContext]
+    ) -> None:
         """Evaluate one network in float and, where asked for, simulated."""
+        network = point.network
         simulation: Simulation | None = None
         for stage in stages:
             if stage.same_as is not None or not self._needs_network(stage):
@@ -249,26 +250,23 @@ class _Run:
             size = model_size_bytes(network.network, self.job.plan.quant.param_bw if stage.quantized else None)
             runs = network.network
             if stage.quantized:
-                simulation = self._simulate(network, stage)
+                simulation = self._simulate(point, stage, context())
                 runs = simulation.network
             if self._evaluate and stage.name in self._open:
                 self._evaluate_stage(stage, runs, bundle, size)
         if self._unsaved and any(stage.optimized for stage in stages):
             loaded = self.job.optimized_bundle is not None
             with self.run_dir.whole_folder(QUANTIZED) as folder:
-                pipeline.save_quantized(folder, network, simulation, self.job.plan, loaded=loaded)
+                saved.save_quantized(folder, network, simulation, self.job.plan, loaded=loaded)
 
-    def _simulate(self, network: QuantNetwork, stage: Stage) -> Simulation:
-        if self._context is None:
-            raise RunError("A stage needs calibration, but none was prepared.", fix="report this as a fault.")
+    def _simulate(self, point: RecipePoint, stage: Stage, context: StepContext) -> Simulation:
         self.place = f" calibrating stage {stage.name!r}"
         self._progress.begin(f"calibrating {stage.name}")
-        simulation = pipeline.simulate(network, self._context)
+        simulation = pipeline.simulate(point.network, context)
         self._progress.end()
         self.reporter.say(f"quantsim for {stage.name}: {simulation.summary} ({simulation.seconds:.1f} s)")
-        # Rounding's own noise shows only against the network before it: weights on their grids have none left.
-        reference = self._unrounded if network.param_encodings and self._unrounded is not None else network.network
-        layers = layer_sqnr(reference, simulation.network, self._context.calibration)
+        # Weights on their grids show no noise of rounding, so the network before rounding is the reference.
+        layers = layer_sqnr(point.unrounded, simulation.network, context.calibration)
         self.recorder.add_simulation(stage, simulation, layers)
         return simulation
 

@@ -1,4 +1,4 @@
-"""Which points of a recipe are evaluated, and under which names."""
+"""The stages of a recipe that can be evaluated, and their names."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo_core.errors import RecipeError, closest_hint
+from zoo_core.quantization import pipeline
 
-ORIGINAL = -1
-"""The point before any step: the network as loaded."""
+ORIGINAL = pipeline.ORIGINAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,9 +18,9 @@ class Stage:
     Attributes:
         name: For example ``fp32`` or ``optimized_w8a8``.
         point: Index of the last step applied, or ORIGINAL.
-        optimized: Belongs to the optimized network; with an optimized checkpoint that is a network of its own.
+        optimized: Evaluates the optimized network; with an optimized checkpoint that is a separate network.
         quantized: Simulated by quantsim, else run in float.
-        same_as: An earlier stage that is the same network by definition and need not be run again.
+        same_as: An earlier stage that is the same network by definition, so that this one need not run.
     """
 
     name: str
@@ -31,13 +31,13 @@ class Stage:
 
 
 def all_stages(step_names: Sequence[str], tag: str, *, optimized_checkpoint: bool) -> tuple[Stage, ...]:
-    """Every stage of a recipe, in the order in which the networks come to be.
+    """List every stage of a recipe, in the order in which its networks are made.
 
     Args:
         step_names: The recipe's steps without ``quantsim``.
         tag: Bit widths, e.g. ``w8a8``.
-        optimized_checkpoint: The optimized network is loaded, not made: the recipe's steps after batch-norm folding
-            are not run and have no rows.
+        optimized_checkpoint: The optimized network is loaded: the recipe's steps after batch-norm folding are not run
+            and have no rows.
     """
     folds_first = bool(step_names) and step_names[0] == "fold_batch_norms"
     plain = 0 if folds_first else ORIGINAL
@@ -58,7 +58,7 @@ def all_stages(step_names: Sequence[str], tag: str, *, optimized_checkpoint: boo
 
 
 def _share(corners: list[Stage], rows: list[Stage], *, optimized_checkpoint: bool) -> tuple[Stage, ...]:
-    """Put the rows between the corners and mark those that are one network under two names."""
+    """Put the rows between the corners and mark stages that are the same network under two names."""
 
     def network(stage: Stage) -> tuple[int, bool, bool]:
         return stage.point, stage.quantized, stage.optimized and optimized_checkpoint
@@ -81,7 +81,7 @@ def _share(corners: list[Stage], rows: list[Stage], *, optimized_checkpoint: boo
 
 
 def choose(stages: Sequence[Stage], requested: str | None, tag: str) -> tuple[Stage, ...]:
-    """The stages that a run evaluates.
+    """Return the stages that a run evaluates.
 
     Args:
         stages: From ``all_stages``.
@@ -111,7 +111,7 @@ def choose(stages: Sequence[Stage], requested: str | None, tag: str) -> tuple[St
 
 
 def _standalone(stage: Stage, chosen: set[str]) -> Stage:
-    """A stage whose twin is not evaluated must be run itself."""
+    """Drop ``same_as`` if that stage is not evaluated: this one must then run itself."""
     if stage.same_as is None or stage.same_as in chosen:
         return stage
     return Stage(name=stage.name, point=stage.point, optimized=stage.optimized, quantized=stage.quantized)

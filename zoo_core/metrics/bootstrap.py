@@ -188,7 +188,7 @@ def mean_over_classes(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def percentile_interval(
     values: NDArray[np.float64], num_images: int, confidence: float = 0.95
 ) -> tuple[float, float] | None:
-    """Return the middle ``confidence`` of the defined values; None without any, or with fewer images than ``MIN_IMAGES``."""
+    """Return the middle ``confidence`` of the defined values; None without any, or below ``MIN_IMAGES`` images."""
     known = values[~np.isnan(values)]
     if not len(known) or num_images < MIN_IMAGES:
         return None

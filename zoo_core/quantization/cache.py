@@ -1,8 +1,8 @@
-"""What a slow step has found, kept by content and part by part: asked again it is read, interrupted it goes on.
+"""Content-addressed cache for slow steps; interrupted work resumes.
 
 An entry is a folder named by the hash of everything that the result depends on; each part of the work is a file in it.
-A part states which parts came before it, so parts of two processes that found different things never mix. A file that
-is damaged, or follows another, is not used: the step works from there on as if nothing had been kept.
+A part records which parts came before it, so the parts of two processes with different results never mix. A file that
+is damaged or follows other parts is ignored, and the step computes everything from there on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("zoo_eval.quantization")
 
 LIMIT_BYTES = 2 * 1024**3
-"""All entries together take at most this; those not used for longest go first. One of MobileNetV2-SSD takes 14 MB."""
+"""Limit of all entries together; the least recently used are removed first. One of MobileNetV2-SSD takes 14 MB."""
 
 _CONTENT_FILE = "content.json"
 
@@ -42,8 +42,8 @@ class Part:
     """One part of a step's work.
 
     Attributes:
-        tensors: What later parts depend on.
-        facts: JSON-able; what is to be reported of it.
+        tensors: The result; later parts depend on it.
+        facts: Reported about the part; JSON-able.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -51,58 +51,53 @@ class Part:
 
 
 class StepCache:
-    """One entry of the cache, taken from and added to in the order of the work.
+    """One entry of the cache, read and extended in the order of the work.
 
     Args:
-        folder: Of all entries; None keeps nothing. It need not exist.
+        folder: Of all entries, need not exist; None stores nothing.
         content: Everything that the result depends on, JSON-able; its hash names the entry.
 
     Attributes:
-        key: Of the entry, SHA-256.
-        num_taken: Parts that were found.
-        num_made: Parts that were not.
-        computed_on: When the last part taken was computed, UTC, ISO 8601; None if none was.
+        key: SHA-256 that names the entry.
+        num_cached: Parts read from the entry.
+        num_computed: Parts computed now.
+        computed_on: Time at which the last cached part was computed, UTC, ISO 8601; None if no part was cached.
     """
 
     def __init__(self, folder: Path | None, content: Mapping[str, Json]) -> None:
         text = json.dumps(dict(content), sort_keys=True)
         self.key = hashlib.sha256(text.encode()).hexdigest()
-        self.num_taken = 0
-        self.num_made = 0
+        self.num_cached = 0
+        self.num_computed = 0
         self.computed_on: str | None = None
         self._content = text
-        self._all = folder
+        self._entries = folder
         self._folder = None if folder is None else folder / self.key
         self._state = ""
         self._missed = False
 
-    @property
-    def on(self) -> bool:
-        """Whether anything is kept."""
-        return self._folder is not None
-
     def take(self, name: str) -> Part | None:
-        """The next part of the work if it is kept, else None; after the first None, always None.
+        """Return the next part of the work if it is cached, else None; after the first None, always None.
 
         Args:
-            name: Of the part, the same in every run.
+            name: Name of the part, the same in every run.
         """
         if self._folder is None or self._missed:
             return None
-        path = self._folder / _file_name(self.num_taken)
-        found = _read(path, name, self._state)
-        if found is None:
+        path = self._folder / _file_name(self.num_cached)
+        cached = _read(path, name, self._state)
+        if cached is None:
             self._missed = True
             return None
-        part, self._state, self.computed_on = found
-        self.num_taken += 1
+        part, self._state, self.computed_on = cached
+        self.num_cached += 1
         return part
 
     def put(self, name: str, part: Part) -> None:
-        """Keep the next part of the work; where that fails, the log says so and nothing more is kept."""
+        """Store the next part of the work; if that fails, log a warning and store nothing more."""
         self._missed = True
-        index = self.num_taken + self.num_made
-        self.num_made += 1
+        index = self.num_cached + self.num_computed
+        self.num_computed += 1
         if self._folder is None:
             return
         metadata = {
@@ -119,52 +114,53 @@ class StepCache:
                 replace_file(self._folder / _CONTENT_FILE, self._content.encode())
             artifacts.save_state_dict(self._folder / _file_name(index), part.tensors, metadata)
         except (OSError, ZooError) as error:
-            logger.warning("Results are not kept in %s: %s", self._folder, error)
+            logger.warning("Results are no longer cached in %s: %s", self._folder, error)
             self._folder = None
 
     def close(self) -> None:
-        """The work is done: note that the entry was used, and remove the entries not used for longest."""
-        if self._folder is None or self._all is None:
+        """Mark the entry as used, and remove the least recently used entries beyond the limit."""
+        if self._folder is None or self._entries is None:
             return
         try:
             os.utime(self._folder)
-            _prune(self._all, keep=self._folder)
+            _prune(self._entries, keep=self._folder)
         except OSError as error:
-            logger.warning("%s could not be tidied: %s", self._all, error)
+            logger.warning("Old entries of %s could not be removed: %s", self._entries, error)
 
-    def said(self) -> str:
-        """What a reader of the result must know of the cache, to be added to a summary; empty when nothing."""
+    def summary(self) -> str:
+        """Return what came from the cache, to append to a step's summary; empty if nothing did."""
         if self.computed_on is None:
             return ""
         when = datetime.fromisoformat(self.computed_on).strftime("%Y-%m-%d %H:%M UTC")
-        if not self.num_made:
+        if not self.num_computed:
             return f"; from the cache, computed on {when}"
-        total = self.num_taken + self.num_made
-        return f"; the first {self.num_taken} of {total} parts from the cache, computed on {when}, the others now"
+        total = self.num_cached + self.num_computed
+        return f"; the first {self.num_cached} of {total} parts from the cache, computed on {when}, the others now"
 
     def record(self) -> dict[str, Json] | None:
-        """The same for the run's record; None when nothing is kept."""
-        if self._all is None:
+        """Return the same for the run's record; None if the cache is off."""
+        if self._entries is None:
             return None
         return {
             "key": self.key,
-            "parts_from_cache": self.num_taken,
-            "parts_computed": self.num_made,
+            "parts_from_cache": self.num_cached,
+            "parts_computed": self.num_computed,
             "computed_on": self.computed_on,
         }
 
 
 @functools.cache
 def engine_sha256() -> str:
-    """A hash of the source of every quantization module: what another release has kept is not taken for this one's."""
+    """Hash the source of every quantization module, so that another release does not reuse this one's results."""
+    folder = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def tensor_sha256(*tensors: torch.Tensor) -> str:
-    """A hash of data types, shapes and values; layout and device do not matter."""
+    """Hash data types, shapes and values; layout and device do not matter."""
     digest = hashlib.sha256()
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
@@ -178,7 +174,7 @@ def _file_name(index: int) -> str:
 
 
 def _read(path: Path, name: str, state: str) -> tuple[Part, str, str] | None:
-    """The part in a file, the state after it, and when it was computed; None if it is not what it should be."""
+    """Return the part in a file, the state after it and the time it was computed; None if it cannot be used."""
     try:
         if not path.exists():
             return None
@@ -190,10 +186,10 @@ def _read(path: Path, name: str, state: str) -> tuple[Part, str, str] | None:
         logger.warning("%s is damaged and is computed again: %s", path, error)
         return None
     if _sha256(metadata, tensors) != expected:
-        logger.warning("%s is damaged and is computed again: its content is not what was written.", path)
+        logger.warning("%s is damaged and is computed again: its content has changed since it was written.", path)
         return None
     if (metadata["name"], metadata["follows"]) != (name, state):
-        logger.info("%s is of other work; computing again from there.", path)
+        logger.info("%s belongs to other work; computing again from there.", path)
         return None
     return part, _state(name, state, tensors), metadata["computed_on"]
 
@@ -203,7 +199,7 @@ def _sha256(metadata: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) ->
 
 
 def _state(name: str, before: str, tensors: Mapping[str, torch.Tensor]) -> str:
-    """What later parts depend on; times and other facts of the work are not in it."""
+    """Hash everything that later parts depend on, without times and other facts about the work."""
     return _text_sha256([before, name, _hashes(tensors)])
 
 
@@ -222,7 +218,7 @@ def _prune(folder: Path, *, keep: Path) -> None:
     for entry in entries:
         total += sum(_size(file) for file in entry.iterdir())
         if total > LIMIT_BYTES and entry != keep:
-            logger.info("%s is removed: entries together may take %d bytes.", entry, LIMIT_BYTES)
+            logger.info("%s is removed: all entries together may take %d bytes.", entry, LIMIT_BYTES)
             shutil.rmtree(entry, ignore_errors=True)
 
 

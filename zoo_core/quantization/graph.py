@@ -1,4 +1,4 @@
-"""Looking at a network while it runs, and exchanging its modules; torch alone, no quantization tool."""
+"""Inspects a network while it runs, and replaces its modules; needs torch only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ARITHMETIC = frozenset({"add", "iadd", "add_", "sub", "isub", "sub_", "mul", "i
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in nested tuples, lists and mappings, in order."""
+    """Yield every tensor in nested tuples, lists and mappings, in order."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -41,14 +41,14 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
 
 
 def probe_image(context: StepContext) -> torch.Tensor:
-    """The first calibration image, ``(1, C, H, W)``: real data, because an example input may be all zeros."""
+    """Return the first calibration image, ``(1, C, H, W)``: real data, because an example input may be all zeros."""
     for batch in context.calibration:
         return batch[:1].to(context.example_input.device)
     return context.example_input
 
 
 def relative_change(before: nn.Module, after: nn.Module, x: torch.Tensor) -> float:
-    """How far two networks' outputs for ``x`` lie apart: largest difference over largest magnitude, worst output.
+    """Compare two networks' outputs for ``x``: largest difference over largest magnitude, of the worst output.
 
     Returns:
         0.0 for equal outputs; infinity where an output of ``before`` is zero throughout and the other is not.
@@ -65,13 +65,13 @@ def relative_change(before: nn.Module, after: nn.Module, x: torch.Tensor) -> flo
 
 
 def set_module(network: nn.Module, name: str, module: nn.Module) -> None:
-    """Put ``module`` in the place that ``name`` (dotted, as in ``named_modules``) denotes."""
+    """Replace the module called ``name`` (dotted, as in ``named_modules``)."""
     parent_name, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent_name), child, module)
 
 
 def output_shapes(network: nn.Module, x: torch.Tensor, names: list[str]) -> dict[str, list[torch.Size]]:
-    """The shape of each call's output, by module name; an empty list for a module that did not run."""
+    """Return the shape of each call's output, by module name; an empty list for a module that did not run."""
     shapes: dict[str, list[torch.Size]] = {name: [] for name in names}
 
     def remember(name: str) -> Callable[..., None]:
@@ -88,31 +88,31 @@ def output_shapes(network: nn.Module, x: torch.Tensor, names: list[str]) -> dict
 
 
 def direct_consumers(network: nn.Module, x: torch.Tensor) -> dict[str, list[str]]:
-    """Which modules without children read each such module's output directly, by module name.
+    """Return, for each module without children, the names of such modules that read its output directly.
 
-    A tensor is followed by its identity through one forward pass, so what passes it on unchanged (``nn.Identity``,
-    which batch-norm folding leaves behind) is left out and hides nobody. A tensor that the network returns has
-    ``OUTPUT`` among its readers. Functions outside modules (``reshape``) are not seen.
+    A tensor is followed by its identity through one forward pass, so modules that pass it on unchanged
+    (``nn.Identity``, which batch-norm folding leaves behind) are skipped. A tensor that the network returns has
+    ``OUTPUT`` among its readers. Functions outside modules (``reshape``) are not tracked.
     """
-    made_by: dict[int, str] = {}
+    producers: dict[int, str] = {}
     alive: list[torch.Tensor] = []  # an id is unique only while its tensor lives
-    found: dict[str, list[str]] = {}
+    readers: dict[str, list[str]] = {}
 
     def before(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: Any) -> None:
             for tensor in tensors_in(args):
-                if id(tensor) in made_by:
-                    found[made_by[id(tensor)]].append(name)
+                if id(tensor) in producers:
+                    readers[producers[id(tensor)]].append(name)
 
         return hook
 
     def after(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: Any, output: Any) -> None:
-            given = {id(tensor) for tensor in tensors_in(args)}
+            inputs = {id(tensor) for tensor in tensors_in(args)}
             for tensor in tensors_in(output):
-                if id(tensor) not in given:
-                    made_by[id(tensor)] = name
-                    found.setdefault(name, [])
+                if id(tensor) not in inputs:
+                    producers[id(tensor)] = name
+                    readers.setdefault(name, [])
                     alive.append(tensor)
 
         return hook
@@ -128,60 +128,60 @@ def direct_consumers(network: nn.Module, x: torch.Tensor) -> dict[str, list[str]
         for handle in handles:
             handle.remove()
     for tensor in tensors_in(outputs):
-        if id(tensor) in made_by:
-            found[made_by[id(tensor)]].append(OUTPUT)
-    return found
+        if id(tensor) in producers:
+            readers[producers[id(tensor)]].append(OUTPUT)
+    return readers
 
 
 def sole_consumers(network: nn.Module, x: torch.Tensor) -> dict[str, str]:
-    """Of ``direct_consumers``, the modules whose output goes to one other module and nowhere else."""
-    readers = direct_consumers(network, x)
-    return {name: found[0] for name, found in readers.items() if len(found) == 1 and found[0] != OUTPUT}
+    """Return the reader of each module whose output goes to one other module and nowhere else."""
+    consumers = direct_consumers(network, x)
+    return {name: readers[0] for name, readers in consumers.items() if len(readers) == 1 and readers[0] != OUTPUT}
 
 
 def functional_arithmetic(network: nn.Module, x: torch.Tensor) -> list[str]:
-    """Names of the additions, products and concatenations of tensors that ``network`` computes outside any module.
+    """Return the names of additions, products and concatenations of tensors that ``network`` computes outside modules.
 
-    Empty for a network that ``torch.fx`` cannot trace: nothing is known about it then.
+    Empty for a network that ``torch.fx`` cannot trace.
     """
     try:
         traced = fx.GraphModule(network, _LeafTracer().trace(network))
-    except Exception as error:  # whatever a foreign forward() does with a proxy
+    except Exception as error:  # a plugin's forward() may do anything with a proxy
         logger.info("%s: no search for arithmetic without modules: %s", type(network).__name__, error)
         return []
     finder = _Finder(traced)
     with torch.no_grad():
         finder.run(x)
-    return finder.found
+    return finder.operations
 
 
 class _LeafTracer(fx.Tracer):
-    """Looks into every module that has children."""
+    """Traces into every module that has children."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # fx's signature
         return not any(True for _ in m.children())
 
 
 class _Finder(fx.Interpreter):
-    """Runs a traced network and notes arithmetic whose operands are tensors; sizes are computed alike."""
+    """Runs a traced network and records arithmetic whose operands are tensors; arithmetic on sizes is ignored."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.found: list[str] = []
+        self.operations: list[str] = []
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op in ("call_function", "call_method"):
             name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
             operands = list(tensors_in(self.fetch_args_kwargs_from_env(n)))
             if name in _ARITHMETIC and len(operands) > 1:
-                self.found.append(n.name)
+                self.operations.append(n.name)
         return super().run_node(n)
 
 
 def program_sha256(network: nn.Module, x: torch.Tensor) -> str:
-    """A hash of what ``network`` computes for an input shaped like ``x``: operations, their order, links and constants.
+    """Hash the program that ``network`` runs for an input shaped like ``x``: operations, their order, links, constants.
 
-    Two networks of one structure whose ``forward`` differs have different programs. Values of ``x`` do not matter,
+    Networks with the same modules but a different ``forward`` have different programs. Values of ``x`` do not matter,
     weights do.
     """
     recorder = _Recorder(x)
@@ -192,7 +192,7 @@ def program_sha256(network: nn.Module, x: torch.Tensor) -> str:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its hook untyped
-    """Notes each operation with where its operands come from: the input, an earlier result, or a constant."""
+    """Records each operation and the origin of its operands: the input, an earlier result, or a constant."""
 
     def __init__(self, x: torch.Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
@@ -210,7 +210,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
         return result
 
     def describe(self, value: Any) -> Any:
-        """JSON of nested operands."""
+        """Return nested operands as JSON."""
         if isinstance(value, torch.Tensor):
             return self._origin.get(id(value)) or tensor_sha256(value)
         if isinstance(value, Mapping):

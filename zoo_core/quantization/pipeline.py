@@ -1,4 +1,4 @@
-"""A recipe becomes a checked plan; a plan's steps run in order; the last entry simulates quantization.
+"""Turns a recipe into a checked plan, runs its steps in order and simulates the result.
 
 Importing this module loads neither torch nor AIMET, so that a recipe can be checked before a run starts.
 """
@@ -8,30 +8,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import shutil
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from zoo_core import artifacts
 from zoo_core.datatypes import QuantNetwork, QuantSettings, Recipe, RecipeStep, StepSpec
 from zoo_core.errors import PluginError, RecipeError, closest_hint
-from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, QuantSimParams
-from zoo_core.recipes import QUANTSIM, recipe_text
+from zoo_core.quantization.params import QuantSimParams
+from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
+from zoo_core.recipes import QUANTSIM
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
 
-    from zoo_core.datatypes import Json, StepContext
+    from zoo_core.datatypes import StepContext, StepResult
+    from zoo_core.quantization.aimet.simulation import Simulation
 
 logger = logging.getLogger("zoo_eval.quantization")
 
-_CONFIG_COPY = "aimet_config.json"
+Params = TypeVar("Params", bound=BaseModel)
+
+ORIGINAL = -1
+"""Index of the network before any step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class Plan:
     Attributes:
         recipe: As given.
         steps: In order, without the closing quantsim.
-        quant: What quantsim was told.
+        quant: Settings of quantsim.
     """
 
     recipe: Recipe
@@ -63,55 +65,33 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StepOutcome:
-    """What a step did and how long it took.
+class RecipePoint:
+    """A network on its way through a recipe.
 
     Attributes:
-        name: The step's.
-        result: The network after it.
-        effect: Facts for the record.
-        summary: The effect in one line.
-        seconds: Wall time.
+        index: Of the last step applied; ORIGINAL for the network as loaded.
+        network: The network at this point.
+        unrounded: The float network before the first step that fixed weight encodings; the network itself if none did.
+        step: Result of the last step; None for the network as loaded.
     """
 
-    name: str
-    result: QuantNetwork
-    effect: Mapping[str, Json]
-    summary: str
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Simulation:
-    """A network that computes in float what integers would give.
-
-    Attributes:
-        network: Called like the network it simulates.
-        encodings: ``activation_encodings`` by module name and ``param_encodings`` by parameter name, AIMET's exchange
-            form, JSON-able.
-        effect: Facts for the record.
-        summary: The effect in one line.
-        seconds: Wall time of building and calibrating.
-    """
-
-    network: nn.Module
-    encodings: Mapping[str, Any]
-    effect: Mapping[str, Json]
-    summary: str
-    seconds: float
+    index: int
+    network: QuantNetwork
+    unrounded: nn.Module
+    step: StepResult | None = None
 
 
 def plan(recipe: Recipe, extra_steps: Sequence[RecipeStep] = ()) -> Plan:
-    """Check every step of a recipe against the steps there are.
+    """Check every step of a recipe against the known steps.
 
     Args:
         recipe: Its last step must be the only quantsim.
-        extra_steps: What plugins bring.
+        extra_steps: Steps of plugins.
 
     Raises:
         RecipeError: Lists all problems together: unknown steps with the closest name, unknown or invalid parameters
             with value and place, a step name claimed twice, a rounding step that a later step would undo, quantsim
-            missing, repeated or not last, a configuration file that is not there.
+            missing, repeated or not last, a configuration file that does not exist.
     """
     table: dict[str, RecipeStep] = {}
     problems: list[str] = []
@@ -145,16 +125,47 @@ def plan(recipe: Recipe, extra_steps: Sequence[RecipeStep] = ()) -> Plan:
     return Plan(recipe=recipe, steps=tuple(bound), quant=quant)
 
 
-def run_step(bound: BoundStep, network: QuantNetwork, context: StepContext) -> StepOutcome:
-    """Apply one step and time it.
+def walk(
+    plan: Plan,
+    network: nn.Module,
+    context: Callable[[], StepContext],
+    *,
+    last: int | None = None,
+    before_step: Callable[[str], None] = lambda _name: None,
+) -> Iterator[RecipePoint]:
+    """Yield the network as loaded and after each step of a plan.
+
+    Args:
+        plan: Its steps are run one by one, as the caller asks for the next point.
+        network: As loaded; not modified.
+        context: Called before each step, and not at all where none runs.
+        last: Index of the last step to run; None for all, ORIGINAL for none.
+        before_step: Called with each step's name before it runs.
+
+    Raises:
+        PluginError, RecipeError: As ``run_step``.
+    """
+    point = RecipePoint(index=ORIGINAL, network=QuantNetwork(network=network), unrounded=network)
+    yield point
+    for index, bound in enumerate(plan.steps[: None if last is None else last + 1]):
+        before_step(bound.step.name)
+        result = run_step(bound, point.network, context())
+        rounded = bool(result.result.param_encodings)
+        unrounded = point.unrounded if rounded else result.result.network
+        point = RecipePoint(index=index, network=result.result, unrounded=unrounded, step=result)
+        yield point
+
+
+def run_step(bound: BoundStep, network: QuantNetwork, context: StepContext) -> StepResult:
+    """Apply one step; the result has the step's name and wall time filled in.
 
     Raises:
         PluginError: The step modified the network it was given.
-        RecipeError: The step found less than the recipe expects.
+        RecipeError: The step achieved less than the recipe expects.
     """
     before = {name: value.clone() for name, value in network.network.state_dict().items()}
     started = time.perf_counter()
-    made = bound.step.apply(network, bound.params, context)
+    result = bound.step.apply(network, bound.params, context)
     seconds = time.perf_counter() - started
     after = network.network.state_dict()
     if before.keys() != after.keys() or any(not before[name].equal(after[name]) for name in before):
@@ -162,10 +173,8 @@ def run_step(bound: BoundStep, network: QuantNetwork, context: StepContext) -> S
             f"the quantization step {bound.step.name!r} modified the network it was given.",
             fix="let the step work on copy.deepcopy(network.network).",
         )
-    logger.info("%s (%.1f s): %s", bound.step.name, seconds, made.summary)
-    return StepOutcome(
-        name=bound.step.name, result=made.result, effect=made.effect, summary=made.summary, seconds=seconds
-    )
+    logger.info("%s (%.1f s): %s", bound.step.name, seconds, result.summary)
+    return dataclasses.replace(result, name=bound.step.name, seconds=seconds)
 
 
 def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
@@ -178,77 +187,13 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
     from zoo_core.quantization.aimet import simulation
 
     started = time.perf_counter()
-    made = simulation.simulate(network, context)
+    simulated = simulation.simulate(network, context)
     seconds = time.perf_counter() - started
-    logger.info("%s (%.1f s): %s", QUANTSIM, seconds, made.summary)
-    return Simulation(
-        network=made.network, encodings=made.encodings, effect=made.effect, summary=made.summary, seconds=seconds
-    )
+    logger.info("%s (%.1f s): %s", QUANTSIM, seconds, simulated.summary)
+    return dataclasses.replace(simulated, seconds=seconds)
 
 
-def save_quantized(
-    directory: Path, network: QuantNetwork, simulation: Simulation | None, plan: Plan, *, loaded: bool = False
-) -> None:
-    """Write what a device's toolchain needs into an existing directory.
-
-    ``network.safetensors`` is the float network after the plan's steps (metadata: recipe and its hash, what the steps
-    were told), ``encodings.json`` the simulation's or, without one, the weights' fixed encodings, ``recipe.yaml`` the
-    recipe as used, overrides included, and ``aimet_config.json`` the configuration that it names.
-
-    Args:
-        directory: Existing.
-        network: After the plan's last step.
-        simulation: Of this network, if there is one.
-        plan: What was run.
-        loaded: The network was loaded as it is, no step made it: its own file holds it, and no copy is written.
-
-    Raises:
-        RecipeError: The configuration file is no longer there.
-    """
-    if not loaded:
-        artifacts.save_state_dict(directory / "network.safetensors", network.network.state_dict(), _told(plan))
-    encodings = simulation.encodings if simulation else {"param_encodings": dict(network.param_encodings)}
-    (directory / "encodings.json").write_text(json.dumps(encodings, indent=1, sort_keys=True), encoding="utf-8")
-    save_recipe(directory, plan)
-
-
-def save_recipe(directory: Path, plan: Plan) -> None:
-    """Write ``recipe.yaml``, the recipe as used, overrides included, and ``aimet_config.json``, which it names.
-
-    Args:
-        directory: Existing.
-        plan: What is run.
-
-    Raises:
-        RecipeError: The configuration file is no longer there.
-    """
-    *steps, quantsim = plan.recipe.steps
-    beside = StepSpec(step=quantsim.step, params={**quantsim.params, "config_file": _CONFIG_COPY})
-    recipe = dataclasses.replace(plan.recipe, steps=(*steps, beside))
-    (directory / "recipe.yaml").write_text(recipe_text(recipe), encoding="utf-8")
-    try:
-        shutil.copyfile(plan.quant.config_file, directory / _CONFIG_COPY)
-    except OSError as error:
-        raise RecipeError(
-            f"{plan.quant.config_file} cannot be copied to {directory}: {error.strerror}.",
-            fix="leave it in place until the run ends.",
-        ) from error
-
-
-def _told(plan: Plan) -> dict[str, str]:
-    """What the steps were told, as a checkpoint's metadata."""
-    told = {bound.step.name: bound.params.model_dump(mode="json") for bound in plan.steps}
-    return {
-        "recipe": plan.recipe.name,
-        "recipe_sha256": plan.recipe.sha256,
-        "folded": json.dumps("fold_batch_norms" in told),
-        "relu6_policy": str(told.get("relu6", {}).get("policy", "keep")),
-        "steps": json.dumps(told),
-    }
-
-
-def _settings(params: BaseModel, recipe: Recipe, place: str, problems: list[str]) -> QuantSettings | None:
-    assert isinstance(params, QuantSimParams)  # noqa: S101  # _validate was given this class
+def _settings(params: QuantSimParams, recipe: Recipe, place: str, problems: list[str]) -> QuantSettings | None:
     config_file = recipe.source.parent / params.config_file
     try:
         content = json.loads(config_file.read_text(encoding="utf-8"))
@@ -269,7 +214,7 @@ def _settings(params: BaseModel, recipe: Recipe, place: str, problems: list[str]
     )
 
 
-def _validate(kind: type[BaseModel], spec: StepSpec, place: str, problems: list[str]) -> BaseModel | None:
+def _validate(kind: type[Params], spec: StepSpec, place: str, problems: list[str]) -> Params | None:
     try:
         return kind.model_validate(dict(spec.params))
     except ValidationError as error:
@@ -292,7 +237,7 @@ def _order_problems(names: Sequence[str], fixing: frozenset[str]) -> list[str]:
     problems = []
     count = names.count(QUANTSIM)
     if count != 1:
-        problems.append(f"quantsim is there {count} times; it must be the last step, once")
+        problems.append(f"the recipe has {count} quantsim steps; it must have one, at the end")
     elif names[-1] != QUANTSIM:
         problems.append(f"steps[{names.index(QUANTSIM)}] quantsim is not last: {names[-1]!r} follows it")
     first = next((name for name in names if name in fixing), None)
@@ -307,7 +252,7 @@ def _order_problems(names: Sequence[str], fixing: frozenset[str]) -> list[str]:
 
 
 def _closest(name: str, names: Sequence[str]) -> str:
-    return closest_hint(name, names) or f"; there are {', '.join(names) or 'none'}"
+    return closest_hint(name, names) or f"; choose from {', '.join(names) or 'none'}"
 
 
 def _origin(step: RecipeStep | None) -> str:

@@ -1,4 +1,4 @@
-"""Which layer hurts: signal-to-quantization-noise ratio of every layer's weights and outputs; torch alone.
+"""Signal-to-quantization-noise ratio (SQNR) of each layer's weights and outputs: shows which layer hurts.
 
 ``SQNR = 10 log10(sum(x^2) / sum((x - q)^2))`` in dB, of a float tensor x and its quantized counterpart q.
 """
@@ -21,22 +21,21 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import Json
 
 NUM_IMAGES = 16
-"""Images a measurement takes: ratios of sums over all activations settle with a handful."""
+"""Images per measurement: ratios of sums over all activations settle with a handful."""
 
-
-_PASSING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+_PASS_THROUGH = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSqnr:
-    """How much noise quantization brought to one layer.
+    """Noise that quantization adds to one layer.
 
     Attributes:
         layer: Module name.
         kind: Class of the float module, e.g. ``Conv2d``.
-        weight_sqnr_db: Of the layer's weight alone; None where it has none, or where no noise was added.
-        output_sqnr_db: Of the layer's output in the whole network, noise of earlier layers included; None where no
-            noise was added or the output was zero throughout.
+        weight_sqnr_db: Of the layer's weight; None if it has none, or if no noise was added.
+        output_sqnr_db: Of the layer's output in the whole network, noise of earlier layers included; None if no noise
+            was added or the output was all zeros.
     """
 
     layer: str
@@ -45,7 +44,7 @@ class LayerSqnr:
     output_sqnr_db: float | None
 
     def as_json(self) -> dict[str, Json]:
-        """The entry of ``run.json``."""
+        """Return the entry of ``run.json``."""
         return {
             "layer": self.layer,
             "kind": self.kind,
@@ -60,14 +59,14 @@ def layer_sqnr(
     """Measure every layer that both networks run, in the order in which the float network first runs them.
 
     Args:
-        network: The float reference, in eval mode: same function and module names as ``simulated``. For a rounded
-            network that is the one before rounding, else rounding's own noise is not seen. Not modified.
+        network: The float reference, in eval mode, with the same function and module names as ``simulated``; for a
+            rounded network the one before rounding, otherwise the noise of rounding is not measured. Not modified.
         simulated: Its simulation, calibrated. Not modified.
         batches: ``(B, C, H, W)`` float32 on the networks' device, e.g. the calibration batches.
-        num_images: The first so many images are used, one at a time, so that memory holds one image's activations.
+        num_images: Images used, from the first; one at a time, so that memory holds the activations of one image.
 
     Returns:
-        One entry per module without children that ran equally often in both; those that pass their input on
+        One entry per module without children that ran equally often in both; modules that pass their input on
         (``Identity``, which batch-norm folding leaves behind, and dropout) are left out.
     """
     outputs = _Accumulator()
@@ -91,7 +90,7 @@ def layer_sqnr(
 
 
 def sqnr_db(signal: float, noise: float) -> float | None:
-    """The ratio of two sums of squares in dB; None where either is zero or not finite."""
+    """Return the ratio of two sums of squares in dB; None if either is zero or not finite."""
     if not (0.0 < signal < math.inf and 0.0 < noise < math.inf):
         return None
     return 10.0 * math.log10(signal / noise)
@@ -137,25 +136,25 @@ def _images(batches: Iterable[torch.Tensor], num_images: int) -> Iterator[torch.
 
 
 def _shared_leaves(network: nn.Module, simulated: nn.Module) -> list[str]:
-    # A simulated module has quantizers as children, so whether it is a leaf is asked of the float network alone.
-    there = {name for name, _ in simulated.named_modules()}
+    # A simulated module has quantizers as children, so only the float network shows which modules are leaves.
+    simulated_names = {name for name, _ in simulated.named_modules()}
     leaves = [
         name
         for name, module in network.named_modules()
-        if name and not any(True for _ in module.children()) and not isinstance(module, _PASSING)
+        if name and not any(True for _ in module.children()) and not isinstance(module, _PASS_THROUGH)
     ]
-    return [name for name in leaves if name in there]
+    return [name for name in leaves if name in simulated_names]
 
 
 def _run(network: nn.Module, image: torch.Tensor, names: list[str]) -> dict[str, list[torch.Tensor]]:
-    """The outputs of every call of the named modules, in the order of the first call."""
-    seen: dict[str, list[torch.Tensor]] = {}
+    """Return the outputs of every call of the named modules, in the order of the first call."""
+    outputs: dict[str, list[torch.Tensor]] = {}
 
     def remember(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            # Copied: an operation in place would overwrite what the layer gave.
-            kept = [tensor.detach().clone() for tensor in tensors_in(output) if tensor.is_floating_point()]
-            seen.setdefault(name, []).extend(kept)
+            # Copied: a later operation in place would overwrite the layer's output.
+            copies = [tensor.detach().clone() for tensor in tensors_in(output) if tensor.is_floating_point()]
+            outputs.setdefault(name, []).extend(copies)
 
         return hook
 
@@ -165,7 +164,7 @@ def _run(network: nn.Module, image: torch.Tensor, names: list[str]) -> dict[str,
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return outputs
 
 
 def _weight_sqnr(reference: nn.Module, quantized: nn.Module) -> float | None:
@@ -174,7 +173,7 @@ def _weight_sqnr(reference: nn.Module, quantized: nn.Module) -> float | None:
         return None
     own = dict(quantized.named_parameters(recurse=False)).get("weight")
     # A plain simulation holds the quantized weight itself, AIMET's own network a quantizer beside the weight.
-    # Asked as a submodule: a protocol's instance check does not see submodules since Python 3.12.
+    # Read as a submodule: since Python 3.12 a protocol's instance check does not find submodules.
     beside = dict(quantized.named_children()).get("param_quantizers")
     quantizer = dict(beside.items()).get("weight") if isinstance(beside, nn.ModuleDict) else None
     if own is None or own.shape != weight.shape:

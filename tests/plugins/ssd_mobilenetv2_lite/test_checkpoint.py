@@ -16,8 +16,9 @@ from ssd_mobilenetv2_lite.checkpoint import fold_structure, load_network, load_w
 from ssd_mobilenetv2_lite.network import Clip, MobileNetV2SSDLite, build_network
 from zoo_core.datatypes import QuantSettings
 from zoo_core.errors import CheckpointError
-from zoo_core.quantization.aimet import adapter as aimet
-from zoo_core.quantization.steps.relu6 import ChannelClip, apply_policy
+from zoo_core.quantization.aimet import quantsim
+from zoo_core.quantization.channel_clip import ChannelClip
+from zoo_core.quantization.steps.relu6 import apply_policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -141,7 +142,7 @@ def test_a_loaded_clip_is_simulated_with_the_quantizers_of_the_exported_one(
     settings = QuantSettings(param_bw=8, output_bw=8, quant_scheme="tf_enhanced", config_file=config_file)
     quantized_outputs = []
     for network in (exported, loaded):
-        modules = aimet.build_quantsim(network, X, settings).model.named_modules()
+        modules = quantsim.build(network, X, settings).model.named_modules()
         quantized_outputs.append({name for name, module in modules if any(getattr(module, "output_quantizers", []))})
     assert quantized_outputs[0] == quantized_outputs[1]
     assert {"base_net.0.2", "base_net.3.add"} <= quantized_outputs[1]

@@ -17,11 +17,11 @@ from torch import nn
 import ssd_mobilenetv2_lite
 from ssd_mobilenetv2_lite.network import Add, MobileNetV2SSDLite, build_network
 from ssd_mobilenetv2_lite.preprocess import preprocess
-from zoo_core.datatypes import QuantNetwork, StepContext
-from zoo_core.quantization.aimet import adapter as aimet
+from zoo_core.datatypes import QuantNetwork, StepContext, StepResult
+from zoo_core.quantization.aimet import quantsim
+from zoo_core.quantization.channel_clip import ChannelClip
 from zoo_core.quantization.graph import relative_change
-from zoo_core.quantization.pipeline import BoundStep, Plan, StepOutcome, plan, run_step, simulate
-from zoo_core.quantization.steps.relu6 import ChannelClip
+from zoo_core.quantization.pipeline import BoundStep, Plan, plan, run_step, simulate
 from zoo_core.recipes import load_recipe
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ KEPT = "w8a8_relu6_kept_per_channel"
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 
 
-_done: dict[tuple[str, nn.Module], list[StepOutcome]] = {}
+_done: dict[tuple[str, nn.Module], list[StepResult]] = {}
 
 
 class Batches:
@@ -102,13 +102,13 @@ def context_of(checked_plan: Plan, images: torch.Tensor, work_dir: Path) -> Step
     )
 
 
-def run_float_steps(name: str, network: nn.Module, images: torch.Tensor, work_dir: Path) -> list[StepOutcome]:
+def run_float_steps(name: str, network: nn.Module, images: torch.Tensor, work_dir: Path) -> list[StepResult]:
     """Every step of a recipe but the rounding; once a recipe and network, since steps leave their input alone."""
     if (name, network) in _done:
         return _done[name, network]
     checked_plan = checked(name)
     context = context_of(checked_plan, images, work_dir)
-    outcomes: list[StepOutcome] = []
+    outcomes: list[StepResult] = []
     ready = QuantNetwork(network=network)
     for bound in checked_plan.steps:
         if bound.step.name != "adaround":
@@ -173,7 +173,7 @@ def default_sim(
     """The default recipe's quantsim before calibration."""
     work_dir = tmp_path_factory.mktemp("work")
     ready = run_float_steps(DEFAULT, trained_network, shapes_images, work_dir)[-1].result
-    return aimet.build_quantsim(ready.network, shapes_images[:1], checked(DEFAULT).quant)
+    return quantsim.build(ready.network, shapes_images[:1], checked(DEFAULT).quant)
 
 
 def test_weights_are_8_bit_asymmetric_per_tensor(default_sim: Any) -> None:
@@ -229,7 +229,7 @@ def test_kept_relu6_has_the_same_quantizers_and_a_symmetric_weight_range_per_cha
     default_sim: Any, trained_network: nn.Module, shapes_images: torch.Tensor, tmp_path: Path
 ) -> None:
     ready = run_float_steps(KEPT, trained_network, shapes_images, tmp_path)[-1].result
-    kept = aimet.build_quantsim(ready.network, shapes_images[:1], checked(KEPT).quant)
+    kept = quantsim.build(ready.network, shapes_images[:1], checked(KEPT).quant)
     modules: dict[str, Any] = dict(kept.named_qmodules())
     for name, module in default_sim.named_qmodules():
         if not isinstance(module, nn.Identity):
@@ -251,13 +251,13 @@ def test_rounded_weights_keep_their_encodings_through_calibration(
     fast = BoundStep(step=bound.step, params=bound.params.model_copy(update={"engine": "fast"}))
     rounded = run_step(fast, ready, context).result
     assert len(rounded.param_encodings) == 86
-    sim = aimet.build_quantsim(rounded.network, context.example_input, context.quant, rounded.param_encodings)
-    assert aimet.encodings_of(sim) == ({}, rounded.param_encodings)
-    aimet.calibrate(sim, context)
-    activations, params = aimet.encodings_of(sim)
+    sim = quantsim.build(rounded.network, context.example_input, context.quant, rounded.param_encodings)
+    assert quantsim.encodings_of(sim) == ({}, rounded.param_encodings)
+    quantsim.calibrate(sim, context)
+    activations, params = quantsim.encodings_of(sim)
     assert len(activations) == 96
     assert params == rounded.param_encodings
-    for name, weight in aimet.quantized_weights(sim).items():
+    for name, weight in quantsim.quantized_weights(sim).items():
         assert torch.equal(weight, rounded.network.get_parameter(name)), name
 
 
@@ -266,8 +266,8 @@ def test_the_plain_network_computes_what_aimets_computes_bit_for_bit(
 ) -> None:
     context = context_of(checked(DEFAULT), shapes_images, tmp_path)
     ready = run_float_steps(DEFAULT, trained_network, shapes_images, tmp_path)[-1].result
-    sim = aimet.build_quantsim(ready.network, context.example_input, context.quant)
-    aimet.calibrate(sim, context)
+    sim = quantsim.build(ready.network, context.example_input, context.quant)
+    quantsim.calibrate(sim, context)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # AIMET warns of itself in every pass
         expected = sim.model(shapes_images)

@@ -13,12 +13,13 @@ from torch import nn
 
 import zoo_torchvision_classification
 from quantization.conftest import CONFIG, Batches, SmallNet  # the network that the core's own steps are tested on
-from zoo_aimet_steps.steps import STEPS, ReestimateBnParams, SeqMseParams
+from zoo_aimet_steps.params import ReestimateBnParams, SeqMseParams
+from zoo_aimet_steps.steps import STEPS
 from zoo_core.datatypes import QuantNetwork, QuantSettings, Recipe, StepContext, StepSpec
 from zoo_core.errors import RecipeError
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline
-from zoo_core.quantization.aimet import adapter as aimet
+from zoo_core.quantization.aimet import library, quantsim
 from zoo_core.quantization.pipeline import BoundStep, run_step
 from zoo_core.quantization.sqnr import sqnr_db
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
@@ -75,7 +76,7 @@ def test_the_installed_plugin_brings_both_steps() -> None:
 def test_defaults_are_aimets() -> None:
     import inspect
 
-    aimet.load()
+    library.load()
     import aimet_torch.bn_reestimation
     import aimet_torch.seq_mse
 
@@ -109,8 +110,8 @@ def test_seq_mse_brings_each_layers_output_closer(network: nn.Module, context: S
     stem, x = folded.network.get_submodule("stem.0"), next(iter(context.calibration))
     errors = []
     for candidate in (folded, made):
-        sim = aimet.build_quantsim(candidate.network, x[:1], context.quant, candidate.param_encodings)
-        weight = aimet.quantized_weights(sim)["stem.0.weight"]
+        sim = quantsim.build(candidate.network, x[:1], context.quant, candidate.param_encodings)
+        weight = quantsim.quantized_weights(sim)["stem.0.weight"]
         quantized = copy.deepcopy(stem)
         with torch.no_grad():
             quantized.get_parameter("weight").copy_(weight)
@@ -176,11 +177,11 @@ def test_a_step_that_changes_weights_may_not_follow(tmp_path: Path, later: str) 
 def test_statistics_are_those_behind_quantized_weights(network: nn.Module, context: StepContext) -> None:
     one = dataclasses.replace(context, calibration=Batches(torch.cat(list(context.calibration)), 12))
     made = run_step(bound("reestimate_bn"), QuantNetwork(network=network), one)
-    sim = aimet.build_quantsim(network, one.example_input, one.quant)
+    sim = quantsim.build(network, one.example_input, one.quant)
     stem = copy.deepcopy(network.get_submodule("stem.0"))
     (x,) = one.calibration
     with torch.no_grad():
-        stem.get_parameter("weight").copy_(aimet.quantized_weights(sim)["stem.0.weight"])
+        stem.get_parameter("weight").copy_(quantsim.quantized_weights(sim)["stem.0.weight"])
         seen = stem(x)
     norm = made.result.network.get_submodule("stem.1")
     torch.testing.assert_close(norm.get_buffer("running_mean"), seen.mean((0, 2, 3)), rtol=1e-4, atol=1e-6)
@@ -202,5 +203,5 @@ def test_with_many_bits_next_to_nothing_is_corrected(network: nn.Module, context
 
 def test_without_batch_norms_it_says_where_it_belongs(network: nn.Module, context: StepContext) -> None:
     folded = run_step(bound("fold_batch_norms"), QuantNetwork(network=network), context).result
-    with pytest.raises(RecipeError, match=r"finds no batch norm in .*\n.*put it before fold_batch_norms"):
+    with pytest.raises(RecipeError, match=r"found no batch norm in .*\n.*put it before fold_batch_norms"):
         run_step(bound("reestimate_bn"), folded, context)

@@ -23,7 +23,7 @@ STEP = {step.name: step for step in (*BUILTIN_STEPS, *STEPS)}
 
 
 @pytest.mark.slow
-def test_four_bits_cost_less_behind_batch_norms_measured_anew(tmp_path: Path) -> None:
+def test_four_bits_cost_less_behind_batch_norms_measured_again(tmp_path: Path) -> None:
     host = PluginHost()
     entry = host.model("torchvision_mobilenet_v2_shapes")
     root = write_folder(tmp_path / "shapes")

@@ -1,63 +1,58 @@
-"""Living with a framework that prints, warns and knows only its own modules; the framework itself is not imported."""
+"""Modules and arithmetic that AIMET does not know.
+
+Every leaf module class that AIMET does not know (a plugin's ``Add``, the per-channel clip) is registered with
+``QuantizationMixin.implements``: its tensor outputs are quantized like those of AIMET's own modules, under an operation
+type that configuration files can name, which is the class's name. Arithmetic outside modules (``x + y`` in a
+``forward``) would silently run in float; where ``torch.fx`` finds some, AIMET's model preparer turns it into modules.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from zoo_core.quantization.aimet.library import load, logger
+from zoo_core.quantization.channel_clip import ChannelClip
+from zoo_core.quantization.graph import functional_arithmetic
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-
-class _LogWriter(io.TextIOBase):
-    """A stream whose lines become log records."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        super().__init__()
-        self._logger = logger
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, text: str) -> int:
-        for line in text.splitlines():
-            if line.strip():
-                self._logger.info("%s", line.rstrip())
-        return len(text)
+OPERATION_TYPES: dict[type[nn.Module], str] = {ChannelClip: "Clip"}
+"""Operation type, as configuration files name it, of classes for which it is not the class's name."""
 
 
-class ForwardingHandler(logging.Handler):
-    """Hands a record of one of a foreign logger to ours."""
-
-    def __init__(self, logger: logging.Logger) -> None:
-        super().__init__()
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._logger.log(record.levelno, "%s: %s", record.name, record.getMessage())
-
-
-@contextlib.contextmanager
-def quiet(logger: logging.Logger) -> Iterator[None]:
-    """Send what is printed and warned to the logger; standard error stays, for the run's own progress bars."""
-
-    def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
-        logger.info("%s:%d: %s: %s", filename, lineno, category.__name__, message)
-
-    with warnings.catch_warnings(), contextlib.redirect_stdout(_LogWriter(logger)):
-        warnings.simplefilter("default")
-        warnings.showwarning = show  # type: ignore[assignment]
-        yield
+def register_foreign_modules(network: nn.Module) -> None:
+    """Register the leaf modules of ``network`` that AIMET does not know; see the module's docstring."""
+    aimet: Any = load()
+    known = aimet.nn.QuantizationMixin.cls_to_qcls
+    operation_types = aimet.onnx_utils.map_torch_types_to_onnx
+    for module in network.modules():
+        kind = type(module)
+        if kind in known or any(True for _ in module.children()) or kind.__module__.startswith("torch.nn."):
+            continue
+        operation_types.setdefault(kind, [OPERATION_TYPES.get(kind, kind.__name__)])
+        aimet.nn.QuantizationMixin.implements(kind)(_quantized_class(aimet.nn.QuantizationMixin, kind))
 
 
-def quantized_class(mixin: Any, kind: type[nn.Module]) -> Any:
-    """A subclass of ``kind`` that quantizes its tensor inputs, parameters and outputs where a quantizer is set."""
+def prepare(network: nn.Module, x: torch.Tensor) -> nn.Module:
+    """Return the network itself, or AIMET's prepared copy if it computes with tensors outside modules.
+
+    Names of modules and parameters stay; preparing twice changes nothing.
+    """
+    operations = functional_arithmetic(network, x)
+    if not operations:
+        return network
+    aimet: Any = load()
+    logger.info("%d operations without a module become modules: %s", len(operations), ", ".join(operations))
+    prepared: nn.Module = aimet.model_preparer.prepare_model(network)
+    return prepared.eval()
+
+
+def _quantized_class(mixin: Any, kind: type[nn.Module]) -> Any:
+    """Return a subclass of ``kind`` that quantizes its tensor inputs, parameters and outputs where quantizers are."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         inputs = iter(self.input_quantizers)
@@ -79,7 +74,7 @@ def quantized_class(mixin: Any, kind: type[nn.Module]) -> Any:
 
 
 def quantize_tensors(value: Any, quantizers: Iterator[Any]) -> Any:
-    """Apply one quantizer after the other to the tensors in a value; None leaves one, and integers stay."""
+    """Apply one quantizer after the other to the tensors in a value; None skips a tensor, and integers stay."""
     if isinstance(value, torch.Tensor):
         quantizer = next(quantizers, None)
         return value if quantizer is None or not value.is_floating_point() else quantizer(value)

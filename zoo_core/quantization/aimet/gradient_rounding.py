@@ -1,4 +1,4 @@
-"""AIMET's AdaRound: gradient descent on relaxed rounding, layer by layer, minutes to hours on a CPU."""
+"""AIMET's AdaRound: gradient descent on relaxed rounding, layer by layer; takes minutes to hours on a CPU."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ import numpy as np
 import torch
 from torch import nn
 
-from zoo_core.quantization.aimet import adapter as aimet
-from zoo_core.quantization.aimet.foreign import quiet
+from zoo_core.quantization.aimet.foreign import prepare, register_foreign_modules
+from zoo_core.quantization.aimet.library import load, quiet
+from zoo_core.quantization.aimet.quantsim import ROUNDABLE, scheme
 from zoo_core.quantization.cache import Part, StepCache
-from zoo_core.quantization.steps.relu6 import ChannelClip
+from zoo_core.quantization.channel_clip import ChannelClip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from zoo_core.datatypes import StepContext
-    from zoo_core.quantization.steps.builtin import AdaroundParams
+    from zoo_core.quantization.params import AdaroundParams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RoundedWeights:
-    """What a rounding engine decided.
+    """Weights chosen by a rounding engine.
 
     Attributes:
-        weights: By parameter name; on their grids but for the engine's last bits.
+        weights: By parameter name; on their grids, except for rounding errors in the last bits.
         encodings: Of the same parameters, AIMET's exchange form.
     """
 
@@ -44,24 +45,25 @@ def round_network(
 ) -> RoundedWeights:
     """Run AIMET's AdaRound on a copy of ``network``.
 
-    Seeds the global random states anew for every layer, so that a run that goes on draws as one that was not stopped.
+    Seeds the global random states again for every layer, so that a resumed run draws the same numbers as an
+    uninterrupted one.
 
     Args:
         network: Not modified.
         params: Of the step.
-        num_batches: Calibration batches to use; not more than there are.
+        num_batches: Calibration batches to use; at most as many as there are.
         context: Its bit widths, scheme and configuration are those of the later simulation.
-        cache: Keeps each layer as a part. All other arguments must be in its content. None keeps nothing.
+        cache: Stores each layer as a part. Its content must cover all other arguments. None stores nothing.
     """
-    framework: Any = aimet.load()
+    aimet: Any = load()
     x = context.example_input
-    with quiet(aimet.logger), _bars_and_clips():
-        prepared = aimet.prepare(copy.deepcopy(network), x)
-        aimet.register_foreign_modules(prepared)
+    with quiet(), _bars_and_clips():
+        prepared = prepare(copy.deepcopy(network), x)
+        register_foreign_modules(prepared)
         rounded = _layer_by_layer(context, cache or StepCache(None, {})).apply_adaround(
             prepared,
             x,
-            framework.adaround.adaround_weight.AdaroundParameters(
+            aimet.adaround.adaround_weight.AdaroundParameters(
                 context.calibration,
                 num_batches,
                 default_num_iterations=params.num_iterations,
@@ -73,7 +75,7 @@ def round_network(
             path=str(context.work_dir),
             filename_prefix="adaround",
             default_param_bw=context.quant.param_bw,
-            default_quant_scheme=aimet.scheme(context.quant),
+            default_quant_scheme=scheme(context.quant),
             default_config_file=str(context.quant.config_file),
         )
     written = json.loads((context.work_dir / "adaround.encodings").read_text(encoding="utf-8"))
@@ -83,14 +85,14 @@ def round_network(
 
 
 def _layer_by_layer(context: StepContext, cache: StepCache) -> Any:
-    """AIMET's AdaRound, entered anew for each layer; a layer that ``cache`` holds gets its weight from there.
+    """Return AIMET's AdaRound class changed to round one layer per call; cached layers are read from ``cache``.
 
-    AIMET has no argument for it. A later version that does not call the method overridden here rounds every layer.
+    AIMET has no argument for this. A later version that does not call the overridden method rounds every layer.
     """
-    framework: Any = aimet.load()
-    base: Any = framework.adaround.adaround_weight.Adaround
+    aimet: Any = load()
+    base: Any = aimet.adaround.adaround_weight.Adaround
 
-    class LayerByLayer(base):  # type: ignore[misc]  # AIMET is imported when it is needed
+    class LayerByLayer(base):  # type: ignore[misc]  # AIMET is imported on first use
         @classmethod
         def _run_adaround_model(
             cls,
@@ -100,7 +102,7 @@ def _layer_by_layer(context: StepContext, cache: StepCache) -> Any:
             *args: Any,
             **kwargs: Any,
         ) -> None:
-            layers = [(name, module) for name, module in modules if isinstance(module, aimet.ROUNDABLE)]
+            layers = [(name, module) for name, module in modules if isinstance(module, ROUNDABLE)]
             for index, (name, module) in enumerate(layers):
                 context.progress(index, len(layers), f"adaround {name}")
                 weight = sim_model.get_parameter(f"{name}.weight")
@@ -118,21 +120,21 @@ def _layer_by_layer(context: StepContext, cache: StepCache) -> Any:
 
 
 def _seed(seed: int, index: int) -> None:
-    first, second = (int(word) for word in np.random.SeedSequence((seed, index)).generate_state(2))
+    first, second = (int(seed) for seed in np.random.SeedSequence((seed, index)).generate_state(2))
     torch.manual_seed(first)
     np.random.seed(second)
 
 
 @contextlib.contextmanager
 def _bars_and_clips() -> Iterator[None]:
-    """While AdaRound runs: it draws no bars, and its loss looks behind a per-channel clip as behind a ReLU6.
+    """While AdaRound runs, switch off its progress bars and let its loss treat a per-channel clip like a ReLU6.
 
-    AIMET offers neither as an argument. A name that a later version lacks is left alone: then there are bars in the
-    log, or the loss is taken before the clip.
+    AIMET has no argument for either. A name that a later version lacks is skipped: then there are bars in the log, or
+    the loss is taken before the clip.
     """
-    framework: Any = aimet.load()
-    bars = sys.modules[framework.adaround.adaround_weight.AdaroundBase.__module__]
-    graph_utils = framework.meta.connectedgraph_utils
+    aimet: Any = load()
+    bars = sys.modules[aimet.adaround.adaround_weight.AdaroundBase.__module__]
+    graph_utils = aimet.meta.connectedgraph_utils
 
     with contextlib.ExitStack() as stack:
         if hasattr(bars, "progress_bar"):

@@ -1,10 +1,9 @@
-"""AIMET's range search observes activations through a histogram each; this fills the same histograms in less time.
+"""Faster activation histograms for AIMET's range search.
 
-AIMET 2.42 passes over an activation about a dozen times a batch, bins it twice, and searches a range for the batch
-alone, which calibration then does not use. Here a batch is passed over twice, for its extremes and for its bins; where
-the bins lie, and the stretching of a histogram that a batch exceeds, stay AIMET's own code. Counts are whole numbers,
-so the histograms, and the encodings searched in them at the end, are the same to the last bit; ``same_as_own`` compares
-both ways on made-up batches before any quantizer is touched.
+AIMET 2.42 reads an activation about a dozen times per batch, bins it twice, and searches a range for that one batch,
+which calibration does not use. Here a batch is read twice, for its extremes and for its bins; AIMET's own code still
+places the bins and stretches a histogram when a batch exceeds it. Counts are whole numbers, so histograms and encodings
+are the same to the last bit; ``same_as_own`` compares both ways on generated batches before any quantizer is touched.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger("zoo_eval.aimet")
 
 _EXACT_COUNTS = 1 << 24
-"""From here on float32 cannot count, and the order in which values are counted begins to matter."""
+"""Beyond this float32 cannot count exactly, and the order of the values would matter."""
 
 
 @contextlib.contextmanager
 def fast_histograms(analyzers: Iterable[Any], is_histogram: Callable[[Any], bool]) -> Iterator[None]:
-    """Let analyzers of whole tensors observe in the fast way while the context is open.
+    """Let per-tensor analyzers observe in the fast way while the context is open.
 
     Args:
         analyzers: AIMET's encoding analyzers of activation quantizers, which pass their input on while they observe.
-            Their search for a range is switched off until the context closes.
-        is_histogram: Whether an analyzer's observer keeps histograms; other analyzers are left alone.
+            Their range search is switched off until the context closes.
+        is_histogram: Tests if an analyzer's observer keeps histograms; other analyzers are not changed.
     """
     chosen = [
         analyzer for analyzer in analyzers if is_histogram(analyzer.observer) and len(analyzer.observer.stats) == 1
     ]
     if chosen and not same_as_own(chosen[0]):
-        logger.warning("This AIMET observes activations in another way than 2.42 does; its own, slower way is used.")
+        logger.warning("The installed AIMET observes activations differently from 2.42; its own, slower way is used.")
         chosen = []
     for analyzer in chosen:
         analyzer.update_stats = _Fast(analyzer)
@@ -51,13 +50,13 @@ def fast_histograms(analyzers: Iterable[Any], is_histogram: Callable[[Any], bool
 
 
 def same_as_own(analyzer: Any) -> bool:
-    """Whether both ways give equal histograms for made-up batches: one within the first's range, others beyond it."""
+    """Check that both ways give equal histograms for generated batches within and beyond the first one's range."""
     own, fast = copy.deepcopy(analyzer), copy.deepcopy(analyzer)
     try:
         own.reset_stats()
         fast.reset_stats()
         update = _Fast(fast)
-        for batch in _made_up_batches():
+        for batch in _generated_batches():
             own.update_stats(batch)
             update(batch)
         pairs = zip(_parts(own), _parts(fast), strict=True)
@@ -67,7 +66,7 @@ def same_as_own(analyzer: Any) -> bool:
         return False
 
 
-def _made_up_batches() -> Iterator[torch.Tensor]:
+def _generated_batches() -> Iterator[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     for scale, shift in ((1.0, 0.0), (0.5, 0.1), (1.7, 0.6), (40.0, -3.0)):
         batch = torch.randn(2, 3, 8, 8, generator=generator) * scale + shift
@@ -80,12 +79,12 @@ def _parts(analyzer: Any) -> tuple[torch.Tensor, ...]:
 
 
 def _no_search(*_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Any range: what passes its input on does not use it."""
+    """Return any range: a quantizer that passes its input on does not use it."""
     return torch.zeros(()), torch.ones(())
 
 
 class _Fast:
-    """Takes the place of an analyzer's ``update_stats``."""
+    """Replaces an analyzer's ``update_stats``."""
 
     def __init__(self, analyzer: Any) -> None:
         self._observer = analyzer.observer
@@ -99,7 +98,7 @@ class _Fast:
             observer.merge_stats(new, x)
             return new
         if observer.stats[0].histogram is None:
-            new = observer.collect_stats(torch.stack([lowest, highest]))  # bins follow from the extremes alone
+            new = observer.collect_stats(torch.stack([lowest, highest]))  # bins depend only on the extremes
             limits = new[0].bin_edges[0], new[0].bin_edges[-1]
             new[0].histogram = _histogram(flat, observer.num_bins, limits, (lowest, highest))
             observer.merge_stats(new, x)
@@ -117,7 +116,7 @@ def _histogram(
     limits: tuple[torch.Tensor, torch.Tensor],
     extremes: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
-    """Counts of the values in equal bins between two limits; what lies beyond them counts as the outermost bins."""
+    """Count the values in equal bins between two limits; values beyond them go into the outermost bins."""
     histogram = torch.histc(flat.float(), bins=num_bins, min=float(limits[0]), max=float(limits[1]))
     if extremes[0] < limits[0]:
         histogram[0] += torch.sum(flat < limits[0])
@@ -127,7 +126,7 @@ def _histogram(
 
 
 def _flat(x: torch.Tensor) -> torch.Tensor:
-    """All values, in the order in which they lie in memory where order does not matter: no copy then."""
+    """Return all values as one axis, in memory order (without a copy) where their order does not matter."""
     if x.dim() == 4 and x.numel() < _EXACT_COUNTS and x.is_contiguous(memory_format=torch.channels_last):
         return x.permute(0, 2, 3, 1).reshape(-1)
     return x.reshape(-1)

@@ -1,7 +1,7 @@
 """A calibrated simulation as an ordinary network: rounded weights, and hooks that put activations on their grids.
 
-It computes what the quantization tool's network computes, bit for bit (a test compares them), in less than half the
-time: every weight is quantized once and not in every pass, and a grid is four vectorized operations.
+It computes the same bits as AIMET's own network (a test compares them) in less than half the time: weights are
+quantized once instead of in every pass, and a grid takes four vectorized operations.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """The values that an activation may take: ``q * scale`` for integers ``q`` in ``lowest .. highest``.
+    """Values that an activation may take: ``q * scale`` for integers ``q`` in ``lowest .. highest``.
 
     Attributes:
         scale: A float32 value, positive.
@@ -35,7 +35,7 @@ class Grid:
     highest: int
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Put each value on the nearest point, ties to even; a new tensor."""
+        """Return a new tensor with each value rounded to the nearest grid point, ties to even."""
         inverse = float(1.0 / torch.tensor(self.scale))  # in float32, as torch's fake_quantize does
         return x.mul(inverse).round_().clamp_(self.lowest, self.highest).mul_(self.scale)
 
@@ -76,7 +76,7 @@ def plain_simulation(
 
     Args:
         network: Not modified.
-        weights: Quantized values by parameter name; others stay.
+        weights: Quantized values by parameter name; other parameters stay as they are.
         grids: By module name.
     """
     plain = copy.deepcopy(network).requires_grad_(False)

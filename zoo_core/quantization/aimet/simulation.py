@@ -1,15 +1,15 @@
-"""The closing step: a network whose quantizers are calibrated, and the facts about them."""
+"""The closing step of a recipe: simulates a network on integers."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo_core.quantization.aimet import adapter as aimet
-from zoo_core.quantization.aimet.foreign import quiet
+from zoo_core.quantization.aimet import quantsim
+from zoo_core.quantization.aimet.foreign import prepare
+from zoo_core.quantization.aimet.library import logger, quiet
 from zoo_core.quantization.aimet.plain import plain_simulation
 
 if TYPE_CHECKING:
@@ -19,32 +19,42 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import Json, QuantNetwork, StepContext
 
-logger = logging.getLogger("zoo_eval.aimet")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Simulated:
-    """See ``pipeline.Simulation``; without the time it took."""
+class Simulation:
+    """A network that computes in float what a device would compute in integers.
+
+    Attributes:
+        network: Called like the network it simulates.
+        encodings: ``activation_encodings`` by module name and ``param_encodings`` by parameter name, AIMET's exchange
+            form, JSON-able.
+        effect: Facts for the record.
+        summary: The effect in one line.
+        seconds: Wall time of building and calibrating, filled in by the pipeline.
+    """
 
     network: nn.Module
     encodings: Mapping[str, Any]
     effect: Mapping[str, Json]
     summary: str
+    seconds: float = 0.0
 
 
-def simulate(network: QuantNetwork, context: StepContext) -> Simulated:
-    """Build the quantsim, freeze what is fixed, calibrate the rest; see ``pipeline.simulate``."""
-    prepared = aimet.prepare(network.network, context.example_input)
-    sim = aimet.build_quantsim(prepared, context.example_input, context.quant, network.param_encodings)
-    aimet.calibrate(sim, context)
-    activations, params = aimet.encodings_of(sim)
+def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
+    """Build the simulation, freeze fixed encodings and calibrate the others; see ``pipeline.simulate``."""
+    prepared = prepare(network.network, context.example_input)
+    sim = quantsim.build(prepared, context.example_input, context.quant, network.param_encodings)
+    quantsim.calibrate(sim, context)
+    activations, params = quantsim.encodings_of(sim)
     num_activations = sum(len(entry.get(side, {})) for entry in activations.values() for side in ("input", "output"))
     bits = f"w{context.quant.param_bw}a{context.quant.output_bw}"
-    plain = plain_simulation(prepared, aimet.quantized_weights(sim), aimet.activation_grids(sim))
+    plain = plain_simulation(prepared, quantsim.quantized_weights(sim), quantsim.activation_grids(sim))
     same = _same_outputs(plain, sim.model, next(iter(context.calibration))[:1])
     if not same:
-        logger.warning("The plain simulation differs from this AIMET's own; AIMET's, which is slower, is evaluated.")
-    return Simulated(
+        logger.warning(
+            "The plain simulation differs from the installed AIMET's; AIMET's own, which is slower, is used."
+        )
+    return Simulation(
         network=plain if same else sim.model,
         encodings={"activation_encodings": activations, "param_encodings": params},
         effect={
@@ -60,8 +70,8 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulated:
 
 
 def _same_outputs(plain: nn.Module, own: nn.Module, image: torch.Tensor) -> bool:
-    """Whether the plain network gives the very numbers of AIMET's own for one calibration image ``(1, C, H, W)``."""
-    with quiet(logger), torch.no_grad():
+    """Compare the plain network with AIMET's own, bit by bit, on one calibration image ``(1, C, H, W)``."""
+    with quiet(), torch.no_grad():
         pairs = [_outputs(network(image)) for network in (plain, own)]
     return len(pairs[0]) == len(pairs[1]) and all(map(torch.equal, *pairs))
 

@@ -1,8 +1,8 @@
-"""Adaptive rounding in minutes on a CPU: the fast engine behind the recipe step ``adaround``.
+"""The fast engine of the step ``adaround``: adaptive rounding in minutes on a CPU.
 
-Layer by layer in execution order, the weights are rounded such that the layer's output on the calibration images stays
-as close as possible to the float network's, given that every earlier layer is rounded already. ``docs/adaround.md``
-derives the method and compares it with AIMET's.
+Layers are rounded in execution order, so that each layer's output on the calibration images stays as close as possible
+to the float network's while all earlier layers are already rounded. ``docs/adaround.md`` derives the method and
+compares it with AIMET's.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 Choices = Literal["floor_ceil", "free"]
 
 SAMPLES_PER_WEIGHT = 64
-"""Output positions that a layer's statistics are taken from, over all images, per weight of a filter ..."""
+"""Output positions per weight of a filter that a layer's statistics use, over all images ..."""
 MIN_SAMPLES = 4_096
 """... and at least; a layer with fewer uses all."""
 POSITIONS_PER_IMAGE = 64
-"""At most so many of them from one image: neighbouring positions see nearly the same."""
+"""Limit of positions from one image: neighbouring positions have nearly the same inputs."""
 SHRINKAGE = 0.3
-"""Times weights of a filter over samples, the share of its mean that is added to the diagonal of the second moments.
+"""The diagonal of the second moments is raised by this times (weights of a filter / samples) times its mean.
 
-With few samples per weight the moments fit the images seen better than others. Chosen on images not seen; see
+With few samples per weight the moments overfit the calibration images. Chosen on other images; see
 ``docs/adaround.md``.
 """
 _IMAGES_AT_ONCE = 4
@@ -50,13 +50,13 @@ _IMAGES_AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightGrid:
-    """The values that a layer's weights may take: ``(q + offset) * scale`` for ``q`` in ``0 .. 2**bw - 1``.
+    """Values that a layer's weights may take: ``(q + offset) * scale`` for ``q`` in ``0 .. 2**bw - 1``.
 
     This is AIMET's convention: ``q = clamp(round(w / scale) - offset, 0, 2**bw - 1)``. A signed symmetric grid has
     offset ``-2**(bw - 1)``.
 
     Attributes:
-        scale: ``(1,)``, or ``(C_out,)`` for one grid a channel; positive.
+        scale: ``(1,)``, or ``(C_out,)`` for one grid per channel; positive.
         offset: Shaped like ``scale``; integers, usually negative.
         bw: Bits of a weight.
     """
@@ -68,17 +68,17 @@ class WeightGrid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerReport:
-    """What rounding did to a layer.
+    """Result of rounding one layer.
 
     Attributes:
         name: Of the module.
         num_weights: In the layer.
-        num_changed: Weights that were not rounded to the nearest point of the grid.
-        error_nearest: Squared output error of nearest rounding, over the float output's sum of squares; on the
-            calibration images, with every earlier layer rounded as in the result.
-        error: The same for the rounding chosen.
+        num_changed: Weights that were not rounded to the nearest grid point.
+        error_nearest: Squared output error of nearest rounding divided by the float output's sum of squares, on the
+            calibration images and with every earlier layer rounded as in the result.
+        error: The same for the chosen rounding.
         num_samples: Output positions that both were measured on.
-        seconds: Wall time of the layer: its share of the capture, and the search.
+        seconds: Wall time of the search and of the layer's share of the capture.
     """
 
     name: str
@@ -114,24 +114,24 @@ def round_network(
     memory_bytes: float = 2 * 1024**3,
     cache: StepCache | None = None,
 ) -> RoundedNetwork:
-    """Round each layer's weights to its grid so that the network's outputs change least.
+    """Round each layer's weights to its grid so that the layer's output changes least.
 
-    Same arguments, same machine and thread count: same bytes.
+    The same arguments give the same bytes on the same machine with the same number of threads.
 
     Args:
         network: Traceable by torch.fx, in eval mode, batch norms folded; not modified.
-        calibration: Preprocessed images; read once, and only as many as the layer at hand needs.
+        calibration: Preprocessed images; each is read at most once, when a layer first needs it.
         grids: By module name, for ``nn.Conv2d`` and ``nn.Linear``; other layers stay float.
-        choices: ``floor_ceil`` lets each weight become the grid point below or above it, as AdaRound does; ``free``
-            lets it become any point of the grid, and is never worse for a layer given the same inputs.
-        seed: Of the output positions that the statistics sample.
-        progress: Called with layers done, layers in all, and the layer at hand.
-        memory_bytes: For activations kept between layers; more memory, less work done again.
-        cache: Keeps the layers of each capture as a part; those that it holds are taken from it, and the result is
-            the same to the byte. All other arguments must be in its content. None keeps nothing.
+        choices: ``floor_ceil`` rounds each weight down or up to a neighbouring grid point, as AdaRound does; ``free``
+            to any grid point, and is never worse for a layer on the same inputs.
+        seed: Seed of the sampled output positions.
+        progress: Called with layers done, layers in all, and the current layer.
+        memory_bytes: Limit for activations kept between layers; with more memory less is computed again.
+        cache: Stores the layers of each capture as a part; cached layers are read, and the result is the same to the
+            byte. Its content must cover all other arguments. None stores nothing.
 
     Raises:
-        RecipeError: The network cannot be traced, a grid fits no layer, or there is no calibration image.
+        RecipeError: The network cannot be traced, a grid does not fit its layer, or there is no calibration image.
     """
     layers = {name: _checked_layer(network, name, grid) for name, grid in grids.items()}
     streams = TwinStreams(network, layers)
@@ -146,10 +146,10 @@ def round_network(
             started = time.perf_counter()
             images.measure(calls, errors, seed)
             capture_s = (time.perf_counter() - started) / len(calls)
-            part = _round_layers(errors, grids, choices, capture_s, images.num_under_way)
+            part = _round_layers(errors, grids, choices, capture_s, images.num_in_use)
             cache.put(" ".join(calls), part)
         facts: Any = part.facts
-        images.num_under_way = facts["num_images"]
+        images.num_in_use = facts["num_images"]
         for name, rows in part.tensors.items():
             reports[name] = LayerReport(**facts["layers"][name])
             streams.set_weight(name, rows)
@@ -169,10 +169,10 @@ def choose(error: ReconstructionError, grid: WeightGrid, choices: Choices) -> tu
         choices: See ``round_network``.
 
     Returns:
-        Integers ``(G, R, d)`` float64, a weight over its scale; those chosen, and those of nearest rounding.
+        Integers ``(G, R, d)`` float64, each weight divided by its scale: those chosen and those of nearest rounding.
     """
     scale, offset = _per_row(grid, error.weight)
-    # AIMET divides in the weight's own precision; so does this, lest a weight near a grid point get another floor.
+    # Divide in the weight's own precision, as AIMET does: otherwise a weight near a grid point may get another floor.
     weight = (error.weight / scale).double().cpu()
     bottom = offset.double().cpu()
     top = bottom + (2**grid.bw - 1)
@@ -199,9 +199,9 @@ def _shrunk(moment: Tensor, num_samples: int) -> Tensor:
     return moment + SHRINKAGE * size / num_samples * mean * torch.eye(size, dtype=moment.dtype)
 
 
-def _better(problem: LatticeProblem, safe: Tensor, found: Tensor) -> Tensor:
-    """Row by row ``found``, unless its cost on the samples is above that of ``safe``."""
-    return torch.where((problem.cost(found) <= problem.cost(safe))[..., None], found, safe)
+def _better(problem: LatticeProblem, safe: Tensor, candidate: Tensor) -> Tensor:
+    """Return ``candidate``, except for rows whose cost on the samples is above that of ``safe``."""
+    return torch.where((problem.cost(candidate) <= problem.cost(safe))[..., None], candidate, safe)
 
 
 def _round_layer(
@@ -237,10 +237,10 @@ def _round_layers(
 
 
 class _Images:
-    """The calibration images, each read once, and how far each batch of them has come.
+    """Calibration images, each read once, with the state of each batch on its way through the network.
 
     Attributes:
-        num_under_way: Images that the layers so far have used; where these came from a cache, not all are read yet.
+        num_in_use: Images that earlier layers used; if those layers were cached, not all of the images are read yet.
     """
 
     def __init__(self, streams: TwinStreams, calibration: CalibrationBatches, memory_bytes: float) -> None:
@@ -249,35 +249,35 @@ class _Images:
         self._num_images = calibration.num_images
         self._memory_bytes = memory_bytes
         self._states: list[BatchState] = []
-        self.num_under_way = 0
+        self.num_in_use = 0
 
     def measure(self, calls: Mapping[str, list[fx.Node]], errors: Mapping[str, ReconstructionError], seed: int) -> None:
         """Fill ``errors`` from as many images as their layers need."""
         if not self._num_images:
             raise RecipeError("There is no calibration image.", fix="give at least one calibration image.")
-        under_way = self.num_under_way
+        in_use = self.num_in_use
         index, num_used, num_wanted = 0, 0, 1
         while num_used < num_wanted and (state := self._state(index)) is not None:
             share = self._memory_bytes * state.num_images / self._num_images
             for name, exact, rounded in self._streams.advance(state, calls, share):
                 available = num_positions(errors[name].layer, exact)
-                per_image, num_images = self._plan(available, errors[name].weight.shape[-1], under_way)
+                per_image, num_images = self._plan(available, errors[name].weight.shape[-1], in_use)
                 num_wanted = max(num_wanted, num_images)
-                if num_used < num_images:  # another layer of `calls` may want more images
+                if num_used < num_images:  # another layer of `calls` may need more images
                     layer_seed = np.random.SeedSequence((seed, list(errors).index(name), index))
                     errors[name].add(exact, rounded, _sample(available, per_image, layer_seed, exact.device))
             num_used += state.num_images
             index += 1
-        self.num_under_way = max(under_way, num_used)
+        self.num_in_use = max(in_use, num_used)
 
-    def _plan(self, available: int, num_weights: int, under_way: int) -> tuple[int, int]:
-        """Positions per image and images, for a layer of so many positions an image and weights a filter.
+    def _plan(self, available: int, num_weights: int, in_use: int) -> tuple[int, int]:
+        """Return positions per image and number of images, for a layer's positions per image and weights per filter.
 
-        Images that earlier layers have already brought here cost little, so the positions spread over all of them.
+        Images that earlier layers have used are already carried up to here, so the positions spread over all of them.
         """
         wanted = max(MIN_SAMPLES, SAMPLES_PER_WEIGHT * num_weights)
         needed = -(-wanted // min(available, POSITIONS_PER_IMAGE))
-        num_images = min(self._num_images, max(needed, under_way))
+        num_images = min(self._num_images, max(needed, in_use))
         return min(available, -(-wanted // num_images)), num_images
 
     def _state(self, index: int) -> BatchState | None:
@@ -290,7 +290,7 @@ class _Images:
 
 
 def _small_batches(calibration: CalibrationBatches) -> Iterator[Tensor]:
-    # The first layers' activations are large: a small batch stays in cache, and the size given does not matter.
+    # The first layers' activations are large: a small batch stays in the processor's cache.
     for batch in calibration:
         yield from torch.split(batch, _IMAGES_AT_ONCE)
 
@@ -307,33 +307,33 @@ def _checked_layer(network: nn.Module, name: str, grid: WeightGrid) -> Roundable
         layer = network.get_submodule(name)
     except AttributeError as error:
         raise RecipeError(
-            f"There is a grid for {name!r}, but no such layer.", fix="name layers of the network."
+            f"There is a grid for {name!r}, but the network has no such layer.", fix="name layers of the network."
         ) from error
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise RecipeError(
-            f"Layer {name!r} is a {type(layer).__name__}; the fast rounding engine knows Conv2d and Linear.",
+            f"Layer {name!r} is a {type(layer).__name__}; the fast rounding engine supports Conv2d and Linear.",
             fix="leave it out of the grids, or use `engine: aimet`.",
         )
     if grid.scale.shape not in {(1,), (len(layer.weight),)} or grid.offset.shape != grid.scale.shape:
         raise RecipeError(
             f"The grid of {name!r} has scale {tuple(grid.scale.shape)} and offset {tuple(grid.offset.shape)}; "
             f"the layer has {len(layer.weight)} output channels.",
-            fix="give both the shape (1,) or (output channels,).",
+            fix="give both the shape (1,) or (number of output channels,).",
         )
     if not bool((grid.scale > 0).all()) or not bool((grid.offset == grid.offset.round()).all()):
-        raise RecipeError(f"The grid of {name!r} has a scale not above 0 or a fractional offset.", fix="correct it.")
+        raise RecipeError(f"The grid of {name!r} has a scale of 0 or less, or a fractional offset.", fix="correct it.")
     return layer
 
 
 def _per_row(grid: WeightGrid, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and offset, broadcast against ``(G, R, d)`` rows."""
+    """Return scale and offset in a shape that broadcasts with ``(G, R, d)`` rows."""
     groups, num_rows, _ = rows.shape
     shape = (1, 1, 1) if len(grid.scale) == 1 else (groups, num_rows, 1)
     return grid.scale.detach().to(rows).reshape(shape), grid.offset.detach().to(rows).reshape(shape)
 
 
 def _grid_weight(integers: Tensor, grid: WeightGrid, like: Tensor) -> Tensor:
-    """The weights ``(G, R, d)`` for integers of that shape, as a quantizer gives them, on the device of ``like``."""
+    """Return the weights ``(G, R, d)`` of integers of that shape as a quantizer computes them, on ``like``'s device."""
     scale, _ = _per_row(grid, like)
     return integers.to(like) * scale
 

@@ -1,8 +1,8 @@
-"""Integer least squares, many small problems at once: the search behind rounding.
+"""Integer least squares for many small problems at once: the search behind rounding.
 
-One row asks for integers k that minimise ``(k - w) Q (k - w)^T - 2 b (k - w)^T`` with ``low <= k <= high``; w is the
-row's float weights in units of its grid, and rows of one group share Q. Finding the best is NP-hard in general, so rows
-of up to nine weights are solved exactly and longer ones by a good start and descent that never raises the error.
+For each row, find integers k that minimise ``(k - w) Q (k - w)^T - 2 b (k - w)^T`` with ``low <= k <= high``; w is the
+row's float weights in units of its grid, and rows of one group share Q. The problem is NP-hard in general, so rows of
+up to nine weights are solved exactly, and longer ones by a good start and descent that never raises the error.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXHAUSTIVE_WEIGHTS = 9
-"""A row of so many weights, each with two choices, is solved by trying all 512 combinations."""
+"""Rows of up to this many weights with two choices each are solved by trying all combinations (at most 512)."""
 _DAMPING = (0.03, 0.1)
 _SHORT_ROW = 256
 _DAMPING_OF_SHORT_ROWS = (0.01, 0.03, 0.1, 0.3)
-"""Which one serves a row best differs from row to row; short rows cost little, so more are tried."""
+"""The best damping differs from row to row; short rows cost little, so more values are tried."""
 _BLOCK = 64
 _PAIR_CANDIDATES = 32
 _TOLERANCE = 1e-10
@@ -30,7 +30,7 @@ _TOLERANCE = 1e-10
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatticeProblem:
-    """Rows to solve, all float64.
+    """Rows to solve; all tensors are float64.
 
     Attributes:
         moment: Q, ``(G, d, d)``, symmetric, positive semidefinite.
@@ -47,30 +47,30 @@ class LatticeProblem:
     high: Tensor
 
     def cost(self, k: Tensor) -> Tensor:
-        """What is minimised, ``(G, R)``, for integers ``(G, R, d)``."""
+        """Return the objective, ``(G, R)``, for integers ``(G, R, d)``."""
         change = k - self.weight
         return ((change @ self.moment - 2 * self.linear) * change).sum(-1)
 
     def slope(self, k: Tensor) -> Tensor:
-        """Half the gradient of ``cost``, ``(G, R, d)``."""
+        """Return half the gradient of ``cost``, ``(G, R, d)``."""
         return (k - self.weight) @ self.moment - self.linear
 
     def nearest(self) -> Tensor:
-        """Each weight rounded on its own, within its bounds."""
+        """Round each weight by itself, within its bounds."""
         return torch.minimum(torch.maximum(self.weight.round(), self.low), self.high)
 
     def with_bounds(self, low: Tensor, high: Tensor) -> LatticeProblem:
-        """The same problem with other choices."""
+        """Return the same problem with other bounds."""
         return replace(self, low=low, high=high)
 
 
 def solve(problem: LatticeProblem, starts: Sequence[Tensor] = ()) -> Tensor:
-    """Integers for every row: exact where each weight has two choices and a row has at most nine, else a deep minimum.
+    """Find integers for every row: the best ones if rows have at most nine weights with two choices each.
 
-    No row ends above nearest rounding, nor above any of ``starts``.
+    Other rows get a deep local minimum. No row's cost is above that of nearest rounding or of any of ``starts``.
 
     Args:
-        problem: What to minimise.
+        problem: To minimise.
         starts: Further points ``(G, R, d)`` within the bounds to descend from.
     """
     if problem.weight.shape[-1] <= EXHAUSTIVE_WEIGHTS and bool((problem.high - problem.low <= 1).all()):
@@ -87,24 +87,24 @@ def solve(problem: LatticeProblem, starts: Sequence[Tensor] = ()) -> Tensor:
 
 
 def exhaustive(problem: LatticeProblem) -> Tensor:
-    """The best of all combinations of ``low`` and ``high``; d is at most 9 or the table does not fit."""
+    """Return the best of all combinations of ``low`` and ``high``; needs d of at most 9 for its table to fit."""
     size = problem.weight.shape[-1]
     table = (torch.arange(2**size)[:, None] >> torch.arange(size)) & 1
     bits = table.to(problem.weight)  # (2^d, d)
     step = problem.high - problem.low
     curvature = torch.einsum("kd,gde,ke->gk", bits, problem.moment, bits)
     cost = curvature[:, None] + 2 * problem.slope(problem.low) @ bits.T  # (G, R, 2^d), relative to `low`
-    # A weight on a bound has one choice: its bit would step outside.
+    # A weight on a bound has one choice: the other would be outside.
     forbidden = ((1 - step) @ bits.T) > 0
     choice = cost.masked_fill(forbidden, torch.inf).argmin(-1)
     return problem.low + bits[choice]
 
 
 def error_feedback(problem: LatticeProblem, order: Tensor, damping: float) -> Tensor:
-    """Round column by column, each column's error pushed onto the columns still to come (the GPTQ update).
+    """Round column by column and add each column's error to the remaining columns (the GPTQ update).
 
     Args:
-        problem: What to minimise.
+        problem: To minimise.
         order: ``(G, d)``, a permutation of the columns per group.
         damping: Added to Q's diagonal, in units of its mean.
 
@@ -112,8 +112,8 @@ def error_feedback(problem: LatticeProblem, order: Tensor, damping: float) -> Te
         ``(G, R, d)`` integers within the bounds.
 
     Source:
-        Frantar et al., GPTQ, ICLR 2023, arXiv:2210.17323, algorithm 1; here around the minimiser of the cost with its
-        linear term, and with bounds.
+        Frantar et al., GPTQ, ICLR 2023, arXiv:2210.17323, algorithm 1; here with bounds, and around the minimiser of
+        the cost with its linear term.
     """
     size = problem.weight.shape[-1]
     moment = _damped(problem.moment, damping)
@@ -140,13 +140,13 @@ def error_feedback(problem: LatticeProblem, order: Tensor, damping: float) -> Te
 
 
 def descend(problem: LatticeProblem, start: Tensor, max_steps: int = 2000) -> Tensor:
-    """Move, in every row, the one weight or the two weights by one each that lower its cost most, until nothing does.
+    """Repeat in every row the best move of one or two weights by one step each, until no move lowers the cost.
 
-    The pairs tried are those among each row's cheapest single moves. No step raises a row's cost. Moving the best
-    rather than each in turn, and two at a time, ends lower than cyclic coordinate descent, and sooner.
+    Pairs are formed from each row's cheapest single moves. No move raises a row's cost. Taking the best move, and two
+    weights at a time, ends lower and sooner than cyclic coordinate descent.
 
     Args:
-        problem: What to minimise.
+        problem: To minimise.
         start: ``(G, R, d)`` integers within the bounds.
         max_steps: Per row.
     """
@@ -176,20 +176,20 @@ def descend(problem: LatticeProblem, start: Tensor, max_steps: int = 2000) -> Te
 
 
 def _cheapest_moves(k: Tensor, slope: Tensor, diagonal: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, ...]:
-    """The moves by +1 or -1 that raise each row's cost least: step, column and cost, each ``(A, K)``."""
-    seen = diagonal > 0  # a weight on an input that is always zero would ride along with any move
-    up = torch.where((k < high) & seen, 2 * slope + diagonal, torch.inf)
-    down = torch.where((k > low) & seen, diagonal - 2 * slope, torch.inf)
+    """Return the moves by +1 or -1 that raise each row's cost least: step, column and cost, each ``(A, K)``."""
+    live = diagonal > 0  # a weight on an input that is always zero changes nothing, and would join any move
+    up = torch.where((k < high) & live, 2 * slope + diagonal, torch.inf)
+    down = torch.where((k > low) & live, diagonal - 2 * slope, torch.inf)
     single, index = torch.cat([up, down], 1).topk(min(_PAIR_CANDIDATES, 2 * k.shape[1]), dim=1, largest=False)
     size = k.shape[1]
     return torch.where(index < size, 1.0, -1.0).to(k), index % size, single
 
 
 def _pair_costs(moment: Tensor, group: Tensor, step: Tensor, column: Tensor, single: Tensor) -> Tensor:
-    """What each pair of moves changes, ``(A, K, K)``; a move paired with itself is the single move."""
+    """Return the change in cost of each pair of moves, ``(A, K, K)``; a move paired with itself is the single move."""
     cross = moment[group[:, None, None], column[:, :, None], column[:, None, :]]
     cost = single[:, :, None] + single[:, None, :] + 2 * cross * step[:, :, None] * step[:, None, :]
-    # The two opposite moves of one weight are no pair.
+    # Two opposite moves of one weight are not a pair.
     cost.masked_fill_(column[:, :, None] == column[:, None, :], torch.inf)
     cost.diagonal(dim1=1, dim2=2).copy_(single)
     return cost

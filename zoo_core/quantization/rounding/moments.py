@@ -1,8 +1,8 @@
-"""The reconstruction error of a layer as a quadratic form, from one pass over the layer's inputs.
+"""A layer's reconstruction error as a quadratic form, from one pass over the layer's inputs.
 
-A convolution is a matrix product on patches, so the squared error of its output depends on the inputs through their
-second moments alone. They are gathered once; every choice of weights is then scored without looking at an input again.
-The derivation is in ``docs/adaround.md``.
+A convolution is a matrix product on patches, so the squared error of its output depends on the inputs only through
+their second moments. These are collected once; any choice of weights is then scored without reading the inputs again.
+``docs/adaround.md`` has the derivation.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RoundableLayer = nn.Conv2d | nn.Linear
 
 
 def weight_rows(layer: RoundableLayer) -> Tensor:
-    """The weight as ``(G, R, d)``: G groups, each with R filters of d weights. A view; d counts a filter's own inputs.
+    """Return the weight as ``(G, R, d)``, a view: G groups, each with R filters of d weights.
 
     A depthwise convolution over C channels gives ``(C, R, 9)`` for a 3x3 kernel, a linear layer ``(1, out, in)``.
     """
@@ -31,7 +31,7 @@ def weight_rows(layer: RoundableLayer) -> Tensor:
 
 
 def num_positions(layer: RoundableLayer, x: Tensor) -> int:
-    """Outputs per image and channel for an input ``x``: ``H_out * W_out``, or a linear layer's inner axes multiplied.
+    """Count outputs per image and channel for an input ``x``: ``H_out * W_out``, or the product of the inner axes.
 
     Args:
         layer: The layer.
@@ -44,12 +44,12 @@ def num_positions(layer: RoundableLayer, x: Tensor) -> int:
 
 
 def patches(layer: RoundableLayer, x: Tensor, positions: Tensor | None = None) -> Tensor:
-    """The inputs that each output position sees, in the order of ``weight_rows``.
+    """Return the inputs of each output position, in the order of ``weight_rows``.
 
     Args:
         layer: The layer; its stride, padding, dilation and groups are respected.
         x: ``(B, C, H, W)`` for a convolution, ``(B, ..., in)`` for a linear layer.
-        positions: ``(P,)`` int64, which outputs of each image (row by row); None for all.
+        positions: ``(P,)`` int64, indices of each image's outputs (row by row); None for all.
 
     Returns:
         ``(G, B * P, d)``, dtype of ``x``.
@@ -65,19 +65,19 @@ def patches(layer: RoundableLayer, x: Tensor, positions: Tensor | None = None) -
         x = functional.pad(x, _padding(layer), mode=layer.padding_mode)
     taps, inside = _taps(layer, x, positions, width)  # (K, P)
     batch, channels = x.shape[:2]
-    # Channels last: a tap is then one run of memory, and a view where the network already runs that way.
-    seen = x.permute(0, 2, 3, 1).reshape(batch, -1, channels)[:, taps.flatten()]  # (B, K * P, C)
+    # Channels last: a tap is one run of memory, and no copy is needed if the network already runs that way.
+    inputs = x.permute(0, 2, 3, 1).reshape(batch, -1, channels)[:, taps.flatten()]  # (B, K * P, C)
     if inside is not None:
-        seen *= inside.flatten()[:, None]
-    seen = seen.reshape(batch, len(taps), len(positions), layer.groups, channels // layer.groups)
-    return seen.permute(3, 0, 2, 4, 1).reshape(layer.groups, batch * len(positions), -1)
+        inputs *= inside.flatten()[:, None]
+    inputs = inputs.reshape(batch, len(taps), len(positions), layer.groups, channels // layer.groups)
+    return inputs.permute(3, 0, 2, 4, 1).reshape(layer.groups, batch * len(positions), -1)
 
 
 class ReconstructionError:
-    """The summed squared output error of one layer, as a function of its weights.
+    """Summed squared output error of one layer, as a function of its weights.
 
-    With W the float weights, V the weights to be scored, x the inputs in the float network and x' those in the network
-    whose earlier layers are rounded already, the error of one filter is::
+    W are the float weights, V the weights to score, x the inputs in the float network and x' those in the network
+    whose earlier layers are already rounded. The error of one filter is::
 
         sum (W x - V x')^2 = (W - V) Q (W - V)^T + 2 b (W - V)^T + c
         Q = sum x' x'^T      b = sum e x'      c = sum e^2      e = W (x - x')
@@ -85,16 +85,16 @@ class ReconstructionError:
     All sums run over images and output positions. They are held in float64.
 
     Args:
-        layer: Its weights at this moment are W.
+        layer: Its current weights are W.
 
     Attributes:
         moment: Q, ``(G, d, d)``.
         linear: b, ``(G, R, d)``.
         constant: c, ``(G, R)``.
-        energy: ``sum (W x)^2``, ``(G, R)``, the float output's own size.
+        energy: ``sum (W x)^2``, ``(G, R)``, the float output's sum of squares.
         input_sum: ``sum x'``, ``(G, d)``.
         error_sum: ``sum e``, ``(G, R)``.
-        num_samples: Output positions seen, over all images.
+        num_samples: Output positions added so far, over all images.
     """
 
     def __init__(self, layer: RoundableLayer) -> None:
@@ -111,35 +111,35 @@ class ReconstructionError:
         self.num_samples = 0
 
     def add(self, x_float: Tensor, x_rounded: Tensor, positions: Tensor | None = None) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             x_float: The layer's input in the float network.
             x_rounded: The same images' input in the rounded network; may be the same tensor.
             positions: See ``patches``.
         """
-        seen = patches(self.layer, x_rounded, positions)
+        inputs = patches(self.layer, x_rounded, positions)
         weight = self.weight.transpose(1, 2)
-        self.moment += seen.transpose(1, 2) @ seen
-        self.input_sum += seen.sum(1)
-        self.num_samples += seen.shape[1]
+        self.moment += inputs.transpose(1, 2) @ inputs
+        self.input_sum += inputs.sum(1)
+        self.num_samples += inputs.shape[1]
         if x_float is x_rounded:
-            self.energy += (seen @ weight).square().sum(1)
+            self.energy += (inputs @ weight).square().sum(1)
             return
-        wanted = patches(self.layer, x_float, positions)
-        self.energy += (wanted @ weight).square().sum(1)
-        carried = (wanted - seen) @ weight  # (G, P, R)
-        self.linear += carried.transpose(1, 2) @ seen
+        exact = patches(self.layer, x_float, positions)
+        self.energy += (exact @ weight).square().sum(1)
+        carried = (exact - inputs) @ weight  # (G, P, R)
+        self.linear += carried.transpose(1, 2) @ inputs
         self.constant += carried.square().sum(1)
         self.error_sum += carried.sum(1)
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """The error of each filter, ``(G, R)`` float64, for weights ``(G, R, d)``."""
+        """Return the error of each filter, ``(G, R)`` float64, for weights ``(G, R, d)``."""
         change = self.weight.double() - weight.double()
         return ((change @ self.moment + 2 * self.linear) * change).sum(-1) + self.constant
 
     def relative(self, weight: Tensor) -> float:
-        """The error of all filters together over the float output's own sum of squares; 0.0 where that is 0."""
+        """Return the error of all filters divided by the float output's sum of squares; 0.0 if that is 0."""
         energy = float(self.energy.sum())
         return float(self(weight).sum()) / energy if energy > 0 else 0.0
 
@@ -152,7 +152,7 @@ def _output_size(layer: nn.Conv2d, x: Tensor) -> tuple[int, int]:
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
-    """Left, right, top, bottom, as ``functional.pad`` orders them."""
+    """Return left, right, top, bottom, in the order of ``functional.pad``."""
     if isinstance(layer.padding, str):
         if layer.padding == "valid":
             return 0, 0, 0, 0
@@ -163,9 +163,9 @@ def _padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
 
 
 def _taps(layer: nn.Conv2d, x: Tensor, positions: Tensor, width: int) -> tuple[Tensor, Tensor | None]:
-    """Where each kernel tap reads for each output position in a channel laid out flat, and whether that is inside.
+    """Return the flat index in a channel that each kernel tap reads for each output position, and a mask of its inside.
 
-    Only the positions asked for are gathered: padding the whole input would copy the largest tensors of the network.
+    Only the given positions are gathered: padding the whole input would copy the largest tensors of the network.
     """
     left, _, top, _ = _padding(layer) if layer.padding_mode == "zeros" else (0, 0, 0, 0)
     rows = torch.arange(layer.kernel_size[0], device=x.device) * layer.dilation[0] - top

@@ -1,8 +1,8 @@
-"""Two runs of one network side by side, float and rounded, stopped at each layer that is to be rounded.
+"""Runs the float and the rounded network side by side and stops at each layer that is to be rounded.
 
-The network is traced once (torch.fx). Every batch of images keeps the few tensors from which the rest of the network
-can go on, in both runs, so that nothing is computed again from the image. Where those tensors would be too large, the
-last smaller set stays and the layers in between run again.
+The network is traced once (torch.fx). Every batch of images keeps, in both runs, the few tensors from which the rest of
+the network can continue, so that nothing is computed again from the image. If those tensors would be too large, the
+last smaller set is kept and the layers in between run again.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A value of the network in both runs; the same object twice while nothing before it has been rounded."""
+    """A value of the network in both runs; the same object twice as long as nothing before it is rounded."""
 
     exact: Any
     rounded: Any
 
     def num_bytes(self) -> int:
-        """What keeping it costs; numbers and shapes cost nothing."""
+        """Return the memory that the value takes; numbers and shapes count as nothing."""
         values = (self.exact,) if self.exact is self.rounded else (self.exact, self.rounded)
         return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
 @dataclass(slots=True)
 class BatchState:
-    """How far a batch has come.
+    """State of a batch on its way through the network.
 
     Attributes:
         num_images: In the batch.
-        kept: The values from which the rest of the network can go on.
+        kept: The values from which the rest of the network can continue.
     """
 
     num_images: int
@@ -49,7 +49,7 @@ class BatchState:
 
 
 class TwinStreams:
-    """A float network and its copy that is rounded layer by layer, both run node by node.
+    """A float network and its copy that is rounded layer by layer; both run node by node.
 
     Args:
         network: Traceable by torch.fx, with one input; not modified.
@@ -63,14 +63,14 @@ class TwinStreams:
     """
 
     def __init__(self, network: nn.Module, layers: Collection[str]) -> None:
-        # Channels-last: convolutions are faster on a CPU, and the inputs of one position lie together.
+        # Channels-last: convolutions are faster on a CPU, and the inputs of one position are adjacent in memory.
         self._exact = copy.deepcopy(network).eval().to(memory_format=torch.channels_last)
         self._rounded = copy.deepcopy(self._exact)
         self._graph = _trace(self._exact, layers)
         inputs = [node for node in self._graph.nodes if node.op == "placeholder"]
         if len(inputs) != 1:
             raise RecipeError(
-                f"The network takes {len(inputs)} inputs; the fast rounding engine carries one.",
+                f"The network takes {len(inputs)} inputs; the fast rounding engine supports one.",
                 fix="use `engine: aimet`, or give a network whose forward takes one batch of images.",
             )
         self._input = inputs[0]
@@ -80,11 +80,11 @@ class TwinStreams:
         self._waiting = list(self.layers)
 
     def weight(self, name: str) -> Tensor:
-        """The weight of a layer of the rounded copy."""
+        """Return the weight of a layer of the rounded copy."""
         return self._rounded.get_parameter(f"{name}.weight").detach()
 
     def set_weight(self, name: str, rows: Tensor) -> None:
-        """Give a layer of the rounded copy its weight, in any shape of as many numbers; then call ``mark_done``."""
+        """Set the weight of a layer of the rounded copy, in any shape with as many values; then call ``mark_done``."""
         weight = self.weight(name)
         weight.copy_(rows.reshape(weight.shape))
 
@@ -95,7 +95,7 @@ class TwinStreams:
         return BatchState(len(images), {self._input: Pair(images, images)})
 
     def next_calls(self) -> dict[str, list[fx.Node]]:
-        """Layers whose inputs depend on no layer still to be rounded, with those calls of them; empty at the end."""
+        """Return the layers whose inputs depend on no unrounded layer, with those of their calls; empty at the end."""
         waiting = set(self._waiting)
         ready = {}
         for name in self._waiting:
@@ -103,7 +103,7 @@ class TwinStreams:
             if all(layers <= {name} for layers in before.values()):
                 ready[name] = [call for call, layers in before.items() if not layers]
         if not ready and self._waiting:
-            # Layers that are called in turn wait for each other: the first call in execution order decides.
+            # Layers called in turn wait for each other: take the first call in execution order.
             first = self._waiting[0]
             ready[first] = self._calls[first][:1]
         return ready
@@ -112,10 +112,10 @@ class TwinStreams:
     def advance(
         self, state: BatchState, calls: Mapping[str, list[fx.Node]], limit_bytes: float
     ) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Run a batch up to the inputs of ``calls`` and give each layer's name and its float and rounded input.
+        """Run a batch up to the inputs of ``calls`` and yield each layer's name, float input and rounded input.
 
         Args:
-            state: Its ``kept`` values are replaced by later ones where these fit ``limit_bytes``.
+            state: Its ``kept`` values are replaced by later ones if these fit ``limit_bytes``.
             calls: From ``next_calls``.
             limit_bytes: For this batch.
         """
@@ -132,14 +132,14 @@ class TwinStreams:
                 yield name, pair.exact, pair.rounded
 
     def mark_done(self, names: Collection[str]) -> None:
-        """State that these layers of the rounded copy hold their final weights."""
+        """Mark layers of the rounded copy as holding their final weights."""
         self._waiting = [name for name in self._waiting if name not in names]
 
     def _layers_before(self, call: fx.Node) -> set[str]:
         return {str(node.target) for node in self._ancestors[call] if str(node.target) in self._calls}
 
     def _frontier(self, values: Mapping[fx.Node, Pair], calls: Mapping[str, list[fx.Node]]) -> dict[fx.Node, Pair]:
-        """Those of ``values`` that a layer waiting behind ``calls`` reads directly or through nodes not yet run."""
+        """Return those of ``values`` that layers waiting behind ``calls`` read directly or through open nodes."""
         remaining = [call for name in self._waiting if name not in calls for call in self._calls[name]]
         needed = set().union(*(self._ancestors[call] for call in remaining)) if remaining else set()
         open_nodes = [node for node in (*needed, *remaining) if node not in values]
@@ -166,7 +166,7 @@ class TwinStreams:
 
 
 class _LeafTracer(fx.Tracer):
-    """Takes a module without children for one operation: it may branch on shapes inside."""
+    """Treats a module without children as one operation, because it may branch on shapes inside."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or next(m.children(), None) is None
@@ -190,7 +190,7 @@ def _trace(network: nn.Module, layers: Collection[str]) -> fx.Graph:
 
 
 def _calls(graph: fx.Graph, layers: Collection[str]) -> dict[str, list[fx.Node]]:
-    """The calls of each layer, layers and calls in execution order."""
+    """Return the calls of each layer, layers and calls in execution order."""
     calls: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.op == "call_module" and node.target in layers:

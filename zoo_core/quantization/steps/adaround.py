@@ -1,7 +1,7 @@
-"""The rounding step: each weight to the grid point that serves the layer's output best, not to the nearest.
+"""The step adaround: rounds each weight so that the layer's output changes least, not to the nearest grid point.
 
-Two engines answer the same question: AIMET's, gradient descent on a relaxed problem, and ``rounding``'s, descent on
-the integers. Both get the grids of the later simulation, and its encodings are fixed to them.
+Two engines solve the same problem: AIMET's by gradient descent on a relaxation, ``rounding`` by descent on integers.
+Both use the grids of the later simulation, whose encodings are then fixed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ import torch
 
 from zoo_core.datatypes import CalibrationBatches, Json, QuantNetwork, StepResult
 from zoo_core.errors import RecipeError
-from zoo_core.quantization.aimet import adapter as aimet
-from zoo_core.quantization.aimet import gradient_rounding
+from zoo_core.quantization.aimet import gradient_rounding, quantsim
 from zoo_core.quantization.aimet.gradient_rounding import RoundedWeights
 from zoo_core.quantization.cache import StepCache, engine_sha256, tensor_sha256
 from zoo_core.quantization.graph import program_sha256
@@ -32,27 +31,27 @@ from zoo_core.runs import provenance
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import StepContext
-    from zoo_core.quantization.steps.builtin import AdaroundParams
+    from zoo_core.quantization.params import AdaroundParams
 
 logger = logging.getLogger("zoo_eval.quantization")
 
 AIMET_ITERATIONS_8_BIT = 10_000
 AIMET_ITERATIONS_BELOW_8_BIT = 15_000
-"""AdaRound's iterations per layer where a recipe states none, as AIMET 2.42 chooses them."""
+"""Iterations per layer where a recipe states none: AIMET 2.42's defaults."""
 
 
 def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepContext) -> StepResult:
-    """Round every convolution's and linear layer's weights; the result runs in float with weights on their grids.
+    """Round the weights of every convolution and linear layer; the result runs in float with weights on their grids.
 
-    AIMET leaves a weight between grid points where its relaxation has not converged; here it is rounded hard, as its
-    method says. Effect: ``engine``, ``num_weights``, ``num_changed`` (against nearest rounding), ``num_batches``,
-    ``cache`` (what came from it; None where it is off), and per layer the same two numbers; engine aimet adds
-    ``num_iterations`` and ``short`` (fewer than AIMET's default), engine fast ``choices`` and per layer ``error`` and
-    ``error_nearest``.
+    AIMET leaves a weight between grid points if its relaxation has not converged; here it is rounded hard, as the
+    method prescribes. Effect: ``engine``, ``num_weights``, ``num_changed`` (compared with nearest rounding),
+    ``num_batches``, ``cache`` (the share of cached results; None if it is off), and ``layers`` with the first two
+    numbers per layer. Engine aimet adds ``num_iterations`` and ``short`` (fewer than AIMET's default); engine fast adds
+    ``choices`` and per layer ``error`` and ``error_nearest``.
 
     Raises:
-        RecipeError: There is no calibration image, more batches are asked for than there are, or engine aimet follows a
-            step that has fixed weight ranges.
+        RecipeError: There is no calibration image, fewer batches than asked for, or engine aimet follows a step that
+            has fixed weight ranges.
     """
     num_batches = _num_batches(params, context.calibration)
     cache = _cache(network, params, num_batches, context)
@@ -62,32 +61,32 @@ def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepCo
             fix="use `engine: fast`, or leave the earlier step out.",
         )
     if params.engine == "aimet":
-        with seeded(context.seed, context.example_input.device):
+        with _seeded(context.seed, context.example_input.device):
             weights = gradient_rounding.round_network(network.network, params, num_batches, context, cache)
-        made = _Rounded(weights=weights, facts=_iterations(params, context), layers={})
+        rounded = _Rounded(weights=weights, facts=_iterations(params, context), layers={})
     else:
-        made = _fast(network, params, num_batches, context, cache)
+        rounded = _fast(network, params, num_batches, context, cache)
     cache.close()
-    sim = aimet.build_quantsim(network.network, context.example_input, context.quant, made.weights.encodings)
+    sim = quantsim.build(network.network, context.example_input, context.quant, rounded.weights.encodings)
     hard = copy.deepcopy(network.network)
     layers: dict[str, Json] = {}
-    quantizers = aimet.weight_quantizers(sim)
+    quantizers = quantsim.weight_quantizers(sim)
     with torch.no_grad():
-        for name, soft in made.weights.weights.items():
+        for name, soft in rounded.weights.weights.items():
             parameter, quantizer = hard.get_parameter(name), quantizers[name]
             nearest = quantizer(parameter)
             parameter.copy_(quantizer(soft.to(parameter)))
             changed = int((parameter - nearest).abs().gt(quantizer.get_scale() / 2).sum())
             layer = name.rpartition(".")[0]
-            layers[layer] = {"num_weights": parameter.numel(), "num_changed": changed, **made.layers.get(layer, {})}
-    encodings = aimet.encodings_of(sim)[1]
-    result = QuantNetwork(network=hard, param_encodings={name: encodings[name] for name in made.weights.encodings})
-    return _result(result, params, made.facts, layers, num_batches, cache)
+            layers[layer] = {"num_weights": parameter.numel(), "num_changed": changed, **rounded.layers.get(layer, {})}
+    encodings = quantsim.encodings_of(sim)[1]
+    result = QuantNetwork(network=hard, param_encodings={name: encodings[name] for name in rounded.weights.encodings})
+    return _result(result, params, rounded.facts, layers, num_batches, cache)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Rounded:
-    """What an engine gives: weights, facts about the run, and facts by layer."""
+    """Result of an engine: weights, facts about the run, and facts by layer."""
 
     weights: RoundedWeights
     facts: dict[str, Json]
@@ -97,10 +96,10 @@ class _Rounded:
 def _fast(
     network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext, cache: StepCache
 ) -> _Rounded:
-    sim = aimet.build_quantsim(network.network, context.example_input, context.quant, network.param_encodings)
-    aimet.weight_quantizers(sim)  # ranges that no earlier step has fixed
-    grids = aimet.weight_grids(sim)
-    made = rounding.round_network(
+    sim = quantsim.build(network.network, context.example_input, context.quant, network.param_encodings)
+    quantsim.weight_quantizers(sim)  # computes the ranges that no earlier step has fixed
+    grids = quantsim.weight_grids(sim)
+    rounded = rounding.round_network(
         network.network,
         _FirstBatches(context.calibration, num_batches),
         grids,
@@ -109,15 +108,15 @@ def _fast(
         progress=context.progress,
         cache=cache,
     )
-    encodings = aimet.encodings_of(sim)[1]
+    encodings = quantsim.encodings_of(sim)[1]
     names = [f"{name}.weight" for name in grids]
     return _Rounded(
         weights=RoundedWeights(
-            weights={name: made.network.get_parameter(name).detach() for name in names},
+            weights={name: rounded.network.get_parameter(name).detach() for name in names},
             encodings={name: encodings[name] for name in names},
         ),
         facts={"choices": params.choices, "num_iterations_unused": params.num_iterations},
-        layers={layer.name: {"error": layer.error, "error_nearest": layer.error_nearest} for layer in made.layers},
+        layers={layer.name: {"error": layer.error, "error_nearest": layer.error_nearest} for layer in rounded.layers},
     )
 
 
@@ -140,7 +139,7 @@ def _result(
     num_changed = sum(layer["num_changed"] for layer in counts)
     note = f", {facts['num_iterations']} iterations a layer" if "num_iterations" in facts else ""
     if facts.get("num_iterations_unused") is not None:
-        note += f"; num_iterations {facts['num_iterations_unused']} was not used, it belongs to engine aimet"
+        note += f"; num_iterations {facts['num_iterations_unused']} was ignored, it belongs to engine aimet"
     note += " (short: fewer than AIMET's default)" if facts.get("short") else ""
     return StepResult(
         result=network,
@@ -154,7 +153,7 @@ def _result(
             "layers": layers,
         },
         summary=f"engine {params.engine}: {num_changed / max(num_weights, 1):.1%} of {num_weights} weights in "
-        f"{len(layers)} layers not rounded to nearest{note}{cache.said()}",
+        f"{len(layers)} layers not rounded to nearest{note}{cache.summary()}",
     )
 
 
@@ -162,13 +161,13 @@ _LIBRARIES = ("torch", "aimet-torch", "numpy")
 
 
 def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext) -> StepCache:
-    """The entry for these weights, images and settings, on this kind of device, with these versions."""
+    """Open the cache entry for these weights, images, settings and library versions."""
     if context.cache_dir is None:
         return StepCache(None, {})
     try:
         program = program_sha256(network.network, context.example_input)
-    except Exception as error:  # a foreign forward() may not bear to be watched; the work itself does not need it
-        logger.warning("Nothing is kept: what the network computes cannot be recorded: %s", error)
+    except Exception as error:  # a plugin's forward() may raise anything; rounding itself does not need the hash
+        logger.warning("Rounded layers are not cached: the network's operations cannot be recorded: %s", error)
         return StepCache(None, {})
     images = _FirstBatches(context.calibration, num_batches)
     quant = dataclasses.asdict(context.quant)
@@ -220,9 +219,9 @@ class _FirstBatches:
 
 
 @contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's, numpy's and Python's global random states, and put them back as they were."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # AIMET draws from it
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed the global random states of torch, numpy and Python, and restore them on exit."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # AIMET draws from them
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)

@@ -1,12 +1,12 @@
-"""What happens to ReLU6 before cross-layer equalization; torch alone.
+"""The step relu6: prepares ReLU6 for cross-layer equalization.
 
 Equalization scales a channel down by s and the next layer's weights up by s. ReLU commutes with that, ReLU6 does not:
-``min(relu(x), 6)`` becomes ``min(relu(x / s), 6 / s)``. Three policies answer it:
+``min(relu(x), 6)`` becomes ``min(relu(x / s), 6 / s)``. There are three policies:
 
-* ``keep``: ReLU6 stays, and AIMET 2.4 and later leaves the layers around it alone.
-* ``replace``: ReLU6 becomes ReLU, as AIMET before 2.4 did; the float network is another one from here on.
-* ``per_channel_clip``: ReLU6 becomes a clip with one ceiling a channel, which equalization scales along. The float
-  function stays; a device must be able to clip per channel, which is not the scalar clip that every device fuses.
+* ``keep``: ReLU6 stays, and AIMET 2.4 and later does not scale the layers around it.
+* ``replace``: ReLU6 becomes ReLU, as in AIMET before 2.4. This changes the float network.
+* ``per_channel_clip``: ReLU6 becomes a clip with one ceiling per channel, which equalization rescales. The float
+  function stays the same, but a device must be able to clip per channel; the clip that every device fuses is scalar.
 """
 
 from __future__ import annotations
@@ -14,76 +14,69 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import nn
 
-from zoo_core.quantization.graph import output_shapes, set_module
+from zoo_core.datatypes import Json, QuantNetwork, StepResult
+from zoo_core.quantization.channel_clip import ChannelClip
+from zoo_core.quantization.graph import output_shapes, probe_image, relative_change, set_module
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-CEILING = 6.0
+    import torch
+
+    from zoo_core.datatypes import StepContext
+    from zoo_core.quantization.params import Relu6Params
 
 
-class ChannelClip(nn.Module):
-    """``min(relu(x), ceiling)`` with one ceiling a channel; equals ReLU6 until it is rescaled.
+def treat_relu6(network: QuantNetwork, params: Relu6Params, context: StepContext) -> StepResult:
+    """Apply a ReLU6 policy.
 
-    Args:
-        num_channels: Length of the input's axis 1.
-        num_axes: Of the input; 4 for ``(B, C, H, W)``.
-
-    Attributes:
-        ceiling: ``(1, C, 1, ...)`` buffer, part of the state dict.
+    Effect: ``policy``, ``num_changed``, ``kept`` (names), and ``max_relative_change`` of the float outputs.
     """
-
-    ceiling: torch.Tensor
-    _floor: torch.Tensor
-
-    def __init__(self, num_channels: int, num_axes: int = 4) -> None:
-        super().__init__()
-        shape = (1, num_channels, *[1] * (num_axes - 2))
-        self.register_buffer("ceiling", torch.full(shape, CEILING))
-        self.register_buffer("_floor", torch.zeros(()), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Clip ``(B, C, ...)`` to ``[0, ceiling]``."""
-        return torch.clamp(x, self._floor, self.ceiling)  # one operation: half the time of relu and minimum
-
-    def rescale(self, factors: torch.Tensor) -> None:
-        """Follow a layer whose output channels were divided by ``factors``, ``(C,)``, all positive."""
-        self.ceiling /= factors.to(self.ceiling).reshape(self.ceiling.shape)
-
-    def extra_repr(self) -> str:
-        return f"{self.ceiling.shape[1]}, ceiling {float(self.ceiling.min()):.4g} to {float(self.ceiling.max()):.4g}"
+    result, changed, kept = apply_policy(network.network, params.policy, context.example_input)
+    change = relative_change(network.network, result, probe_image(context))
+    verb = {"keep": "kept", "replace": "replaced by ReLU:", "per_channel_clip": "turned into clips per channel:"}
+    count = len(kept) if params.policy == "keep" else len(changed)
+    return StepResult(
+        result=QuantNetwork(network=result, param_encodings=network.param_encodings),
+        effect={
+            "policy": params.policy,
+            "num_changed": len(changed),
+            "kept": list[Json](kept),
+            "max_relative_change": change,
+        },
+        summary=f"{verb[params.policy]} {count} ReLU6; float outputs changed by {change:.1e} of their largest value",
+    )
 
 
 def apply_policy(
     network: nn.Module, policy: Literal["keep", "replace", "per_channel_clip"], x: torch.Tensor
 ) -> tuple[nn.Module, list[str], list[str]]:
-    """Return a copy of ``network`` under a policy, the names of the changed activations and of those left as they were.
+    """Return a copy of ``network`` under a policy, the names of changed activations and the names of kept ones.
 
     Args:
         network: Not modified.
         policy: See the module's docstring.
-        x: An input that the network accepts; tells how many channels each activation has.
+        x: An input that the network accepts; it shows how many channels each activation has.
 
     Returns:
-        A module that did not run, ran more than once, or has no channel axis keeps its ReLU6 under
-        ``per_channel_clip``: its ceilings would not be one channel's.
+        Under ``per_channel_clip`` an activation keeps its ReLU6 if it did not run, ran more than once, or has no
+        channel axis: there would be no single set of ceilings for it.
     """
-    changed_network = copy.deepcopy(network)
-    names = [name for name, module in changed_network.named_modules() if isinstance(module, nn.ReLU6)]
+    result = copy.deepcopy(network)
+    names = [name for name, module in result.named_modules() if isinstance(module, nn.ReLU6)]
     if policy == "keep":
-        return changed_network, [], names
+        return result, [], names
     replacements: Mapping[str, nn.Module]
     if policy == "replace":
         replacements = {name: nn.ReLU() for name in names}
     else:
-        shapes = output_shapes(changed_network, x, names)
+        shapes = output_shapes(result, x, names)
         replacements = {name: _clip(shapes[name]) for name in names if _has_one_channel_axis(shapes[name])}
     for name, module in replacements.items():
-        set_module(changed_network, name, module.to(x.device).train(mode=False))
-    return changed_network, list(replacements), [name for name in names if name not in replacements]
+        set_module(result, name, module.to(x.device).train(mode=False))
+    return result, list(replacements), [name for name in names if name not in replacements]
 
 
 def _has_one_channel_axis(shapes: Sequence[torch.Size]) -> bool:

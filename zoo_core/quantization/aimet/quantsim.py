@@ -1,146 +1,52 @@
-"""The only module of the core that imports aimet_torch, and a thin one: what AIMET does, in this project's terms.
+"""AIMET's simulation of a quantized network: build, calibrate, read encodings and grids.
 
-Checked with aimet-torch 2.42. Its import takes seconds and it prints, logs to stdout and warns; all of that ends in the
-logger ``zoo_eval.aimet``. AIMET works in place, so every function says which argument it modifies.
-
-Modules that AIMET does not know: every leaf module class of the network that is foreign to it (a plugin's ``Add``, the
-per-channel clip) is registered with ``QuantizationMixin.implements``: its tensor outputs are quantized as those of
-AIMET's own modules are, under an operation type that configuration files can name, which is the class's name.
-Arithmetic that is no module (``x + y`` in a ``forward``) would run in float, unseen; where ``torch.fx`` finds some,
-AIMET's model preparer turns it into modules first.
-
-Supergroups: AIMET does not apply a configuration's pairs such as convolution and ReLU to depthwise convolutions, nor
-across modules that it does not know. Here a pair holds wherever the first's output goes to the second alone.
+AIMET works in place, so every function says which argument it modifies. Its supergroups (pairs such as convolution and
+ReLU, from the configuration file) do not cover depthwise convolutions or modules that AIMET does not know. Here a pair
+applies wherever the first module's output goes to the second one only.
 """
 
 from __future__ import annotations
 
-import functools
 import json
-import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from zoo_core.errors import PluginError, RecipeError
-from zoo_core.quantization.aimet.foreign import ForwardingHandler, quantized_class, quiet
+from zoo_core.quantization.aimet.foreign import prepare, register_foreign_modules
+from zoo_core.quantization.aimet.library import load, quiet
 from zoo_core.quantization.aimet.observing import fast_histograms
 from zoo_core.quantization.aimet.plain import ActivationGrids, Grid
-from zoo_core.quantization.graph import functional_arithmetic, sole_consumers
+from zoo_core.quantization.graph import sole_consumers
 from zoo_core.quantization.rounding.engine import WeightGrid
-from zoo_core.quantization.steps.relu6 import ChannelClip
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import ModuleType
-
-    import numpy as np
-    from numpy.typing import NDArray
 
     from zoo_core.datatypes import QuantSettings, StepContext
-
-logger = logging.getLogger("zoo_eval.aimet")
-
-OPERATION_TYPES: dict[type[nn.Module], str] = {ChannelClip: "Clip"}
-"""The operation type, as configuration files name it, of a class whose own name is not it."""
-
 
 ROUNDABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """Layers whose weights AdaRound rounds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScaledLayers:
-    """A layer set that cross-layer scaling has scaled.
-
-    Attributes:
-        layers: Two or three module names, in the order of the data.
-        factors: One array a pair of neighbours: output channel c of the first was divided by ``factors[c]`` and the
-            second's weights that read it multiplied.
-    """
-
-    layers: tuple[str, ...]
-    factors: tuple[NDArray[np.float64], ...]
-
-
-@functools.cache
-def load() -> ModuleType:
-    """Import aimet_torch once, quietly, and take over its loggers."""
-    root = logging.getLogger()
-    handlers = list(root.handlers)
-    with quiet(logger):
-        import aimet_torch
-        import aimet_torch.adaround.adaround_weight
-        import aimet_torch.batch_norm_fold
-        import aimet_torch.common.defs
-        import aimet_torch.common.quantsim_config.json_config_importer
-        import aimet_torch.common.utils
-        import aimet_torch.cross_layer_equalization
-        import aimet_torch.meta.connectedgraph_utils
-        import aimet_torch.model_preparer
-        import aimet_torch.nn
-        import aimet_torch.onnx_utils
-        import aimet_torch.quantization.affine
-        import aimet_torch.quantization.encoding_analyzer
-        import aimet_torch.quantsim
-    # AIMET logs its version through the root logger, which gives an unconfigured root a handler on stderr.
-    root.handlers[:] = handlers
-    for area in aimet_torch.common.utils.AimetLogger.LogAreas:
-        area_logger = logging.getLogger(area.value)
-        area_logger.handlers[:] = [ForwardingHandler(logger)]
-        area_logger.propagate = False
-    module: ModuleType = aimet_torch
-    return module
-
-
-def fold_batch_norms(network: nn.Module, x: torch.Tensor) -> list[str]:
-    """Fold every batch norm that follows or precedes a linear layer into it, in place.
-
-    Returns:
-        Names of the layers that took one in.
-    """
-    aimet: Any = load()
-    names = {module: name for name, module in network.named_modules()}
-    with quiet(logger):
-        pairs = aimet.batch_norm_fold.fold_all_batch_norms(network, None, dummy_input=x)
-    return [names[layer] for layer, _ in pairs]
-
-
-def scale_layers(network: nn.Module, x: torch.Tensor) -> list[ScaledLayers]:
-    """Equalize the weight ranges of neighbouring convolutions, in place; only ReLU and PReLU may lie between them."""
-    aimet: Any = load()
-    names = {module: name for name, module in network.named_modules()}
-    with quiet(logger):
-        infos = aimet.cross_layer_equalization.CrossLayerScaling.scale_model(network, dummy_input=x)
-    found = []
-    for info in infos:
-        pairs = info.cls_pair_info_list
-        layers = (names[pairs[0].layer1], *(names[pair.layer2] for pair in pairs))
-        found.append(ScaledLayers(layers=layers, factors=tuple(pair.scale_factor for pair in pairs)))
-    return found
-
-
-def build_quantsim(
-    network: nn.Module, x: torch.Tensor, quant: QuantSettings, frozen: Mapping[str, Any] | None = None
-) -> Any:
+def build(network: nn.Module, x: torch.Tensor, quant: QuantSettings, frozen: Mapping[str, Any] | None = None) -> Any:
     """Build AIMET's ``QuantizationSimModel`` of a copy of ``network``, activations not yet calibrated.
 
     Args:
-        network: In eval mode; not modified. Ownership of nothing passes.
+        network: In eval mode; not modified.
         x: An input, ``(B, C, H, W)``, on the network's device.
         quant: Bit widths, scheme and configuration.
-        frozen: Encodings of weights by parameter name, in AIMET's exchange form; they are set up to the last bit, and
-            no later calibration changes them. What ``encodings_of`` then gives for them can be set exactly.
+        frozen: Encodings of weights by parameter name, in AIMET's exchange form; they are set exactly, and no later
+            calibration changes them.
 
     Raises:
         PluginError: AIMET cannot trace the network.
         RecipeError: AIMET does not accept the configuration file.
     """
     aimet: Any = load()
-    with quiet(logger):
+    with quiet():
         _check_configuration(quant.config_file)
         prepared = prepare(network, x)
         register_foreign_modules(prepared)
@@ -168,8 +74,8 @@ def build_quantsim(
 def _freeze(sim: Any, frozen: Mapping[str, Any]) -> None:
     """Set and lock weight encodings until reading them back gives what was set.
 
-    AIMET keeps minimum and maximum and derives the scale, so an encoding that was read and set again may have another
-    last bit; after a second or third time it has not.
+    AIMET keeps minimum and maximum and derives the scale, so an encoding that is read and set again may differ in its
+    last bit; after two or three times it no longer does.
     """
     encodings = dict(frozen)
     for _ in range(5):
@@ -192,7 +98,7 @@ def _check_configuration(config_file: Path) -> None:
         reason = str(error).strip().splitlines()[0]
         raise RecipeError(
             f"{config_file}: AIMET does not accept it as a configuration: {reason}",
-            fix="follow AIMET's guide to configuration files; what is not to be quantized by default is left out.",
+            fix="follow AIMET's guide to configuration files; leave out what is not quantized by default.",
         ) from error
 
 
@@ -209,8 +115,8 @@ def _apply_supergroups(sim: Any, network: nn.Module, x: torch.Tensor, config_fil
 def _operation_types(module: nn.Module) -> Sequence[str]:
     aimet: Any = load()
     kind = type(module)
-    found: Sequence[str] = aimet.onnx_utils.map_torch_types_to_onnx.get(kind, [kind.__name__])
-    return found
+    types: Sequence[str] = aimet.onnx_utils.map_torch_types_to_onnx.get(kind, [kind.__name__])
+    return types
 
 
 def calibrate(sim: Any, context: StepContext) -> None:
@@ -223,12 +129,12 @@ def calibrate(sim: Any, context: StepContext) -> None:
                 model(batch)
                 context.progress(index + 1, total, "calibrate activations")
 
-    with quiet(logger), torch.no_grad():
+    with quiet(), torch.no_grad():
         sim.compute_encodings(run)
 
 
 def _activation_analyzers(sim: Any) -> list[Any]:
-    """The analyzers that calibration fills, each once."""
+    """Return the analyzers that calibration fills, each once."""
     quantizers = {
         quantizer: None
         for _, module in sim.named_qmodules()
@@ -245,25 +151,25 @@ def _is_histogram(observer: Any) -> bool:
 
 
 def encodings_of(sim: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Activation encodings by module name and weight encodings by parameter name, JSON-able, AIMET's exchange form."""
-    with quiet(logger), torch.no_grad():
+    """Return activation encodings by module name and weight encodings by parameter name, in AIMET's exchange form."""
+    with quiet(), torch.no_grad():
         activations, params = sim.get_activation_param_encodings()
     return _plain(activations), _plain(params)
 
 
 def quantized_weights(sim: Any) -> dict[str, torch.Tensor]:
-    """The values that the simulation computes with, by parameter name."""
-    with quiet(logger), torch.no_grad():
+    """Return the weights that the simulation computes with, by parameter name."""
+    with quiet(), torch.no_grad():
         return {name: quantizer(sim.model.get_parameter(name)) for name, quantizer in weight_quantizers(sim).items()}
 
 
 def activation_grids(sim: Any) -> dict[str, ActivationGrids]:
-    """The grids of each module's inputs and outputs, by module name; the simulation must be calibrated.
+    """Return the grids of each module's inputs and outputs, by module name; ``sim`` must be calibrated.
 
-    A quantizer that no image reached is left out.
+    Quantizers that no image reached are left out.
 
     Raises:
-        RecipeError: The configuration asks for activations that are not one integer grid a tensor.
+        RecipeError: The configuration asks for activations that are not on one integer grid per tensor.
     """
     return {
         name: ActivationGrids(
@@ -288,21 +194,21 @@ def _grid(name: str, quantizer: Any) -> Grid | None:
 
 
 def weight_quantizers(sim: Any) -> dict[str, Any]:
-    """The active quantizer of each parameter, by parameter name; encodings are computed where none are set yet."""
-    found = {}
-    with quiet(logger), torch.no_grad():
+    """Return the active quantizer of each parameter by name; encodings that are not set yet are computed."""
+    quantizers = {}
+    with quiet(), torch.no_grad():
         for name, module in sim.named_qmodules():
             for param_name, quantizer in module.param_quantizers.items():
                 if quantizer is None:
                     continue
                 if not quantizer.is_initialized():
                     module.compute_param_encodings()
-                found[f"{name}.{param_name}"] = quantizer
-    return found
+                quantizers[f"{name}.{param_name}"] = quantizer
+    return quantizers
 
 
 def weight_grids(sim: Any) -> dict[str, WeightGrid]:
-    """The grid of each convolution's and linear layer's weights, by module name; encodings must be set."""
+    """Return the weight grid of each convolution and linear layer, by module name; encodings must be set."""
     grids = {}
     for parameter, quantizer in weight_quantizers(sim).items():
         name, _, kind = parameter.rpartition(".")
@@ -314,7 +220,7 @@ def weight_grids(sim: Any) -> dict[str, WeightGrid]:
 
 
 def scheme(quant: QuantSettings) -> Any:
-    """AIMET's name for the recipe's scheme."""
+    """Return AIMET's constant for the recipe's scheme."""
     aimet: Any = load()
     schemes = aimet.common.defs.QuantScheme
     return {"tf": schemes.post_training_tf, "tf_enhanced": schemes.post_training_tf_enhanced}[quant.quant_scheme]
@@ -326,33 +232,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-# --------------------------------------------------------------------------- modules that AIMET does not know
-
-
-def register_foreign_modules(network: nn.Module) -> None:
-    """Tell AIMET how to simulate the leaf modules of ``network`` that it does not know; see the module's docstring."""
-    aimet: Any = load()
-    known = aimet.nn.QuantizationMixin.cls_to_qcls
-    operation_types = aimet.onnx_utils.map_torch_types_to_onnx
-    for module in network.modules():
-        kind = type(module)
-        if kind in known or any(True for _ in module.children()) or kind.__module__.startswith("torch.nn."):
-            continue
-        operation_types.setdefault(kind, [OPERATION_TYPES.get(kind, kind.__name__)])
-        aimet.nn.QuantizationMixin.implements(kind)(quantized_class(aimet.nn.QuantizationMixin, kind))
-
-
-def prepare(network: nn.Module, x: torch.Tensor) -> nn.Module:
-    """The network itself, or AIMET's prepared copy where arithmetic on tensors is written without modules.
-
-    Names of modules and parameters stay; doing it twice does nothing more.
-    """
-    found = functional_arithmetic(network, x)
-    if not found:
-        return network
-    aimet: Any = load()
-    logger.info("%d operations without a module become modules: %s", len(found), ", ".join(found))
-    prepared: nn.Module = aimet.model_preparer.prepare_model(network)
-    return prepared.eval()

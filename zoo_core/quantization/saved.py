@@ -1,0 +1,165 @@
+"""Writes the ``quantized`` folder of a run, and loads the network in it again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+from zoo_core import artifacts
+from zoo_core.datatypes import StepSpec
+from zoo_core.errors import CheckpointError, RecipeError
+from zoo_core.quantization.params import Relu6Params
+from zoo_core.recipes import recipe_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from zoo_core.datatypes import ModelBundle, QuantNetwork
+    from zoo_core.quantization.aimet.simulation import Simulation
+    from zoo_core.quantization.pipeline import Plan
+
+_CONFIG_COPY = "aimet_config.json"
+
+_NOTES = {
+    "replace": "ReLU6 is replaced by ReLU, as in the recipe: the float network differs from the original.",
+    "per_channel_clip": "ReLU6 is a clip with one ceiling per channel; the clip that every device fuses is scalar.",
+}
+
+
+def save_quantized(
+    directory: Path, network: QuantNetwork, simulation: Simulation | None, plan: Plan, *, loaded: bool = False
+) -> None:
+    """Write what a device's toolchain needs into an existing directory.
+
+    ``network.safetensors`` is the float network after the plan's steps (metadata: recipe and its hash, steps with their
+    parameters), ``encodings.json`` the simulation's encodings or, without one, the fixed encodings of weights,
+    ``recipe.yaml`` the recipe as used, overrides included, and ``aimet_config.json`` the configuration that it names.
+
+    Args:
+        directory: Existing.
+        network: After the plan's last step.
+        simulation: Of this network, if there is one.
+        plan: The plan that was run.
+        loaded: The network was loaded from an optimized checkpoint, which already holds it: no copy is written.
+
+    Raises:
+        RecipeError: The configuration file no longer exists.
+    """
+    if not loaded:
+        artifacts.save_state_dict(directory / "network.safetensors", network.network.state_dict(), _metadata(plan))
+    encodings = simulation.encodings if simulation else {"param_encodings": dict(network.param_encodings)}
+    (directory / "encodings.json").write_text(json.dumps(encodings, indent=1, sort_keys=True), encoding="utf-8")
+    save_recipe(directory, plan)
+
+
+def save_recipe(directory: Path, plan: Plan) -> None:
+    """Write ``recipe.yaml``, the recipe as used, overrides included, and ``aimet_config.json``, which it names.
+
+    Args:
+        directory: Existing.
+        plan: The plan to write.
+
+    Raises:
+        RecipeError: The configuration file no longer exists.
+    """
+    *steps, quantsim = plan.recipe.steps
+    beside = StepSpec(step=quantsim.step, params={**quantsim.params, "config_file": _CONFIG_COPY})
+    recipe = dataclasses.replace(plan.recipe, steps=(*steps, beside))
+    (directory / "recipe.yaml").write_text(recipe_text(recipe), encoding="utf-8")
+    try:
+        shutil.copyfile(plan.quant.config_file, directory / _CONFIG_COPY)
+    except OSError as error:
+        raise RecipeError(
+            f"{plan.quant.config_file} cannot be copied to {directory}: {error.strerror}.",
+            fix="leave it in place until the run ends.",
+        ) from error
+
+
+def _metadata(plan: Plan) -> dict[str, str]:
+    params = {bound.step.name: bound.params.model_dump(mode="json") for bound in plan.steps}
+    return {
+        "recipe": plan.recipe.name,
+        "recipe_sha256": plan.recipe.sha256,
+        "folded": json.dumps("fold_batch_norms" in params),
+        "relu6_policy": str(params.get("relu6", {}).get("policy", "keep")),
+        "steps": json.dumps(params),
+    }
+
+
+def is_saved_network(path: Path) -> bool:
+    """Say whether a checkpoint is a ``network.safetensors`` of ``save_quantized``, which ``load_saved`` can load.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+    """
+    return {"folded", "relu6_policy", "steps"} <= artifacts.load_metadata(path).keys()
+
+
+def load_saved(ordinary: ModelBundle, path: Path) -> ModelBundle:
+    """Load a network that ``save_quantized`` wrote into a copy of the plugin's ordinary network.
+
+    The recorded steps that change a network's structure (``fold_batch_norms``, ``relu6``) are applied to the copy
+    first; steps of plugins must leave the names and shapes of the weights as they are.
+
+    Args:
+        ordinary: The model with any weights; not modified.
+        path: A file for which ``is_saved_network`` holds.
+
+    Raises:
+        CheckpointError: The metadata is damaged, or the weights do not fit the model.
+    """
+    steps = _recorded_steps(path)
+    network = copy.deepcopy(ordinary.network)
+    notes: list[str] = []
+    for name, params in steps.items():
+        if name == "fold_batch_norms":
+            from zoo_core.quantization.aimet import transforms
+
+            transforms.fold_batch_norms(network, ordinary.example_input)
+            notes.append("The weights were loaded with batch norms folded into the convolutions.")
+        elif name == "relu6":
+            from zoo_core.quantization.steps import relu6
+
+            policy = Relu6Params.model_validate(params).policy
+            network = relu6.apply_policy(network, policy, ordinary.example_input)[0]
+            notes += [_NOTES[policy]] if policy in _NOTES else []
+    _load_weights(network, artifacts.load_state_dict(path), path)
+    return dataclasses.replace(ordinary, network=network, notes=tuple(notes))
+
+
+def _recorded_steps(path: Path) -> dict[str, object]:
+    text = artifacts.load_metadata(path)["steps"]
+    try:
+        steps = json.loads(text)
+        Relu6Params.model_validate(steps.get("relu6", {"policy": "keep"}))
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path}: its metadata does not list the recipe's steps: steps = {text[:200]!r}.",
+            fix="write the file again with `zoo-eval quantize`.",
+        ) from error
+    return dict(steps)
+
+
+def _load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    own = network.state_dict()
+    problems = [f"{name} is missing" for name in own if name not in weights]
+    problems += [f"{name} is not in the network" for name in weights if name not in own]
+    problems += [
+        f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in weights and weights[name].shape != value.shape
+    ]
+    problems += [f"{name} is not finite" for name, value in weights.items() if not value.float().isfinite().all()]
+    if problems:
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CheckpointError(
+            f"{path} does not fit the model: {'; '.join(problems[:3])}{more}.",
+            fix="give a network that `zoo-eval quantize` wrote for this model and for as many classes.",
+        )
+    network.load_state_dict(weights)
