@@ -53,12 +53,12 @@ class Detections(Prediction):
 
     Attributes:
         boxes: ``(N, 4)`` float32, ``xyxy`` in absolute pixels of the original image, 0-based; not clipped.
-        scores: ``(N,)`` float32 in ``[0, 1]``.
+        scores: ``(N,)`` float32 in ``[0, 1]``; float64, any finite number, where another program's file is read.
         labels: ``(N,)`` int64, 0-based class index; background is not a class.
     """
 
     boxes: NDArray[np.float32]
-    scores: NDArray[np.float32]
+    scores: NDArray[np.floating[Any]]
     labels: NDArray[np.int64]
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from coco_writing import CATEGORIES, edit, near, write_coco
 from zoo_core.datasets.coco import CocoDetection
 from zoo_core.datasets.coco_annotations import read_category_ids
 from zoo_core.datasets.coco_results import read_coco_results
+from zoo_core.datasets.comp4 import read_comp4, write_comp4
 from zoo_core.datasets.shapes import draw_image
 from zoo_core.datatypes import Detections, Prediction
 from zoo_core.errors import DataError, PluginError
@@ -284,6 +285,45 @@ def imagined(dataset: CocoDetection, seed: int = 0) -> dict[str, Detections]:
         scores = np.sort(rng.integers(1, 6, len(rows)) / 8)[::-1].astype(np.float32)
         found[image_id] = Detections(boxes=boxes, scores=scores, labels=labels)
     return found
+
+
+@pytest.mark.parametrize("form", ["coco", "comp4"])
+def test_scores_that_differ_beyond_float32_rank_as_in_pycocotools(tmp_path: Path, form: str) -> None:
+    dataset = CocoDetection(write_coco(tmp_path / "coco", num_val=12), "val2017")
+    found = {}
+    for image_id in dataset.ids:
+        target = dataset.target(image_id)
+        boxes = np.concatenate([target.boxes - np.float32(40), target.boxes])  # the wrong ones win a tie: x1 is smaller
+        scores = np.repeat([0.5, 0.5 + 1e-12], len(target.labels))
+        best_first = np.argsort(-scores, kind="stable")
+        found[image_id] = Detections(
+            boxes=boxes[best_first], scores=scores[best_first], labels=np.tile(target.labels, 2)
+        )
+    dataset.write_submission(tmp_path, iter(found.items()))
+    if form == "coco":
+        path, numbers = tmp_path / "detections.json", dataset.category_ids
+        read = read_coco_results(path, dataset.class_names, dataset.ids, category_ids=numbers)
+    else:
+        (tmp_path / "comp4").mkdir()
+        write_comp4(tmp_path / "comp4", found.items(), class_names=dataset.class_names, split="val2017")
+        read = read_comp4(tmp_path / "comp4", dataset.class_names).by_image()
+
+    metric = DetectionMetric(dataset.class_names)
+    for image_id in reversed(dataset.ids):  # in parts, as a run is scored
+        nothing = Detections(
+            boxes=np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32), labels=np.zeros(0, int)
+        )
+        metric.update([image_id], [read.get(image_id, nothing)], [dataset.target(image_id)])
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(dataset.annotation_path))
+        evaluator = COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    values = metric.compute(["coco"])["coco"].values
+
+    assert evaluator.stats[0] > 0.99
+    assert values["map"] == pytest.approx(evaluator.stats[0], abs=1e-9)
 
 
 def test_the_files_of_a_submission_score_in_pycocotools_as_here(tmp_path: Path) -> None:

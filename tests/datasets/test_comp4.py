@@ -69,7 +69,7 @@ def test_every_float32_survives_writing_and_reading(
     write_comp4(tmp_path, [("a", prediction)], class_names=NAMES, split="test")
     result = read_comp4(tmp_path, NAMES)
     np.testing.assert_array_equal(result.boxes, boxes)
-    np.testing.assert_array_equal(result.scores, scores)
+    np.testing.assert_array_equal(result.scores.astype(np.float32), scores)
 
 
 def test_a_coordinate_next_to_zero_survives_to_1e_16_px(tmp_path: Path) -> None:
@@ -217,6 +217,6 @@ def test_published_detections_are_read_in_full(shared: Path, tmp_path: Path) -> 
     assert len(complete.scores) == lines
     # A genuine line, taken from the file by eye: 000002 0.007357 286.523041 120.922638 307.439728 159.183990
     assert (incomplete.image_ids[0], incomplete.labels[0]) == ("000002", 0)
-    assert incomplete.scores[0] == np.float32(0.007357)
+    assert incomplete.scores[0] == 0.007357
     np.testing.assert_allclose(incomplete.boxes[0], [285.523041, 119.922638, 306.439728, 158.18399], rtol=1e-7)
     assert sum(map(len, (found.scores for found in complete.by_image().values()))) == lines

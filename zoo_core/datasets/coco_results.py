@@ -36,7 +36,7 @@ def read_coco_results(
 ) -> dict[str, Detections]:
     """Return the detections of every image that has some, highest score first, ties in the file's order.
 
-    A box is ``x, y, x + width, y + height``: no pixel is added.
+    A box is ``x, y, x + width, y + height``: no pixel is added. Scores are float64, since rounding would make ties.
 
     Args:
         path: The JSON file.
@@ -67,7 +67,7 @@ def read_coco_results(
         numbers[index] = _numbers(entry, where)
     boxes = numbers[:, 1:].copy()
     boxes[:, 2:] += boxes[:, :2]
-    return _by_image(names, numbers[:, 0].astype(np.float32), boxes.astype(np.float32), labels)
+    return _by_image(names, numbers[:, 0].copy(), boxes.astype(np.float32), labels)
 
 
 def write_coco_results(

@@ -34,7 +34,7 @@ class Comp4Detections:
 
     Attributes:
         image_ids: ``(N,)`` strings.
-        scores: ``(N,)`` float32; any finite number, since scores from elsewhere need not be probabilities.
+        scores: ``(N,)`` float64; any finite number, since other people's scores need not be probabilities.
         boxes: ``(N, 4)`` float32, ``xyxy`` in pixels, 0-based.
         labels: ``(N,)`` int64.
         submitted: Labels of the classes that have a file, ascending; a class with an empty file counts as submitted.
@@ -42,7 +42,7 @@ class Comp4Detections:
     """
 
     image_ids: NDArray[np.str_]
-    scores: NDArray[np.float32]
+    scores: NDArray[np.float64]
     boxes: NDArray[np.float32]
     labels: NDArray[np.int64]
     submitted: tuple[int, ...]
@@ -65,9 +65,9 @@ def write_comp4(
 ) -> None:
     """Write detections as comp4 files into an existing directory, one file for every class, even if it is empty.
 
-    Numbers are printed so that ``read_comp4`` returns the same float32 (a coordinate within 2e-9 px of zero: to
-    2e-16 px, since it is stored with one added). Predictions are consumed one by one and
-    written in their order, so memory does not grow with the number of images.
+    Numbers are printed so that what ``read_comp4`` gives back rounds to the same float32 (a coordinate within 2e-9 px
+    of zero: to 2e-16 px, since it is stored with one added), and float64 scores exactly. Predictions are consumed and
+    written one by one in their order, so memory does not grow with the number of images.
 
     Args:
         directory: Owned by the caller, who renames it into place if it must appear atomically.
@@ -132,10 +132,11 @@ def _add_lines(lines: Sequence[list[str]], image_id: str, prediction: Prediction
     # Nine significant digits identify a float32. After the shift by one they still do for coordinates of 0.25 and
     # more, where the rounding of 5e-9 (x + 1) is below half a float32 step of x; closer to zero all digits are needed.
     is_short = np.all(np.abs(prediction.boxes) >= 0.25, axis=1)
+    digits = 9 if prediction.scores.dtype == np.float32 else 17
     rows = zip(labels.tolist(), prediction.scores.tolist(), boxes.tolist(), is_short, strict=True)
     for label, score, box, short in rows:
-        style = "%s %.9g %.9g %.9g %.9g %.9g\n" if short else "%s %.9g %.17g %.17g %.17g %.17g\n"
-        lines[label].append(style % (image_id, score, *box))
+        style = "%s %.*g %.9g %.9g %.9g %.9g\n" if short else "%s %.*g %.17g %.17g %.17g %.17g\n"
+        lines[label].append(style % (image_id, digits, score, *box))
     return len(labels)
 
 
@@ -163,7 +164,7 @@ def read_comp4(directory: Path, class_names: Sequence[str], split: str | None = 
     values = np.concatenate(numbers)
     return Comp4Detections(
         image_ids=np.array(image_ids, dtype=np.str_),
-        scores=values[:, 0].astype(np.float32),
+        scores=values[:, 0].copy(),
         boxes=(values[:, 1:] - 1.0).astype(np.float32),
         labels=np.array(labels, dtype=np.int64),
         submitted=tuple(paths),

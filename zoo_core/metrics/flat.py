@@ -30,13 +30,13 @@ class FlatDetections:
     Attributes:
         images: ``(N,)`` int32, index of the image.
         labels: ``(N,)`` int32, 0-based class index.
-        scores: ``(N,)`` float32, finite.
+        scores: ``(N,)`` float32 or float64, finite.
         boxes: ``(N, 4)`` float32 ``xyxy`` absolute pixels, finite.
     """
 
     images: NDArray[np.int32]
     labels: NDArray[np.int32]
-    scores: NDArray[np.float32]
+    scores: NDArray[np.floating[Any]]
     boxes: NDArray[np.float32]
 
     def __len__(self) -> int:
@@ -54,8 +54,8 @@ class FlatDetections:
         Equal scores are ordered by image index, and inside an image by ``x1``, ``y1``, ``x2``, ``y2``, smallest
         first. The order in which detections were added therefore never matters.
         """
-        # One sort of integers, then the other keys only for ties: several times faster than sorting by all of them.
-        keys = (self.labels.astype(np.int64) << 32) - _order_of_float32(self.scores)
+        # One sort of whole numbers, then the further keys for ties alone: several times faster than sorting by all.
+        keys = (self.labels.astype(np.int64) << 32) - _order(self.scores)
         order = np.argsort(keys)
         same = np.diff(keys[order]) == 0
         if same.any():
@@ -216,8 +216,11 @@ def covered_share(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) ->
     return shares
 
 
-def _order_of_float32(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Map the finite ``values`` to integers in the 32-bit range that sort in the same order."""
+def _order(values: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Whole numbers in the 32-bit range that compare as the finite ``values`` do."""
+    if values.dtype != np.float32:
+        ranks: NDArray[np.int64] = np.unique(values, return_inverse=True)[1].astype(np.int64)
+        return ranks
     bits = (values + np.float32(0.0)).view(np.int32)  # -0.0 becomes 0.0, its equal
     ordered: NDArray[np.int64] = np.where(bits < 0, bits ^ np.int32(0x7FFFFFFF), bits).astype(np.int64)
     return ordered

@@ -124,7 +124,7 @@ class ImageGatherer:
         flat = FlatDetections(
             images=_image_indices(counts, first),
             labels=_concatenated([pred.labels for pred in preds], np.int32, (0,)),
-            scores=_concatenated([pred.scores for pred in preds], np.float32, (0,)),
+            scores=_joined_scores([pred.scores for pred in preds]),
             boxes=_concatenated([pred.boxes for pred in preds], np.float32, (0, 4)),
         )
         self._refuse_labels(image_ids, flat.labels, flat.images - first, "prediction", PluginError)
@@ -218,6 +218,12 @@ def _concatenated(arrays: Sequence[NDArray[Any]], dtype: type[np.generic], empty
     return np.concatenate([np.zeros(empty, dtype=dtype), *arrays], dtype=dtype, casting="unsafe")
 
 
+def _joined_scores(scores: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """In float32, but in float64 where a file of another program gave such scores: rounded, they would tie."""
+    exact = any(values.dtype == np.float64 for values in scores)
+    return _concatenated(scores, np.float64 if exact else np.float32, (0,))
+
+
 def _shifted(block: FlatDetections, shift: np.int32) -> FlatDetections:
     return FlatDetections(images=block.images + shift, labels=block.labels, scores=block.scores, boxes=block.boxes)
 
@@ -230,7 +236,7 @@ def _joined(blocks: Sequence[FlatDetections], position: NDArray[np.int32]) -> Fl
     return FlatDetections(
         images=position[_concatenated([block.images for block in blocks], np.int32, (0,))],
         labels=_concatenated([block.labels for block in blocks], np.int32, (0,)),
-        scores=_concatenated([block.scores for block in blocks], np.float32, (0,)),
+        scores=_joined_scores([block.scores for block in blocks]),
         boxes=_concatenated([block.boxes for block in blocks], np.float32, (0, 4)),
     )
 
