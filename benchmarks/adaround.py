@@ -1,10 +1,10 @@
-"""The fast rounding engine beside AIMET's AdaRound, layer by layer: ``python -m benchmarks.adaround``.
+"""Compares the fast rounding engine with AIMET's AdaRound, layer by layer: ``python -m benchmarks.adaround``.
 
-Both round the same layer on the same inputs and the same grid, and are scored on those and on images neither has seen.
-AIMET's own per-layer optimizer runs (``AdaroundOptimizer``), not its loop over the network, which would run the network
-again for every layer. Inputs are one small window an image, so that AIMET's steps take milliseconds.
-Results are written after every layer, the inputs beside them; a second call goes on where the first stopped. Reads the
-drawn set and the stand-in weights of the folder that ZOO_EVAL_SHARED names.
+Both round the same layer on the same inputs and grid, and are scored on these inputs and on images that neither used.
+AIMET runs its own per-layer optimizer (``AdaroundOptimizer``), not its loop over the network, which would run the
+network again for every layer. Inputs are one small window per image, so that AIMET's steps take milliseconds. Results
+are written after every layer, with the inputs beside them; a second call resumes where the first stopped. Reads the
+drawn set and the stand-in weights from the folder ZOO_EVAL_SHARED.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ LAYERS = (
 """Every kind and depth, cheap ones first: 3x3, depthwise, expansion, projection, extra layers and heads."""
 
 _WINDOW = 6
-"""Outputs a side, of each image: 36 positions, or 1152 in AIMET's batch of 32 images."""
+"""Outputs per side of each image: 36 positions, or 1152 in AIMET's batch of 32 images."""
 _IMAGES_FOR_EARLIER_LAYERS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerData:
-    """A layer and what it sees.
+    """A layer and its inputs.
 
     Attributes:
         layer: With its float weights.
         activation: The ReLU6 behind it, or None.
         seen: Its inputs in the float and in the rounded network, ``(N, C, h, w)`` each; both engines use them.
-        unseen: Likewise, of images that neither uses.
+        unseen: The same for images that neither engine uses.
     """
 
     layer: nn.Conv2d
@@ -109,7 +109,7 @@ class Batches:
 
 
 def folded_network(checkpoint: Path) -> nn.Module:
-    """The stand-in network with its batch norms folded into the convolutions before them."""
+    """Build the stand-in network with batch norms folded into the convolutions before them."""
     network = build_network()
     network.load_state_dict(torch.load(checkpoint, weights_only=True))
     convolution: Any = None
@@ -124,7 +124,7 @@ def folded_network(checkpoint: Path) -> nn.Module:
 
 
 def drawn_images(archive: Path, num_images: int) -> torch.Tensor:
-    """The first trainval images, preprocessed, ``(N, 3, 300, 300)``."""
+    """Read the first trainval images, preprocessed, ``(N, 3, 300, 300)``."""
     from ssd_mobilenetv2_lite.preprocess import preprocess
 
     with tempfile.TemporaryDirectory() as folder, tarfile.open(archive) as tar:
@@ -136,7 +136,7 @@ def drawn_images(archive: Path, num_images: int) -> torch.Tensor:
 
 
 def aimet_grid(layer: nn.Conv2d, window: torch.Tensor, bw: int, config: Path) -> tuple[Any, WeightGrid]:
-    """AIMET's quantsim of the layer alone, without activation quantizers, and the grid that it chose."""
+    """Return AIMET's quantsim of this one layer, without activation quantizers, and the grid that it chose."""
     from aimet_torch.adaround.adaround_weight import Adaround
     from aimet_torch.common.defs import QuantScheme
 
@@ -150,7 +150,7 @@ def aimet_grid(layer: nn.Conv2d, window: torch.Tensor, bw: int, config: Path) ->
 
 
 def aimet_weight(data: LayerData, sim: Any, iterations: int, *, with_activation: bool) -> torch.Tensor:
-    """Round with AIMET's optimizer at its default hyperparameters; hard rounding of what it found."""
+    """Round with AIMET's optimizer at its default hyperparameters, then round its result hard."""
     from aimet_torch._base.adaround.adaround_loss import AdaroundHyperParameters
     from aimet_torch.adaround.adaround_optimizer import AdaroundOptimizer
     from aimet_torch.adaround.adaround_weight import Adaround
@@ -186,7 +186,7 @@ def fast_weight(data: LayerData, grid: WeightGrid, choices: Choices) -> torch.Te
 
 
 def unrounded_weight(data: LayerData) -> torch.Tensor:
-    """The real-valued weights whose error on the inputs seen is least: what no rounding can pass below."""
+    """Return the real-valued weights with the least error on the used inputs: a lower bound for any rounding."""
     error = ReconstructionError(data.layer)
     error.add(*data.seen)
     change: torch.Tensor = torch.linalg.lstsq(error.moment, error.linear.mT, driver="gelsd").solution.mT
@@ -385,14 +385,14 @@ def main() -> None:
     network = folded_network(data_dir / "shapes_mb2_ssd_lite.pth")
     if args.network:
         images = drawn_images(data_dir / "shapes_voc.tar", args.network)
-        # The drawn set has 300 images; for the time alone, some may come twice.
+        # The drawn set has 300 images; for timing, some may come twice.
         time_network(
             network, images.repeat(-(-args.network // len(images)), 1, 1, 1)[: args.network], args.bw, args.choices
         )
         return
     images = drawn_images(data_dir / "shapes_voc.tar", 2 * args.images)
     names = args.only or LAYERS[: args.layers]
-    kept = args.out.with_suffix(".pt")  # AIMET's results of an earlier call hold for the inputs of that call alone
+    kept = args.out.with_suffix(".pt")  # AIMET's results of an earlier call are valid only for that call's inputs
     if not kept.exists():
         torch.save(capture(network, images, LAYERS, args.bw), kept)
     layers = _layer_data(network, torch.load(kept, weights_only=True))

@@ -1,10 +1,9 @@
-"""Both rounding engines through the whole job: the demo's mAP, image by image: ``python -m benchmarks.adaround_map``.
+"""Compares the demo's mAP with both rounding engines, image by image: ``python -m benchmarks.adaround_map``.
 
-The same recipe, calibration images and seed; only the engine of the step adaround differs. AIMET runs as many
-iterations a layer as ``--iterations`` says. Each of its steps runs a layer on whole maps of 32 images, which takes
-seconds at the first layers, so ``--window`` lets it see one window an image instead, as benchmarks.adaround does: its
-own optimizer, many more steps in the same time. A run that is there already is not repeated, so a stopped benchmark
-goes on.
+Recipe, calibration images and seed are the same; only the engine of the step adaround differs. AIMET runs
+``--iterations`` iterations per layer. Each of its steps runs a layer on whole maps of 32 images, which takes seconds at
+the first layers, so ``--window`` gives it one window per image instead, as benchmarks.adaround does: its own optimizer
+with many more steps in the same time. A finished run is not repeated, so a stopped benchmark resumes.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ MODEL = "ssd_mobilenetv2_lite_shapes"
 _CALIBRATION_BATCH = 8
 
 
-class _Reached(Exception):  # noqa: N818  # no error: it ends a forward pass
-    """The layer whose input was wanted has been reached."""
+class _Reached(Exception):  # noqa: N818  # not an error: it ends a forward pass
+    """The layer whose input is recorded has been reached."""
 
 
 def _inputs(network: nn.Module, layer: nn.Module, images: Any, geometry: nn.Module) -> torch.Tensor:
@@ -88,15 +87,15 @@ def run_engine(engine: str, bits: int, args: argparse.Namespace) -> Path:
     return path
 
 
-def show(bits: int, found: Difference, folder: Path) -> None:
+def show(bits: int, mean: Difference, folder: Path) -> None:
     """Print what both engines reach and the paired interval of the difference."""
-    if found.before is None or found.after is None or found.interval is None or found.difference is None:
+    if mean.before is None or mean.after is None or mean.interval is None or mean.difference is None:
         print(f"w{bits}a8: undefined")
         return
-    low, high = found.interval
+    low, high = mean.interval
     print(
-        f"w{bits}a8: aimet {found.before:.4f}, fast {found.after:.4f}, "
-        f"fast minus aimet {100 * found.difference:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
+        f"w{bits}a8: aimet {mean.before:.4f}, fast {mean.after:.4f}, "
+        f"fast minus aimet {100 * mean.difference:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
     )
     for engine in ("aimet", "fast"):
         step = json.loads((folder / f"{engine}-w{bits}" / "run.json").read_text())["steps"][-1]

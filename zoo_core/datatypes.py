@@ -181,7 +181,8 @@ class Checkpoint:
     Attributes:
         path: Where it lies; read it through ``zoo_core.artifacts.load_state_dict`` alone.
         sha256: Of the file's bytes, hexadecimal.
-        optimized: The weights are already equalized and rounded by a published recipe: batch norms are folded.
+        optimized: Published as already equalized and rounded: batch norms are folded. What ``zoo-eval quantize`` wrote
+            never reaches a plugin this way: the core loads it into the ordinary network.
     """
 
     path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def problem(
 
 def free(given: LatticeProblem, bw: int = 4) -> LatticeProblem:
     low = torch.full_like(given.low, -(2.0 ** (bw - 1)))
-    return given.with_bounds(low, low + 2**bw - 1)
+    return replace(given, low=low, high=low + 2**bw - 1)
 
 
 def brute_force(given: LatticeProblem) -> torch.Tensor:

@@ -186,7 +186,7 @@ def _find_files(directory: Path, names: tuple[str, ...], split: str | None) -> t
         if label is None:
             class_name = stem.removeprefix(f"{split}_") if split is not None else stem.partition("_")[2]
             raise DataError(
-                f"{path} belongs to a class that is not among the {len(names)} classes{closest_hint(class_name, names)}.",
+                f"{path} belongs to a class not among the {len(names)} classes{closest_hint(class_name, names)}.",
                 fix="name the classes with --labels FILE, or take the file out of the folder.",
             )
         splits.setdefault(stem.removesuffix(f"_{names[label]}"), {})[label] = path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zoo_core.errors import RecipeError, closest_hint
 from zoo_core.quantization import pipeline
@@ -67,16 +67,7 @@ def _share(corners: list[Stage], rows: list[Stage], *, optimized_checkpoint: boo
     shared = []
     for stage in [*corners, *rows]:
         name = first.setdefault(network(stage), stage.name)
-        same_as = None if name == stage.name else name
-        shared.append(
-            Stage(
-                name=stage.name,
-                point=stage.point,
-                optimized=stage.optimized,
-                quantized=stage.quantized,
-                same_as=same_as,
-            )
-        )
+        shared.append(replace(stage, same_as=None if name == stage.name else name))
     return (*shared[:2], *shared[4:], *shared[2:4])
 
 
@@ -112,6 +103,4 @@ def choose(stages: Sequence[Stage], requested: str | None, tag: str) -> tuple[St
 
 def _standalone(stage: Stage, chosen: set[str]) -> Stage:
     """Drop ``same_as`` if that stage is not evaluated: this one must then run itself."""
-    if stage.same_as is None or stage.same_as in chosen:
-        return stage
-    return Stage(name=stage.name, point=stage.point, optimized=stage.optimized, quantized=stage.quantized)
+    return stage if stage.same_as in chosen else replace(stage, same_as=None)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -23,7 +23,7 @@ from zoo_core.quantization.channel_clip import ChannelClip
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from zoo_core.datatypes import StepContext
+    from zoo_core.datatypes import Json, StepContext
     from zoo_core.quantization.params import AdaroundParams
 
 
@@ -34,10 +34,14 @@ class RoundedWeights:
     Attributes:
         weights: By parameter name; on their grids, except for rounding errors in the last bits.
         encodings: Of the same parameters, AIMET's exchange form.
+        facts: About the engine's run, for the record.
+        layers: Facts by layer.
     """
 
     weights: Mapping[str, torch.Tensor]
     encodings: Mapping[str, Any]
+    facts: Mapping[str, Json] = field(default_factory=dict)
+    layers: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
 
 def round_network(

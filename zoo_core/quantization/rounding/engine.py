@@ -188,7 +188,7 @@ def choose(error: ReconstructionError, grid: WeightGrid, choices: Choices) -> tu
     nearest = exact.nearest()
     chosen = _better(exact, nearest, solve(problem))
     if choices == "free":
-        whole = problem.with_bounds(bottom.expand_as(weight), top.expand_as(weight))
+        whole = replace(problem, low=bottom.expand_as(weight), high=top.expand_as(weight))
         chosen = _better(exact, chosen, solve(whole, starts=[chosen]))
     return chosen, nearest
 

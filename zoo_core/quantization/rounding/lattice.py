@@ -7,7 +7,7 @@ up to nine weights are solved exactly, and longer ones by a good start and desce
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -58,10 +58,6 @@ class LatticeProblem:
     def nearest(self) -> Tensor:
         """Round each weight by itself, within its bounds."""
         return torch.minimum(torch.maximum(self.weight.round(), self.low), self.high)
-
-    def with_bounds(self, low: Tensor, high: Tensor) -> LatticeProblem:
-        """Return the same problem with other bounds."""
-        return replace(self, low=low, high=high)
 
 
 def solve(problem: LatticeProblem, starts: Sequence[Tensor] = ()) -> Tensor:

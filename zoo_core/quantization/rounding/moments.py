@@ -92,8 +92,6 @@ class ReconstructionError:
         linear: b, ``(G, R, d)``.
         constant: c, ``(G, R)``.
         energy: ``sum (W x)^2``, ``(G, R)``, the float output's sum of squares.
-        input_sum: ``sum x'``, ``(G, d)``.
-        error_sum: ``sum e``, ``(G, R)``.
         num_samples: Output positions added so far, over all images.
     """
 
@@ -106,8 +104,6 @@ class ReconstructionError:
         self.linear = zeros((groups, rows, size), dtype=torch.float64)
         self.constant = zeros((groups, rows), dtype=torch.float64)
         self.energy = zeros((groups, rows), dtype=torch.float64)
-        self.input_sum = zeros((groups, size), dtype=torch.float64)
-        self.error_sum = zeros((groups, rows), dtype=torch.float64)
         self.num_samples = 0
 
     def add(self, x_float: Tensor, x_rounded: Tensor, positions: Tensor | None = None) -> None:
@@ -121,7 +117,6 @@ class ReconstructionError:
         inputs = patches(self.layer, x_rounded, positions)
         weight = self.weight.transpose(1, 2)
         self.moment += inputs.transpose(1, 2) @ inputs
-        self.input_sum += inputs.sum(1)
         self.num_samples += inputs.shape[1]
         if x_float is x_rounded:
             self.energy += (inputs @ weight).square().sum(1)
@@ -131,7 +126,6 @@ class ReconstructionError:
         carried = (exact - inputs) @ weight  # (G, P, R)
         self.linear += carried.transpose(1, 2) @ inputs
         self.constant += carried.square().sum(1)
-        self.error_sum += carried.sum(1)
 
     def __call__(self, weight: Tensor) -> Tensor:
         """Return the error of each filter, ``(G, R)`` float64, for weights ``(G, R, d)``."""

@@ -13,8 +13,7 @@ import hashlib
 import json
 import logging
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,17 +61,17 @@ def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepCo
         )
     if params.engine == "aimet":
         with _seeded(context.seed, context.example_input.device):
-            weights = gradient_rounding.round_network(network.network, params, num_batches, context, cache)
-        rounded = _Rounded(weights=weights, facts=_iterations(params, context), layers={})
+            rounded = gradient_rounding.round_network(network.network, params, num_batches, context, cache)
+        rounded = dataclasses.replace(rounded, facts=_iterations(params, context))
     else:
         rounded = _fast(network, params, num_batches, context, cache)
     cache.close()
-    sim = quantsim.build(network.network, context.example_input, context.quant, rounded.weights.encodings)
+    sim = quantsim.build(network.network, context.example_input, context.quant, rounded.encodings)
     hard = copy.deepcopy(network.network)
     layers: dict[str, Json] = {}
     quantizers = quantsim.weight_quantizers(sim)
     with torch.no_grad():
-        for name, soft in rounded.weights.weights.items():
+        for name, soft in rounded.weights.items():
             parameter, quantizer = hard.get_parameter(name), quantizers[name]
             nearest = quantizer(parameter)
             parameter.copy_(quantizer(soft.to(parameter)))
@@ -80,22 +79,13 @@ def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepCo
             layer = name.rpartition(".")[0]
             layers[layer] = {"num_weights": parameter.numel(), "num_changed": changed, **rounded.layers.get(layer, {})}
     encodings = quantsim.encodings_of(sim)[1]
-    result = QuantNetwork(network=hard, param_encodings={name: encodings[name] for name in rounded.weights.encodings})
+    result = QuantNetwork(network=hard, param_encodings={name: encodings[name] for name in rounded.encodings})
     return _result(result, params, rounded.facts, layers, num_batches, cache)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Rounded:
-    """Result of an engine: weights, facts about the run, and facts by layer."""
-
-    weights: RoundedWeights
-    facts: dict[str, Json]
-    layers: dict[str, dict[str, Json]]
 
 
 def _fast(
     network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext, cache: StepCache
-) -> _Rounded:
+) -> RoundedWeights:
     sim = quantsim.build(network.network, context.example_input, context.quant, network.param_encodings)
     quantsim.weight_quantizers(sim)  # computes the ranges that no earlier step has fixed
     grids = quantsim.weight_grids(sim)
@@ -110,11 +100,9 @@ def _fast(
     )
     encodings = quantsim.encodings_of(sim)[1]
     names = [f"{name}.weight" for name in grids]
-    return _Rounded(
-        weights=RoundedWeights(
-            weights={name: rounded.network.get_parameter(name).detach() for name in names},
-            encodings={name: encodings[name] for name in names},
-        ),
+    return RoundedWeights(
+        weights={name: rounded.network.get_parameter(name).detach() for name in names},
+        encodings={name: encodings[name] for name in names},
         facts={"choices": params.choices, "num_iterations_unused": params.num_iterations},
         layers={layer.name: {"error": layer.error, "error_nearest": layer.error_nearest} for layer in rounded.layers},
     )
@@ -129,7 +117,7 @@ def _iterations(params: AdaroundParams, context: StepContext) -> dict[str, Json]
 def _result(
     network: QuantNetwork,
     params: AdaroundParams,
-    facts: dict[str, Json],
+    facts: Mapping[str, Json],
     layers: dict[str, Json],
     num_batches: int,
     cache: StepCache,
