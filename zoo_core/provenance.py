@@ -1,4 +1,4 @@
-"""What a number was made with: versions, hardware, and the state of the source tree."""
+"""Collects versions, hardware and the state of the source tree for the record of a run."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import Json
 
 ENVIRONMENT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")
-"""The only environment variables that a record lists: others may hold secrets."""
+"""The only environment variables that are recorded: others may hold secrets."""
 
 
 def environment(device: str) -> dict[str, Json]:
-    """Versions, hardware and thread settings.
+    """Collect versions, hardware and thread settings.
 
     Args:
         device: The torch device string of the run.
     """
     return {
         "python": platform.python_version(),
-        "packages": {name: found for name in RECORDED_PACKAGES if (found := installed_version(name)) is not None},
+        "packages": {name: number for name in RECORDED_PACKAGES if (number := installed_version(name)) is not None},
         "platform": platform.platform(),
         "processor": _processor(),
         "num_cores": os.cpu_count(),
@@ -41,7 +41,7 @@ def environment(device: str) -> dict[str, Json]:
 
 
 def git_state(path: Path) -> dict[str, Json] | None:
-    """Commit and cleanliness of the checkout that ``path`` lies in, or None outside of one."""
+    """Return commit and dirty flag of the git checkout that contains ``path``, or None outside of one."""
     git = shutil.which("git")
     if git is None:
         return None
@@ -53,7 +53,7 @@ def git_state(path: Path) -> dict[str, Json] | None:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far, or since ``take_peak_memory_bytes`` was called."""
+    """Return the peak resident memory of this process so far, or since ``take_peak_memory_bytes`` was called."""
     import resource
 
     with contextlib.suppress(OSError, StopIteration):
@@ -64,7 +64,7 @@ def peak_memory_bytes() -> int:
 
 
 def take_peak_memory_bytes() -> int:
-    """``peak_memory_bytes``, which begins anew from what is resident now; only Linux can, elsewhere it goes on."""
+    """Return ``peak_memory_bytes`` and reset it to the current resident memory; only Linux supports the reset."""
     peak = peak_memory_bytes()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -82,7 +82,7 @@ def _git(git: str, folder: Path, *arguments: str) -> str | None:
 
 
 def installed_version(package: str) -> str | None:
-    """Version of an installed package, or None."""
+    """Return the version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -43,14 +43,14 @@ def test_a_request_survives_json(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"model": "m", "batchsize": 1}, "batchsize is unknown here"),
+        ({"model": "m", "batchsize": 1}, "batchsize is unknown"),
         ({"model": "m", "seed": "soon"}, "seed is 'soon'"),
         ({"model": 7}, "model is 7"),
         ({}, "model is {}"),
     ],
 )
 def test_a_request_with_unknown_or_wrong_options_is_refused(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(RunError, match=f"run.json: request holds no request .*{words}"):
+    with pytest.raises(RunError, match=f"run.json: request is not a request .*{words}"):
         EvaluationRequest.from_json(values, place="run.json: request")
 
 

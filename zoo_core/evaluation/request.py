@@ -1,4 +1,4 @@
-"""What a user asks of a run."""
+"""The request for a run, and the interface that reports its progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import Json
 
 DEFAULT_CALIBRATION_SIZE = 500
-"""Calibration images drawn where there are as many; AIMET's guides ask for 500 to 1000."""
+"""Calibration images to draw; fewer if the split has fewer. AIMET's guides ask for 500 to 1000."""
 
 DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 64}
 """Images per forward pass by device kind; fixed so that two runs agree, and recorded.
@@ -21,40 +21,40 @@ DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 64}
 Larger batches are slower on a CPU: docs/performance.md has the measurement."""
 
 BACKENDS = ("torch", "onnxruntime")
-"""What can compute a float stage; ``onnxruntime`` is an optional extra, two to three times as fast on a CPU."""
+"""Runtimes that can compute a float stage; ``onnxruntime`` is optional, and two to three times as fast on a CPU."""
 
 DEFAULT_WORKERS = 2
-"""Threads that decode images: at 2 ms an image two of them feed any network on a CPU."""
+"""Threads that decode images: at 2 ms per image two of them feed any network on a CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest:
-    """One evaluation, as asked for; None means the model's or the tool's default.
+    """One evaluation as requested; None means the model's or the tool's default.
 
     Attributes:
         model: Registry name, or the name of a plugin that owns one model.
         data: Root of the dataset; None uses the downloaded archives in the cache.
         checkpoint: Original weights instead of the registry's.
         optimized_checkpoint: Weights that a published recipe already optimized; equalization and AdaRound are skipped.
-        labels: One class name a line, background first or absent; the class count follows it.
+        labels: One class name per line, background first or absent; sets the number of classes.
         recipe: Name of one of the plugin's recipes, or path of a recipe file.
         settings: ``STEP.PARAM=VALUE`` overrides of the recipe.
         stages: Comma-separated stage names, or ``all``; None for the four corners.
         split: Evaluated split.
-        ids_file: Evaluate these image ids of the split, one a line.
-        limit: Evaluate the first so many ids.
+        ids_file: Evaluate these image ids of the split, one per line.
+        limit: Evaluate only the first ``limit`` ids.
         calibration_split: Split to draw calibration images from.
-        calibration_size: Images to calibrate on; fewer where there are fewer.
+        calibration_size: Images to calibrate on; fewer if the split has fewer.
         allow_calibration_overlap: Calibrate on evaluated images, and stamp the result as such.
         batch_size: Images per forward pass.
-        batch_sizes: Further batch sizes at which every stage is run again, to measure what they move.
+        batch_sizes: More batch sizes at which every stage runs again, to measure their effect.
         workers: Threads that decode images.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
-        backend: What computes float stages, one of BACKENDS; quantized stages are torch's.
+        backend: Runtime of the float stages, one of BACKENDS; quantized stages always run in torch.
         seed: Draws the calibration set and seeds every step.
         out: Run directory; None for ``runs/<model>/<UTC time>-<short id>``.
-        cache: Take results of slow steps from the user's cache where they are kept by content, and keep new ones.
-        offline: Use nothing that is not on this machine already.
+        cache: Reuse results of slow steps from the user's content-addressed cache, and store new ones there.
+        offline: Use only files that are already on this machine.
         command: The command line to record.
     """
 
@@ -84,7 +84,7 @@ class EvaluationRequest:
     command: tuple[str, ...] = field(default=())
 
     def as_json(self) -> dict[str, Json]:
-        """The request with paths as absolute text, for the record."""
+        """Return the request with paths as absolute text, for the record."""
         values = asdict(self)
         return {
             name: str(value.absolute())
@@ -97,57 +97,57 @@ class EvaluationRequest:
 
     @staticmethod
     def from_json(values: Mapping[str, Any], *, place: str) -> EvaluationRequest:
-        """The request that ``as_json`` wrote down; options that it lacks have their defaults.
+        """Return the request that ``as_json`` wrote; missing options get their defaults.
 
         Args:
             values: Read from JSON.
-            place: Where it stands, for the error, e.g. ``run.json: request``.
+            place: Its place, for the error, e.g. ``run.json: request``.
 
         Raises:
-            RunError: An option is unknown here, or its value is of the wrong kind.
+            RunError: An option is unknown to this version, or its value has the wrong type.
         """
         from pydantic import TypeAdapter, ValidationError
 
         known = {own.name for own in fields(EvaluationRequest)}
-        problems = [f"{name} is unknown here" for name in values if name not in known]
+        problems = [f"{name} is unknown" for name in values if name not in known]
         try:
-            found = TypeAdapter(EvaluationRequest).validate_python(dict(values))
+            request = TypeAdapter(EvaluationRequest).validate_python(dict(values))
         except ValidationError as error:
             problems += [f"{'.'.join(map(str, item['loc']))} is {item['input']!r}" for item in error.errors()]
         if problems:
             raise RunError(
-                f"{place} holds no request that this version understands: {'; '.join(problems)}.",
+                f"{place} is not a request that this version can read: {'; '.join(problems)}.",
                 fix="use the zoo-eval version that wrote it, or start a new run.",
             )
-        return found
+        return request
 
 
 class Reporter(Protocol):
-    """Where progress goes: the command line draws bars, a notebook may stay silent."""
+    """Receives progress: the command line draws bars, a notebook may stay silent."""
 
     def start(self, what: str, total: int | None) -> None:
-        """Begin a task of ``total`` units; None where the number is not known."""
+        """Start a task of ``total`` units; None if the number is unknown."""
         ...
 
     def advance(self, num: int) -> None:
-        """``num`` more units of the current task are done."""
+        """Report that ``num`` more units of the current task are done."""
         ...
 
     def finish(self) -> None:
-        """The current task is done."""
+        """Report that the current task is done."""
         ...
 
     def say(self, text: str) -> None:
-        """One line for people, e.g. what a step did."""
+        """Print one line, e.g. the result of a step."""
         ...
 
     def warn(self, text: str) -> None:
-        """Something that limits the number; it is in the record too."""
+        """Print a caveat of the result; it is in the record too."""
         ...
 
 
 class SilentReporter:
-    """Reports nothing; what is said still goes to the run's log."""
+    """Reports nothing; the run's log still has every line."""
 
     def start(self, what: str, total: int | None) -> None:
         """Ignore a task."""
@@ -166,7 +166,7 @@ class SilentReporter:
 
 
 def read_ids(path: Path) -> Sequence[str]:
-    """Read image ids, one a line; empty lines are skipped, order is kept, a repeated id counts once.
+    """Read image ids, one per line; empty lines are skipped, order is kept, a repeated id counts once.
 
     Raises:
         DataError: The file cannot be read or holds no id.
@@ -175,9 +175,9 @@ def read_ids(path: Path) -> Sequence[str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"The id file {path} cannot be read: {error}", fix="name a text file with one id a line."
+            f"The id file {path} cannot be read: {error}", fix="name a text file with one id per line."
         ) from error
     ids = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not ids:
-        raise DataError(f"The id file {path} holds no id.", fix="write one image id a line.")
+        raise DataError(f"The id file {path} holds no id.", fix="write one image id per line.")
     return ids
