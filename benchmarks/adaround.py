@@ -1,9 +1,9 @@
-"""The fast rounding engine beside AIMET's AdaRound, layer by layer: ``python -m benchmarks.adaround``.
+"""Compares the fast rounding engine with AIMET's AdaRound, layer by layer: ``python -m benchmarks.adaround``.
 
-Both round the same layer on the same inputs and the same grid, and are scored on those and on images neither has seen.
+Both round the same layer on the same inputs and the same grid, and are scored on those and on unseen images.
 AIMET's own per-layer optimizer runs (``AdaroundOptimizer``), not its loop over the network, which would run the network
-again for every layer. Inputs are one small window an image, so that AIMET's steps take milliseconds.
-Results are written after every layer, the inputs beside them; a second call goes on where the first stopped. Reads the
+again for every layer. Inputs are one small window per image, so that AIMET's steps take milliseconds.
+Results are written after every layer, with the inputs beside them; a second call resumes there. Reads the
 drawn set and the stand-in weights of the folder that ZOO_EVAL_SHARED names.
 """
 
@@ -66,7 +66,7 @@ _IMAGES_FOR_EARLIER_LAYERS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LayerData:
-    """A layer and what it sees.
+    """A layer and its inputs.
 
     Attributes:
         layer: With its float weights.
@@ -109,7 +109,7 @@ class Batches:
 
 
 def folded_network(checkpoint: Path) -> nn.Module:
-    """The stand-in network with its batch norms folded into the convolutions before them."""
+    """Return the stand-in network with its batch norms folded into the convolutions before them."""
     network = build_network()
     network.load_state_dict(torch.load(checkpoint, weights_only=True))
     convolution: Any = None
@@ -124,7 +124,7 @@ def folded_network(checkpoint: Path) -> nn.Module:
 
 
 def drawn_images(archive: Path, num_images: int) -> torch.Tensor:
-    """The first trainval images, preprocessed, ``(N, 3, 300, 300)``."""
+    """Load the first trainval images, preprocessed, ``(N, 3, 300, 300)``."""
     from ssd_mobilenetv2_lite.preprocess import preprocess
 
     with tempfile.TemporaryDirectory() as folder, tarfile.open(archive) as tar:
@@ -136,7 +136,7 @@ def drawn_images(archive: Path, num_images: int) -> torch.Tensor:
 
 
 def aimet_grid(layer: nn.Conv2d, window: torch.Tensor, bw: int, config: Path) -> tuple[Any, WeightGrid]:
-    """AIMET's quantsim of the layer alone, without activation quantizers, and the grid that it chose."""
+    """Build AIMET's quantsim of one layer, without activation quantizers; return it and its grid."""
     from aimet_torch.adaround.adaround_weight import Adaround
     from aimet_torch.common.defs import QuantScheme
 
@@ -150,7 +150,7 @@ def aimet_grid(layer: nn.Conv2d, window: torch.Tensor, bw: int, config: Path) ->
 
 
 def aimet_weight(data: LayerData, sim: Any, iterations: int, *, with_activation: bool) -> torch.Tensor:
-    """Round with AIMET's optimizer at its default hyperparameters; hard rounding of what it found."""
+    """Round with AIMET's optimizer at its default hyperparameters; return the hard rounding."""
     from aimet_torch._base.adaround.adaround_loss import AdaroundHyperParameters
     from aimet_torch.adaround.adaround_optimizer import AdaroundOptimizer
     from aimet_torch.adaround.adaround_weight import Adaround
@@ -186,7 +186,7 @@ def fast_weight(data: LayerData, grid: WeightGrid, choices: Choices) -> torch.Te
 
 
 def unrounded_weight(data: LayerData) -> torch.Tensor:
-    """The real-valued weights whose error on the inputs seen is least: what no rounding can pass below."""
+    """Return the real-valued weights with the least error on the seen inputs, a lower bound for any rounding."""
     error = ReconstructionError(data.layer)
     error.add(*data.seen)
     change: torch.Tensor = torch.linalg.lstsq(error.moment, error.linear.mT, driver="gelsd").solution.mT
@@ -195,7 +195,7 @@ def unrounded_weight(data: LayerData) -> torch.Tensor:
 
 
 def errors(data: LayerData, weight: torch.Tensor) -> dict[str, float]:
-    """Squared output error over the float output's sum of squares, before and after the activation."""
+    """Return the squared output error over the float output's sum of squares, before and after the activation."""
     rounded_layer = copy.deepcopy(data.layer)
     rounded_layer.weight.data.copy_(weight)
     result = {}
@@ -272,7 +272,7 @@ def _windows(
 
 
 def window(layer: nn.Module, x: torch.Tensor, index: int) -> torch.Tensor:
-    """A window of the input, its place drawn by the image's index."""
+    """Cut a window of the input at a place drawn by the image's index."""
     stride = layer.stride[0] if isinstance(layer, nn.Conv2d) else 1
     size = _WINDOW * stride
     rng = np.random.default_rng(index)
@@ -290,7 +290,7 @@ def _timed(results: dict[str, Any], key: str, data: LayerData, make: Any) -> Non
 def run_layer(
     data: LayerData, bw: int, iterations: int, config: Path, known: dict[str, Any], *, behind_activation: bool
 ) -> dict[str, Any]:
-    """Every engine on one layer; what ``known`` holds of AIMET at so many iterations is not run again."""
+    """Run every engine on one layer; AIMET results in ``known`` for this number of iterations are reused."""
     sim, grid = aimet_grid(data.layer, data.seen[0], bw, config)
     scale, offset = grid.scale, grid.offset
     integers = (data.layer.weight / scale).round().clamp(offset, offset + 2**bw - 1)
@@ -347,7 +347,7 @@ def _ratios(row: dict[str, Any], iterations: int) -> Iterator[tuple[str, float]]
 
 
 def time_network(network: nn.Module, images: torch.Tensor, bw: int, choices_to_time: Sequence[Choices]) -> None:
-    """Round every layer, capture included, and print what it took; the peak is of the process so far."""
+    """Round every layer, including capture, and print time and memory; the peak is that of the process so far."""
     for choices in choices_to_time:
         started = time.process_time(), time.perf_counter()
         layers = round_network(network, _Images(images), _min_max_grids(network, bw), choices=choices).layers
@@ -385,14 +385,14 @@ def main() -> None:
     network = folded_network(data_dir / "shapes_mb2_ssd_lite.pth")
     if args.network:
         images = drawn_images(data_dir / "shapes_voc.tar", args.network)
-        # The drawn set has 300 images; for the time alone, some may come twice.
+        # The drawn set has 300 images; to measure only time, some may repeat.
         time_network(
             network, images.repeat(-(-args.network // len(images)), 1, 1, 1)[: args.network], args.bw, args.choices
         )
         return
     images = drawn_images(data_dir / "shapes_voc.tar", 2 * args.images)
     names = args.only or LAYERS[: args.layers]
-    kept = args.out.with_suffix(".pt")  # AIMET's results of an earlier call hold for the inputs of that call alone
+    kept = args.out.with_suffix(".pt")  # AIMET's earlier results are valid only for the inputs of that call
     if not kept.exists():
         torch.save(capture(network, images, LAYERS, args.bw), kept)
     layers = _layer_data(network, torch.load(kept, weights_only=True))

@@ -1,10 +1,10 @@
-"""Both rounding engines through the whole job: the demo's mAP, image by image: ``python -m benchmarks.adaround_map``.
+"""Compares the demo's mAP with both rounding engines, image by image: ``python -m benchmarks.adaround_map``.
 
-The same recipe, calibration images and seed; only the engine of the step adaround differs. AIMET runs as many
-iterations a layer as ``--iterations`` says. Each of its steps runs a layer on whole maps of 32 images, which takes
-seconds at the first layers, so ``--window`` lets it see one window an image instead, as benchmarks.adaround does: its
-own optimizer, many more steps in the same time. A run that is there already is not repeated, so a stopped benchmark
-goes on.
+The same recipe, calibration images and seed; only the engine of the step adaround differs. ``--iterations`` sets
+AIMET's iterations per layer. Each of its steps runs a layer on whole maps of 32 images, which takes
+seconds at the first layers, so ``--window`` gives it one window per image instead, as benchmarks.adaround does: its
+own optimizer, many more steps in the same time. An existing run is not repeated, so a stopped benchmark
+resumes.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _CALIBRATION_BATCH = 8
 
 
 class _Reached(Exception):  # noqa: N818  # no error: it ends a forward pass
-    """The layer whose input was wanted has been reached."""
+    """Raised when the requested layer has been reached."""
 
 
 def _inputs(network: nn.Module, layer: nn.Module, images: Any, geometry: nn.Module) -> torch.Tensor:
-    """A window of the layer's input for every image, ``(N, C, h, w)``."""
+    """Collect a window of the layer's input for every image, ``(N, C, h, w)``."""
     kept: list[torch.Tensor] = []
 
     def keep(_layer: nn.Module, x: tuple[torch.Tensor, ...]) -> None:
@@ -52,7 +52,7 @@ def _inputs(network: nn.Module, layer: nn.Module, images: Any, geometry: nn.Modu
 
 @contextlib.contextmanager
 def windows_for_aimet() -> Iterator[None]:
-    """While it lasts, AIMET's optimizer sees windows of each layer's inputs."""
+    """Give AIMET's optimizer windows of each layer's inputs inside the context."""
     from aimet_torch._base.adaround.adaround_optimizer import AdaroundOptimizer
 
     whole = AdaroundOptimizer.adaround_module
@@ -89,7 +89,7 @@ def run_engine(engine: str, bits: int, args: argparse.Namespace) -> Path:
 
 
 def show(bits: int, found: Difference, folder: Path) -> None:
-    """Print what both engines reach and the paired interval of the difference."""
+    """Print the mAP of both engines and the paired interval of the difference."""
     if found.before is None or found.after is None or found.interval is None or found.difference is None:
         print(f"w{bits}a8: undefined")
         return

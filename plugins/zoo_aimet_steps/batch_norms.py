@@ -1,8 +1,8 @@
-"""Batch-norm re-estimation: mean and variance as the layers with quantized weights give them.
+"""Batch-norm re-estimation: measures mean and variance behind layers with quantized weights.
 
-Rounding weights shifts and scales what a convolution puts out; a batch norm whose statistics were measured before takes
-that for signal. Measured anew on the calibration images, they take it out again, channel by channel, and folding
-carries the correction into the biases and weights of the network that is simulated.
+Rounding weights shifts and scales the outputs of a convolution, which statistics measured before cannot correct.
+Statistics measured again on the calibration images remove the error channel by channel, and folding moves the
+correction into the biases and weights of the simulated network.
 
 Source: AIMET's ``aimet_torch.bn_reestimation``; Sun et al., Hybrid 8-bit Floating Point (HFP8) Training and Inference
 for Deep Neural Networks, NeurIPS 2019, re-tunes batch norms for the same reason.
@@ -36,7 +36,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def reestimate(network: QuantNetwork, params: ReestimateBnParams, context: StepContext) -> StepResult:
-    """Give every batch norm the statistics that it sees behind quantized weights; activations stay float for it.
+    """Measure the statistics of every batch norm behind quantized weights; activations stay float meanwhile.
 
     With one range per output channel the weights that are quantized here are those that the simulation quantizes after
     folding, up to the channel's factor; with one range per tensor folding changes the rounding, and the correction is
@@ -46,7 +46,7 @@ def reestimate(network: QuantNetwork, params: ReestimateBnParams, context: StepC
     ``largest_variance_ratio`` (or its inverse), ``max_relative_change`` of the float outputs, which this step changes.
 
     Raises:
-        RecipeError: There is no batch norm, because the network has none or they are folded, or no calibration image.
+        RecipeError: The network has no batch norms or they are already folded, or there is no calibration image.
     """
     norms = [name for name, module in network.network.named_modules() if isinstance(module, NORMS)]
     if not norms:
@@ -93,7 +93,7 @@ def reestimate(network: QuantNetwork, params: ReestimateBnParams, context: StepC
 
 
 def _with_quantized_weights(network: QuantNetwork, context: StepContext) -> nn.Module:
-    """A copy whose convolutions and linear layers hold quantized weights, and whose batch norms are float."""
+    """Return a copy with quantized weights in convolutions and linear layers, and float batch norms."""
     sim = aimet.build_quantsim(network.network, context.example_input, context.quant, network.param_encodings)
     copied = copy.deepcopy(network.network)
     with torch.no_grad():

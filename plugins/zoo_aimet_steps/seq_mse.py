@@ -1,4 +1,4 @@
-"""Sequential MSE: each layer's weight range is the one that leaves its output closest to the float network's.
+"""Sequential MSE: chooses each layer's weight range so that its output is closest to the float network's.
 
 Source: AIMET's ``aimet_torch.seq_mse``, which goes layer by layer, each on the inputs that the layers quantized before
 it give.
@@ -31,7 +31,7 @@ MOST_BITS = 4
 
 
 def choose_ranges(network: QuantNetwork, params: SeqMseParams, context: StepContext) -> StepResult:
-    """Fix the weight range of every convolution and linear layer; the network itself stays as it is.
+    """Fix the weight range of every convolution and linear layer; the network itself does not change.
 
     Effect: ``num_layers``, ``num_narrowed`` (layers whose ranges became narrower than the scheme's),
     ``num_candidates``, ``num_batches``, and per layer ``narrowing``, the mean over its channels of new scale over the
@@ -39,7 +39,7 @@ def choose_ranges(network: QuantNetwork, params: SeqMseParams, context: StepCont
 
     Raises:
         RecipeError: Weights have more than four bits, earlier steps have fixed ranges already, or more batches are
-            asked for than there are.
+            requested than exist.
     """
     if context.quant.param_bw > MOST_BITS:
         raise RecipeError(
@@ -88,7 +88,7 @@ def choose_ranges(network: QuantNetwork, params: SeqMseParams, context: StepCont
 
 
 def _initialized(network: QuantNetwork, context: StepContext) -> Any:
-    """A simulation with the ranges that the scheme gives."""
+    """Build a simulation with the scheme's ranges."""
     sim = aimet.build_quantsim(network.network, context.example_input, context.quant)
     aimet.weight_quantizers(sim)
     return sim
