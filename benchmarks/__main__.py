@@ -1,8 +1,8 @@
 """Run every benchmark in turn: ``python -m benchmarks --out FOLDER [--only PART,...]``.
 
-Each part prints its table and adds to ``figures.json``; growth and roofline leave a picture each. A part that cannot
-run here is named there with the reason. Run it on an idle machine: the conditions in the file say how busy it was.
-AdaRound has a program of its own, ``python -m benchmarks.adaround``: it takes minutes a layer.
+Each part prints its table and adds to ``figures.json``; growth and roofline also write a picture. A part that cannot
+run is listed there with the reason. Run it on an idle machine: the file records how busy it was.
+AdaRound has its own program, ``python -m benchmarks.adaround``: it takes minutes per layer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PICTURES = {"growth": plot_growth, "roofline": plot_roofline}
 
 
 def _parts(repeats: int, images: int) -> dict[str, Callable[[list[str]], int]]:
-    """What each part does with further arguments, in the order run."""
+    """The function of each part, called with the remaining arguments, in the order run."""
     times, pictures = ["--repeats", str(repeats)], ["--images", str(images)]
     calls: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
         "start": (start.main, times),

@@ -195,7 +195,7 @@ def unrounded_weight(data: LayerData) -> torch.Tensor:
 
 
 def errors(data: LayerData, weight: torch.Tensor) -> dict[str, float]:
-    """Squared output error over the float output's sum of squares, before and after the activation."""
+    """Return the squared output error over the float output's sum of squares, before and after the activation."""
     rounded_layer = copy.deepcopy(data.layer)
     rounded_layer.weight.data.copy_(weight)
     result = {}
@@ -272,7 +272,7 @@ def _windows(
 
 
 def window(layer: nn.Module, x: torch.Tensor, index: int) -> torch.Tensor:
-    """A window of the input, its place drawn by the image's index."""
+    """Cut a window of the input at a place drawn by the image's index."""
     stride = layer.stride[0] if isinstance(layer, nn.Conv2d) else 1
     size = _WINDOW * stride
     rng = np.random.default_rng(index)
@@ -290,7 +290,7 @@ def _timed(results: dict[str, Any], key: str, data: LayerData, make: Any) -> Non
 def run_layer(
     data: LayerData, bw: int, iterations: int, config: Path, known: dict[str, Any], *, behind_activation: bool
 ) -> dict[str, Any]:
-    """Every engine on one layer; what ``known`` holds of AIMET at so many iterations is not run again."""
+    """Run every engine on one layer; AIMET results in ``known`` for this number of iterations are reused."""
     sim, grid = aimet_grid(data.layer, data.seen[0], bw, config)
     scale, offset = grid.scale, grid.offset
     integers = (data.layer.weight / scale).round().clamp(offset, offset + 2**bw - 1)
@@ -347,7 +347,7 @@ def _ratios(row: dict[str, Any], iterations: int) -> Iterator[tuple[str, float]]
 
 
 def time_network(network: nn.Module, images: torch.Tensor, bw: int, choices_to_time: Sequence[Choices]) -> None:
-    """Round every layer, capture included, and print what it took; the peak is of the process so far."""
+    """Round every layer, including capture, and print time and memory; the peak is that of the process so far."""
     for choices in choices_to_time:
         started = time.process_time(), time.perf_counter()
         layers = round_network(network, _Images(images), _min_max_grids(network, bw), choices=choices).layers

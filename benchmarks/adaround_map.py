@@ -33,7 +33,7 @@ class _Reached(Exception):  # noqa: N818  # not an error: it ends a forward pass
 
 
 def _inputs(network: nn.Module, layer: nn.Module, images: Any, geometry: nn.Module) -> torch.Tensor:
-    """A window of the layer's input for every image, ``(N, C, h, w)``."""
+    """Collect a window of the layer's input for every image, ``(N, C, h, w)``."""
     kept: list[torch.Tensor] = []
 
     def keep(_layer: nn.Module, x: tuple[torch.Tensor, ...]) -> None:
@@ -51,7 +51,7 @@ def _inputs(network: nn.Module, layer: nn.Module, images: Any, geometry: nn.Modu
 
 @contextlib.contextmanager
 def windows_for_aimet() -> Iterator[None]:
-    """While it lasts, AIMET's optimizer sees windows of each layer's inputs."""
+    """Give AIMET's optimizer windows of each layer's inputs inside the context."""
     from aimet_torch._base.adaround.adaround_optimizer import AdaroundOptimizer
 
     whole = AdaroundOptimizer.adaround_module

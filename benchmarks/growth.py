@@ -1,4 +1,4 @@
-"""How cost grows with images, batch size and layers: ``python -m benchmarks.growth``.
+"""Measures how cost grows with images, batch size and layers: ``python -m benchmarks.growth``.
 
 Images: a whole fp32 evaluation (``predict``, prediction files included). Batch size: one pass through the network on
 one core. Layers: stacks of one separable convolution, one image on one core, and how long it takes to build and
@@ -43,13 +43,13 @@ _CALIBRATION_IMAGES = 16
 
 
 def slope(curve: dict[int, Spread]) -> float:
-    """Of the straight line through the logarithms of the medians, least squares."""
+    """Fit a straight line through the logarithms of the medians by least squares; return its slope."""
     x, y = np.log(list(curve)), np.log([spread.median for spread in curve.values()])
     return float(np.polyfit(x, y, 1)[0])
 
 
 def images(base: Scene, repeats: int, backend: str, sides: Sides, clock: Clock) -> dict[int, Spread]:
-    """Seconds of an evaluation by its number of images."""
+    """Measure the seconds of an evaluation by its number of images."""
     settings = InferenceSettings(batch_size=DEFAULT_BATCH_SIZE["cpu"], workers=DEFAULT_WORKERS, device="cpu")
 
     def evaluate(num_images: int) -> None:
@@ -63,7 +63,7 @@ def images(base: Scene, repeats: int, backend: str, sides: Sides, clock: Clock) 
 
 
 def batch_sizes(base: Scene, repeats: int, backend: str, sides: Sides, clock: Clock) -> dict[int, Spread]:
-    """Seconds of one pass through the network on one core, by the batch's size."""
+    """Measure the seconds of one forward pass on one core by batch size."""
     network = sides.own[backend].to(memory_format=torch.channels_last)
 
     def run(batch_size: int) -> Callable[[], object]:
@@ -75,7 +75,7 @@ def batch_sizes(base: Scene, repeats: int, backend: str, sides: Sides, clock: Cl
 
 
 def stack_of(num_layers: int) -> nn.Sequential:
-    """Pairs of a depthwise and a pointwise convolution, each with a ReLU; ``num_layers`` convolutions."""
+    """Build pairs of a depthwise and a pointwise convolution, each with a ReLU; ``num_layers`` convolutions."""
     pairs: list[nn.Module] = []
     for _ in range(num_layers // 2):
         pairs += [nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1, groups=_CHANNELS), nn.ReLU()]
@@ -102,7 +102,7 @@ class _Batches:
 
 
 def layers(repeats: int, clock: Clock) -> dict[str, dict[int, Spread]]:
-    """Seconds by number of layers: one forward pass, and building and calibrating a simulation."""
+    """Measure seconds by number of layers: one forward pass, and building and calibrating a simulation."""
     config = Path(ssd_mobilenetv2_lite.__file__).parent / "aimet_config.json"
     quant = QuantSettings(param_bw=8, output_bw=8, quant_scheme="tf_enhanced", config_file=config)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""Time evaluation beside a loop over single images: ``python -m benchmarks.inference [--quantized]``.
+"""Times evaluation against a loop over single images: ``python -m benchmarks.inference [--quantized]``.
 
-All sides read the same image files, run the same weights and end with the same detections. The plain side is what
-published evaluators do (``plain_loop.py``), with AIMET's own simulation inside where ``--quantized`` is given; ours is
-``zoo_core.inference.predict`` with the default settings, prediction files included, on each backend that there is.
+All sides read the same image files, run the same weights and produce the same detections. The plain side works like
+published evaluators (``plain_loop.py``), with AIMET's own simulation inside where ``--quantized`` is given; ours is
+``zoo_core.inference.predict`` with the default settings, including prediction files, on each available backend.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ _BATCH_SIZES = (1, 2, 4, 8, 16)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sides:
-    """One stage's network as each side runs it; ours by backend."""
+    """One stage's network for each side; ours by backend."""
 
     plain: nn.Module
     own: Mapping[str, nn.Module]
 
 
 def fp32(base: Scene) -> Sides:
-    """The float network as loaded, and the same in ONNX Runtime where that is installed."""
+    """The float network as loaded, and the same in ONNX Runtime if that is installed."""
     network = base.bundle.network
     own = {"torch": network}
     if importlib.util.find_spec("onnxruntime") is not None:
@@ -64,7 +64,7 @@ def fp32(base: Scene) -> Sides:
 
 
 def w8a8(base: Scene) -> Sides:
-    """Plain post-training quantization: AIMET's simulation as it comes, and what our pipeline makes of the same."""
+    """Plain post-training quantization: AIMET's simulation unchanged, and our pipeline's version of it."""
     settings = InferenceSettings(batch_size=8, workers=DEFAULT_WORKERS, device="cpu")
     trainval = VocDetection(base.dataset.root, "trainval", label_file=base.dataset.root / "labels.txt")
     ids = trainval.ids[:_CALIBRATION_IMAGES]
@@ -86,7 +86,7 @@ def w8a8(base: Scene) -> Sides:
 
 
 class Measured:
-    """One stage's sides on the same images, timed by one clock."""
+    """Runs and times one stage's sides on the same images."""
 
     def __init__(self, base: Scene, sides: Sides, image_ids: Sequence[str], folder: Path, clock: Clock) -> None:
         self.clock = clock
@@ -103,7 +103,7 @@ class Measured:
     def own(self, backend: str, batch_size: int = DEFAULT_BATCH_SIZE["cpu"]) -> list[Prediction]:
         """Our path to the prediction files, and what they hold."""
         store = PredictionStore(self._folder / f"{backend}-{batch_size}", Detections)
-        store.clear()  # what an earlier repeat left would be taken as done
+        store.clear()  # chunks of an earlier repeat would be taken as done
         settings = InferenceSettings(batch_size=batch_size, workers=DEFAULT_WORKERS, device="cpu")
         base, network = self.base, self.sides.own[backend]
         predict(network, base.bundle, base.dataset, self.image_ids, store, settings, lambda _num: None)
@@ -114,9 +114,9 @@ class Measured:
         return len(self.image_ids) / seconds
 
     def agreement(self, backend: str) -> dict[str, float]:
-        """How far the sides' detections are the same: their numbers, and the share of them that both have.
+        """Compare the sides' detections: their numbers, and the share that both have.
 
-        A detection is the same where label and box (within 1 % of the image) agree and scores lie within 0.01.
+        A detection is the same if label and box (within 1 % of the image) agree and scores lie within 0.01.
         """
         pairs = [(a, b) for a, b in zip(self.plain(), self.own(backend), strict=True) if isinstance(b, Detections)]
         num_plain = sum(len(a.scores) for a, _ in pairs)
@@ -133,7 +133,7 @@ def _num_common(one: Detections, other: Detections) -> int:
 
 
 def side_by_side(measured: Measured, repeats: int) -> dict[str, Any]:
-    """All sides in turn: images per second of each, and how many times more ours takes on."""
+    """Measure images per second of all sides in turn, and the ratio of ours to the plain side."""
     agreement = {backend: measured.agreement(backend) for backend in measured.sides.own}  # also warms every side up
     ours = {backend: partial(measured.own, backend) for backend in measured.sides.own}
     seconds = in_turn({"plain": measured.plain, **ours}, repeats, measured.clock)
@@ -153,7 +153,7 @@ def side_by_side(measured: Measured, repeats: int) -> dict[str, Any]:
 
 
 def parts(measured: Measured, backend: str, repeats: int) -> dict[str, Any]:
-    """Milliseconds an image that each part of our path takes by itself in one thread, and how well they overlap."""
+    """Measure milliseconds per image of each part of our path in one thread, and how well the parts overlap."""
     base, batch_size = measured.base, DEFAULT_BATCH_SIZE["cpu"]
     inputs = list(load_inputs(base.dataset, measured.image_ids, base.bundle.preprocess, workers=0))
     batches = [inputs[start : start + batch_size] for start in range(0, len(inputs), batch_size)]
@@ -198,7 +198,7 @@ def parts(measured: Measured, backend: str, repeats: int) -> dict[str, Any]:
 
 
 def batch_sizes(measured: Measured, backend: str, repeats: int) -> dict[str, Any]:
-    """Images per second of our path at each batch size, from which the default is chosen."""
+    """Measure images per second of our path at each batch size, to choose the default."""
     sides = {str(size): partial(measured.own, backend, size) for size in _BATCH_SIZES}
     seconds = in_turn(sides, repeats, measured.clock)
     rates = {name: Spread(values=tuple(map(measured.rate, taken))) for name, taken in seconds.items()}
@@ -208,7 +208,7 @@ def batch_sizes(measured: Measured, backend: str, repeats: int) -> dict[str, Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print rates, their spread over repeats, the ratio, and what the parts cost."""
+    """Print rates, their spread over repeats, the ratio, and the cost of the parts."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="dataset in VOC layout with labels.txt; else the reference data's")
     parser.add_argument("--checkpoint", type=Path, help="weights for it; else the reference data's, or untrained ones")

@@ -1,9 +1,9 @@
-"""Peak memory of an evaluation beside its number of images: ``python -m benchmarks.memory [--network]``.
+"""Measures peak memory of an evaluation by its number of images: ``python -m benchmarks.memory [--network]``.
 
-Each measurement is a process of its own that takes a few pictures under as many ids as asked for through what
-``zoo-eval run`` does with a stage: inference, prediction files, scoring under every protocol, submission files. Without
-``--network`` a tiny network stands in, whose decoding gives 40 detections an image, more than published detectors have
-left after suppression; with it, the network and weights of ``benchmarks.inference``.
+Each measurement is a separate process that runs a few pictures under the requested number of ids through the work of
+a stage of ``zoo-eval run``: inference, prediction files, scoring under every protocol, submission files. Without
+``--network`` a tiny network is used whose decoding gives 40 detections per image, more than published detectors have
+after suppression; with it, the network and weights of ``benchmarks.inference``.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ class RepeatedPictures:
         return image
 
     def target(self, image_id: str) -> DetectionTarget:
-        """The objects drawn, copied: reading annotations gives every image arrays of its own."""
+        """Copies of the drawn objects: reading annotations gives every image its own arrays."""
         drawn = self._drawn[int(image_id) % _NUM_PICTURES]
         return DetectionTarget(boxes=drawn.boxes.copy(), labels=drawn.labels.copy(), difficult=drawn.difficult.copy())
 
     def content_hash(self, image_id: str) -> str:
-        """Nothing here asks for it."""
+        """Never called here."""
         raise NotImplementedError
 
     def write_submission(self, directory: Path, predictions: Iterator[tuple[str, Prediction]]) -> None:
-        """As the VOC dataset writes it."""
+        """Writes like the VOC dataset."""
         write_comp4(directory, predictions, class_names=self.class_names, split=self.split)
 
 
 def tiny_bundle() -> ModelBundle:
-    """A network of one convolution, and a decoding that makes a fixed number of detections of its outputs."""
+    """A network of one convolution, and a decoder that returns a fixed number of detections."""
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=8), torch.nn.AdaptiveAvgPool2d(4)).eval()
 
     def decode(outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> list[Detections]:
@@ -93,7 +93,7 @@ def _made_up(value: float, size: ImageSize) -> Detections:
 
 
 def evaluate_one_stage(bundle: ModelBundle, num_images: int) -> dict[str, int]:
-    """Run and score one stage; peak resident bytes after each part."""
+    """Run and score one stage; return peak resident bytes after each part."""
     dataset = RepeatedPictures(num_images)
     settings = InferenceSettings(batch_size=DEFAULT_BATCH_SIZE["cpu"], workers=DEFAULT_WORKERS, device="cpu")
     peaks = {"start": peak_memory_bytes()}
@@ -137,7 +137,7 @@ def _measure(num_images: int, *, network: bool) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the peak for each number of images, and how much the largest has more than the smallest."""
+    """Print the peak for each number of images, and the growth from the smallest to the largest."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10000])
     parser.add_argument("--repeats", type=int, default=3)

@@ -1,10 +1,10 @@
-"""Time COCO's metric beside the published evaluators: ``python -m benchmarks.metric_peers``.
+"""Times COCO's metric against the published evaluators: ``python -m benchmarks.metric_peers``.
 
 pycocotools, faster-coco-eval and torchmetrics get the detections of VOC2007 test; the first two must find the same mAP
 as this project's ``coco`` protocol, torchmetrics comes within 0.001 of it. Difficult objects are left out on every
-side, because torchmetrics has no word for them. Each side starts from arrays in memory and is charged for what it makes
-of them. Needs the reference data that ZOO_EVAL_SHARED points to, and the extra ``bench``; a peer that is not installed
-is left out.
+side, because torchmetrics does not support them. Each side starts from arrays in memory and is charged for its own
+conversions. Needs the reference data that ZOO_EVAL_SHARED points to, and the extra ``bench``; missing peers are left
+out.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PEERS = {"pycocotools": "pycocotools", "faster_coco_eval": "faster-coco-eval", "
 
 
 def without_difficult(scene: LoadedScene) -> LoadedScene:
-    """The scene with the objects that count alone."""
+    """Return the scene with only the objects that count."""
     targets = []
     for target in scene.targets:
         kept = ~target.difficult
@@ -44,7 +44,7 @@ def without_difficult(scene: LoadedScene) -> LoadedScene:
 
 
 def _coco_dicts(scene: LoadedScene) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Ground truth and results in COCO's form; ``xywh`` without the pixel that VOC adds."""
+    """Convert ground truth and results to COCO's form; ``xywh`` without the pixel that VOC adds."""
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     for index, (target, pred) in enumerate(zip(scene.targets, scene.preds, strict=True), start=1):
@@ -121,7 +121,7 @@ def _quiet(work: Callable[[LoadedScene], float], scene: LoadedScene) -> Callable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print each side's seconds and mAP, and how many times faster ours is."""
+    """Print each side's seconds and mAP, and the ratio to ours."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--set", default="yolo2_b", choices=["yolo2_a", "yolo2_b"], dest="name")

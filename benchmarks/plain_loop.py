@@ -1,7 +1,7 @@
-"""Evaluation as published evaluators do it: one image after the other, and in each one class after the other.
+"""Evaluates like published evaluators: one image after the other, and in each one class after the other.
 
-Written for comparison alone. The rule is the plugin's (score > 0.01, the 200 best, hard NMS at IoU 0.45, boxes not
-clipped); only the way of getting there differs.
+Written only for comparison. The rule is the plugin's (score > 0.01, the 200 best, hard NMS at IoU 0.45, boxes not
+clipped); only the implementation differs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The figures as pictures: growth with fitted slopes, and the network's roofline."""
+"""Draws the figures: growth with fitted slopes, and the network's roofline."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def _where(figures: dict[str, Any]) -> str:
 
 
 def plot_growth(figures: dict[str, Any], path: Path) -> None:
-    """One panel for each quantity that grows; points are medians, bars the spread, lines the fit.
+    """Draw one panel for each growing quantity; points are medians, bars the spread, lines the fit.
 
     Args:
-        figures: What ``benchmarks.growth`` wrote.
+        figures: Output of ``benchmarks.growth``.
         path: An SVG file.
     """
     curves = figures["curves"]
@@ -53,10 +53,10 @@ def plot_growth(figures: dict[str, Any], path: Path) -> None:
 
 
 def plot_roofline(figures: dict[str, Any], path: Path) -> None:
-    """Every convolution at its operations a byte, as fast as torch runs it, under the machine's roof.
+    """Draw every convolution's speed in torch by its operations per byte, under the machine's roof.
 
     Args:
-        figures: What ``benchmarks.roofline`` wrote.
+        figures: Output of ``benchmarks.roofline``.
         path: An SVG file.
     """
     machine = figures["machine"]

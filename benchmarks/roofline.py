@@ -1,10 +1,10 @@
-"""The network against the machine: ``python -m benchmarks.roofline``.
+"""Compares the network's speed with the machine's limits: ``python -m benchmarks.roofline``.
 
-Counts each convolution's floating point operations (two a multiply-add) and the bytes that it must move at least
+Counts each convolution's floating point operations (two per multiply-add) and the bytes that it must move at least
 (input, weights, output, once each, float32), measures what one core of this machine can do at best (a large matrix
 product, a copy of an array that no cache holds), and so estimates the least time of the network: for each layer the
 longer of operations over peak and bytes over bandwidth. Activations that stay in a cache between two layers move faster
-than that, so a layer may lie above the roof. Measured beside it: one image on one core, in torch and in ONNX Runtime.
+than that, so a layer may lie above the roof. Also measures one image on one core, in torch and in ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """What a convolution must do at least.
+    """Minimum work of a convolution.
 
     Attributes:
-        name: The module's.
+        name: Name of the module.
         flops: Floating point operations for one image.
         num_bytes: Input, weights and output, once each.
         milliseconds: Of one core, measured in torch with hooks around the layer.
@@ -49,13 +49,13 @@ class Layer:
 
     @property
     def intensity(self) -> float:
-        """Operations a byte."""
+        """Operations per byte."""
         return self.flops / self.num_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """One core at its best.
+    """Peak performance of one core.
 
     Attributes:
         flops_per_second: Of a matrix product in float32.
@@ -71,7 +71,7 @@ class Machine:
 
 
 def measure_machine(repeats: int) -> Machine:
-    """The best of several repeats; the calling thread alone."""
+    """Return the best of several repeats, in the calling thread only."""
     a, b = torch.rand(_MATRIX, _MATRIX), torch.rand(_MATRIX, _MATRIX)
     product = torch.empty(_MATRIX, _MATRIX)
     source = torch.rand(_COPIED_BYTES // _FLOAT_BYTES)
@@ -82,7 +82,7 @@ def measure_machine(repeats: int) -> Machine:
 
 
 def measure_layers(network: nn.Module, x: torch.Tensor, repeats: int) -> list[Layer]:
-    """Every convolution of ``network`` for one image, in the order run; the least time of several repeats."""
+    """Measure every convolution of ``network`` for one image, in the order run; the least time of several repeats."""
     seconds: dict[str, list[float]] = {}
     work: dict[str, tuple[int, int]] = {}
     begun: dict[str, float] = {}
@@ -113,7 +113,7 @@ def measure_layers(network: nn.Module, x: torch.Tensor, repeats: int) -> list[La
 
 
 def measure_networks(sides: Sides, x: torch.Tensor, repeats: int) -> dict[str, Spread]:
-    """Milliseconds of one core for one image, by backend."""
+    """Measure milliseconds of one core for one image, by backend."""
     found = {}
     for backend, network in sides.own.items():
         runs = network.to(memory_format=torch.channels_last)
@@ -125,7 +125,7 @@ def measure_networks(sides: Sides, x: torch.Tensor, repeats: int) -> dict[str, S
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the machine's peak, the network's work, and the bound beside what was measured."""
+    """Print the machine's peak, the network's work, and the bound with the measured times."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--json", type=Path, help="write the figures here")

@@ -1,4 +1,4 @@
-"""Images and a network to measure with: the reference data where there are some, else drawn pictures."""
+"""Provides images and a network for benchmarks: the reference data if available, else drawn pictures."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from zoo_core.datatypes import ModelBundle
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:
-    """What an evaluation benchmark runs on.
+    """Input of an evaluation benchmark.
 
     Attributes:
         dataset: The images.
         bundle: The network, float, on the CPU.
-        what: For people: which weights and which images.
+        what: Description of the weights and images.
     """
 
     dataset: VocDetection
@@ -38,11 +38,11 @@ class Scene:
 
 @contextmanager
 def scene(data: Path | None, checkpoint: Path | None, num_images: int) -> Iterator[Scene]:
-    """Open the scene; archives are unpacked, or pictures drawn, into a folder that goes away with it.
+    """Open the scene; archives are unpacked, or pictures drawn, into a temporary folder.
 
     Args:
         data: A dataset in VOC layout with ``labels.txt``; None for the reference data's shapes, or drawn pictures
-            where ZOO_EVAL_SHARED is unset.
+            if ZOO_EVAL_SHARED is unset.
         checkpoint: Weights for it; None for the reference data's, or an untrained network.
         num_images: Pictures to draw where none are given.
     """

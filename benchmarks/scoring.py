@@ -1,7 +1,7 @@
-"""Time the scoring of VOC2007 test beside a plain loop: ``python -m benchmarks.scoring``.
+"""Times the scoring of VOC2007 test against a plain loop: ``python -m benchmarks.scoring``.
 
-Needs the reference data that ZOO_EVAL_SHARED points to. Both sides start from the same loaded arrays and answer the
-same question, the AP of every class under VOC's four protocols; COCO and the parsing of files are timed apart.
+Needs the reference data that ZOO_EVAL_SHARED points to. Both sides start from the same loaded arrays and compute
+the AP of every class under VOC's four protocols; COCO and the parsing of files are timed separately.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from zoo_core.metrics.detection import (
     average_precision_area,
 )
 
-_CHUNK = 64  # images an update, about what inference delivers
+_CHUNK = 64  # images per update, about as many as inference delivers
 VOC_PROTOCOLS = tuple(protocol for protocol in DETECTION_PROTOCOLS if protocol != "coco")
 ApTable: TypeAlias = dict[str, dict[str, float]]  # protocol, class name
 
@@ -63,7 +63,7 @@ def load_scene(shared: Path, name: str) -> LoadedScene:
 
 
 def score_flat(scene: LoadedScene, protocols: Sequence[str] = VOC_PROTOCOLS) -> ApTable:
-    """This project's metric, from the first update to the last AP."""
+    """Run this project's metric, from the first update to the last AP."""
     metric = DetectionMetric(VOC_CLASSES)
     for start in range(0, len(scene.image_ids), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -76,14 +76,14 @@ def score_flat(scene: LoadedScene, protocols: Sequence[str] = VOC_PROTOCOLS) -> 
 
 
 def score_flat_coco(scene: LoadedScene) -> float:
-    """This project's mAP under the ``coco`` protocol alone."""
+    """Compute this project's mAP under the ``coco`` protocol."""
     metric = DetectionMetric(VOC_CLASSES)
     metric.update(scene.image_ids, scene.preds, scene.targets)
     return metric.compute(["coco"])["coco"].headline or 0.0
 
 
 def score_by_loop(scene: LoadedScene) -> ApTable:
-    """The plain way: for each class, one detection after another against the objects of its image."""
+    """Score with a plain loop: for each class, match one detection after another to the objects of its image."""
     table: ApTable = {protocol: {} for protocol in VOC_PROTOCOLS}
     objects, detections = _objects_per_class(scene), _ranked_per_class(scene)
     for label, name in enumerate(VOC_CLASSES):
@@ -166,7 +166,7 @@ def largest_difference(one: ApTable, other: ApTable) -> float:
 
 
 def measure(scene: LoadedScene, repeats: int) -> dict[str, Timing]:
-    """Time both sides in turn, so that a busy moment of the machine strikes both."""
+    """Time both sides in turn, so that a busy moment of the machine affects both."""
     sides: dict[str, Callable[[], object]] = {
         "voc": lambda: score_flat(scene),
         "voc_and_coco": lambda: score_flat(scene, DETECTION_PROTOCOLS),

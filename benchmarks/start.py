@@ -1,9 +1,9 @@
-"""Time what a user waits for before anything happens: ``python -m benchmarks.start``.
+"""Times the start of the program: ``python -m benchmarks.start``.
 
-Each figure is the wall time of a process of its own, the interpreter's start included and files in the system's cache.
-The first evaluated image is the first progress of the fp32 stage of the demo with all its stages asked for, so its time
-holds the import of torch, the check of the data set, the weights, the calibration images and one image evaluated. The
-demo's pictures are drawn before, once; that takes some seconds more on the first run of all.
+Each figure is the wall time of a separate process, including the interpreter's start, with files in the cache.
+The first evaluated image is the first progress of the fp32 stage of the demo with all its stages requested, so its time
+includes the import of torch, the data check, the weights, the calibration images and one evaluated image. The
+demo's pictures are drawn beforehand; that adds some seconds to the very first run.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _first_image(backend: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print seconds, their spread over repeats, and what is allowed."""
+    """Print seconds, their spread over repeats, and the limits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the figures here")

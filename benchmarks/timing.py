@@ -1,4 +1,4 @@
-"""What the benchmarks share: repeats taken in turn, their spread, and the conditions of a figure."""
+"""Shared parts of the benchmarks: alternating repeats, their spread, and the conditions of a figure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Clock: TypeAlias = Callable[[], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """A figure of several repeats, in whatever unit it was taken."""
+    """A figure of several repeats, in any unit."""
 
     values: tuple[float, ...]
 
@@ -32,7 +32,7 @@ class Spread:
         return f"{self.median:8.2f} (from {min(self.values):.2f} to {max(self.values):.2f})"
 
     def as_json(self) -> dict[str, Any]:
-        """Least, middle and largest value, and all of them in the order taken."""
+        """Return least, middle and largest value, and all values in the order taken."""
         return {
             "min": min(self.values),
             "median": self.median,
@@ -44,7 +44,7 @@ class Spread:
 def in_turn(
     sides: Mapping[str, Callable[[], object]], repeats: int, clock: Clock = time.perf_counter
 ) -> dict[str, list[float]]:
-    """Seconds of each side's repeats; the sides take turns, so that a busy moment of the machine strikes all."""
+    """Measure the seconds of each side's repeats; sides alternate, so that a busy moment of the machine affects all."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, work in sides.items():
@@ -60,11 +60,11 @@ def timed(work: Callable[[], object], clock: Clock = time.perf_counter) -> float
 
 
 def ratios(slow: Sequence[float], fast: Sequence[float]) -> Spread:
-    """How many times faster one side was, repeat by repeat."""
+    """Compute the speed ratio of two sides, repeat by repeat."""
     return Spread(values=tuple(one / other for one, other in zip(slow, fast, strict=True)))
 
 
 def conditions() -> dict[str, Any]:
-    """Date, machine, versions, and how busy the machine is: above the number of cores, times are not its own."""
+    """Return date, machine, versions and load: above the number of cores, other work distorts the times."""
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
     return {"date": today, "load_average": os.getloadavg(), **dataclasses.asdict(provenance.environment("cpu"))}

@@ -1,8 +1,8 @@
-"""Asks whether the installed libraries have known vulnerabilities, and says so where nobody answered.
+"""Checks the installed libraries for known vulnerabilities, and reports if the service could not be reached.
 
 pip-audit exits with 0 and "No known vulnerabilities found" also when the service knew none of the packages, as behind a
-mirror that answers 404 to all of them. Here that is no pass: every package must have been looked up, and an old version
-with a published vulnerability, asked about beside them, must have been recognized.
+mirror that answers 404 to all of them. This tool does not accept that: every package must have been looked up, and an
+old version with a published vulnerability, added to the query, must have been recognized.
 
     python tools/audit.py .tox/py311-torch215/lib/python3.11/site-packages
 
@@ -32,14 +32,14 @@ PASSED, VULNERABLE, NOT_AUDITED = 0, 1, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What an audit comes to: an exit code and its words."""
+    """Result of an audit: an exit code and a message."""
 
     code: int
-    words: str
+    message: str
 
 
 def installed(site_packages: Path) -> dict[str, str]:
-    """Name and version of every distribution in a folder but this project; local parts (``+cpu``) are left out."""
+    """Return name and version of every distribution in a folder except this project, without local parts (``+cpu``)."""
     found = {
         (dist.metadata["Name"] or "").lower(): dist.version.partition("+")[0]
         for dist in distributions(path=[str(site_packages)])
@@ -48,33 +48,33 @@ def installed(site_packages: Path) -> dict[str, str]:
 
 
 def verdict(packages: Mapping[str, str], report: Any, canary: Any) -> Answer:
-    """Judge what pip-audit printed.
+    """Judge pip-audit's report.
 
     Args:
-        packages: Version by name, as asked about.
-        report: pip-audit's JSON on them; None where it gave none.
+        packages: Version by name, as queried.
+        report: pip-audit's JSON on them; None if there is none.
         canary: Its JSON on ``CANARY``; likewise.
     """
     if not packages:
-        return Answer(code=NOT_AUDITED, words="NOT AUDITED: no package is installed there.")
+        return Answer(code=NOT_AUDITED, message="NOT AUDITED: no package is installed there.")
     answers, known = _answers(report), _answers(canary)
     vulnerable = {name: ids for name, ids in answers.items() if ids}
     if vulnerable:
         lines = [f"  {name} {packages.get(name, '')}: {', '.join(ids)}" for name, ids in sorted(vulnerable.items())]
-        return Answer(code=VULNERABLE, words="\n".join(["VULNERABLE: upgrade, or raise the lower bound:", *lines]))
+        return Answer(code=VULNERABLE, message="\n".join(["VULNERABLE: upgrade, or raise the lower bound:", *lines]))
     if not any(known.values()):
         name, version = CANARY
-        words = f"NOT AUDITED: the vulnerability service did not answer, or knows nothing even of {name} {version}."
-        return Answer(code=NOT_AUDITED, words=words)
+        message = f"NOT AUDITED: the vulnerability service did not answer, or knows nothing even of {name} {version}."
+        return Answer(code=NOT_AUDITED, message=message)
     silent = sorted(set(packages) - set(answers))
     if silent:
-        words = f"NOT AUDITED: {len(silent)} of {len(packages)} packages were not looked up: {', '.join(silent[:8])}"
-        return Answer(code=NOT_AUDITED, words=words + (", ..." if len(silent) > 8 else "."))
-    return Answer(code=PASSED, words=f"AUDITED: {len(packages)} packages, no known vulnerability.")
+        message = f"NOT AUDITED: {len(silent)} of {len(packages)} packages were not looked up: {', '.join(silent[:8])}"
+        return Answer(code=NOT_AUDITED, message=message + (", ..." if len(silent) > 8 else "."))
+    return Answer(code=PASSED, message=f"AUDITED: {len(packages)} packages, no known vulnerability.")
 
 
 def _answers(report: Any) -> dict[str, list[str]]:
-    """Ids of vulnerabilities by package that was looked up; what was skipped is left out."""
+    """Return vulnerability ids by package; skipped packages are left out."""
     entries = report.get("dependencies", []) if isinstance(report, dict) else []
     return {
         entry["name"].lower().replace("_", "-"): [found["id"] for found in entry["vulns"]]
@@ -84,7 +84,7 @@ def _answers(report: Any) -> dict[str, list[str]]:
 
 
 def ask(packages: Mapping[str, str]) -> Any:
-    """pip-audit's JSON report on exact versions; None where it could not make one."""
+    """Return pip-audit's JSON report on exact versions; None if it failed."""
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / "requirements.txt"
         listing.write_text("".join(f"{name}=={version}\n" for name, version in packages.items()), encoding="utf-8")
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     packages = installed(parser.parse_args(arguments).site_packages)
     name, version = CANARY
     answer = verdict(packages, ask(packages) if packages else None, ask({name: version}))
-    sys.stdout.write(f"{answer.words}\n")
+    sys.stdout.write(f"{answer.message}\n")
     return answer.code
 
 

@@ -65,7 +65,7 @@ def main(run: Path, target: Path) -> None:
 
 
 def _picture_of(browser: webdriver.Chrome, selector: str) -> NDArray[np.uint8]:
-    """The window, ``(H, W, 3)`` BGR, from the element's top on."""
+    """Capture the window, ``(H, W, 3)`` BGR, from the element's top on."""
     top = browser.execute_script(
         "const e = document.querySelector(arguments[0]);"
         "return e === document.body ? 0 : e.getBoundingClientRect().top + window.scrollY",
@@ -78,7 +78,7 @@ def _picture_of(browser: webdriver.Chrome, selector: str) -> NDArray[np.uint8]:
 
 
 def _encoded(picture: NDArray[np.uint8]) -> bytes:
-    """A PNG below ``MAX_BYTES``, with as few colours as that takes."""
+    """Encode a PNG below ``MAX_BYTES``, with as few colours as necessary."""
     for bits in range(8, 2, -1):
         step = 1 << (8 - bits)
         reduced = np.minimum((picture.astype(np.int32) + step // 2) // step * step, 255).astype(np.uint8)

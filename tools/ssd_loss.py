@@ -1,4 +1,4 @@
-"""What SSD is trained towards: the loss of the published method.
+"""The training loss of SSD as published.
 
 Source: Liu et al., SSD: Single Shot MultiBox Detector, ECCV 2016, section 2.2.
 """
@@ -15,7 +15,7 @@ NEGATIVES_PER_POSITIVE = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TrainBatch:
-    """Pictures and what the network should say of them.
+    """Pictures and the network's training targets.
 
     Attributes:
         images: ``(B, 3, 300, 300)`` float32, preprocessed.

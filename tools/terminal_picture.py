@@ -1,6 +1,6 @@
 """Take the README's picture of a terminal: ``python -m tools.terminal_picture RUN docs/images/terminal.svg``.
 
-Prints a finished run's result as ``zoo-eval run`` does, and keeps it as a drawing.
+Prints a finished run's result as ``zoo-eval run`` does, and saves it as an SVG.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(run: Path, target: Path) -> None:
     console = Console(record=True, width=WIDTH, file=io.StringIO(), highlight=False)
     console.print(f"$ zoo-eval run {record['model']}", markup=False)
     print_result(record, metrics, run, console)
-    # Rich names fonts on a server of others; the picture must not ask for anything.
+    # Rich links to fonts on a public server; the picture must not load anything.
     svg = re.sub(r"@font-face \{[^}]*\}", "", console.export_svg(title="zoo-eval"))
     target.write_text(svg, encoding="utf-8")
 

@@ -1,8 +1,8 @@
 """Train MobileNetV2-SSD-lite from scratch on drawn shapes and write the embedded demo's checkpoint.
 
-Every step draws its own pictures, named by the step's number, so training holds no data and a restart needs no more
-than network, optimizer and step. ``python -m tools.train_shapes --help`` lists the options; tools/README.md says
-what the shipped checkpoint took.
+Every step draws its own pictures from the step's number, so training stores no data and a restart needs only
+network, optimizer and step. ``python -m tools.train_shapes --help`` lists the options; tools/README.md
+describes the training of the shipped checkpoint.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EMA_DECAY = 0.99
-# Batch norms of the averaged weights are measured on this many further batches: the statistics gathered while the
+# Batch norms of the averaged weights are measured on this many more batches: the statistics gathered while the
 # weights moved belong to other weights.
 BATCH_NORM_BATCHES = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """What a training run depends on.
+    """Configuration of a training run.
 
     Attributes:
         steps: Optimizer steps; the one-cycle schedule is stretched over them, so a resumed run must agree.
@@ -53,7 +53,7 @@ class TrainConfig:
         max_lr: Peak of the one-cycle schedule.
         device: A torch device string.
         init: The state of an earlier run, whose weights are taken instead of random ones; nothing else of it is.
-        state_every: Steps between two saved states.
+        state_every: Steps between saved states.
     """
 
     steps: int
@@ -87,7 +87,7 @@ def draw_batch(split: Split, first_index: int, config: TrainConfig, priors: NDAr
 
 
 class Trainer:
-    """Network, its running average, optimizer and schedule; what a saved state holds.
+    """Holds network, running average, optimizer and schedule: the content of a saved state.
 
     Args:
         config: Must equal the config of a state that is loaded.
@@ -136,7 +136,7 @@ class Trainer:
                 kept.lerp_(new, 1 - decay)
 
     def save_state(self, path: Path) -> None:
-        """Write all that a restart needs, beside and then in place, so that a crash leaves the older state."""
+        """Write the restart state to a temporary file and rename it, so that a crash keeps the older state."""
         state = {
             "config": (self.config.steps, self.config.batch_size, self.config.seed, self.config.max_lr),
             "step": self.step,
@@ -160,7 +160,7 @@ class Trainer:
         if tuple(state["config"]) != config:
             raise SystemExit(
                 f"{path}: trained with (steps, batch size, seed, learning rate) {state['config']}, not {config}.\n"
-                "  fix: pass the same options, or remove the file to begin anew."
+                "  fix: pass the same options, or remove the file to start over."
             )
         self.step = state["step"]
         self.network.load_state_dict(state["network"])
@@ -188,7 +188,7 @@ class Trainer:
 
 
 def _shrink_heads(network: MobileNetV2SSDLite) -> None:
-    """Begin near "all classes alike, every box its prior"."""
+    """Start near "all classes equal, every box at its prior"."""
     for head in (*network.classification_headers, *network.regression_headers):
         last = list(head.modules())[-1]
         last.get_parameter("weight").data.mul_(0.1)
@@ -304,7 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out: Path = options.out
     state_path = out.with_suffix(".state")
     if state_path.exists() and not options.resume:
-        raise SystemExit(f"{state_path} exists.\n  fix: pass --resume to continue it, or remove it to begin anew.")
+        raise SystemExit(f"{state_path} exists.\n  fix: pass --resume to continue it, or remove it to start over.")
     out.parent.mkdir(parents=True, exist_ok=True)
     network = train(config, state_path, resume=options.resume, report=_report).finished_network()
     facts: dict[str, str | int | float] = {

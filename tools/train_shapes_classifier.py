@@ -36,10 +36,10 @@ _MAX_LR = 4e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """What a training run depends on.
+    """Configuration of a training run.
 
     Attributes:
-        pictures: Cut-out shapes that are seen again each epoch.
+        pictures: Cut-out shapes used in every epoch.
         epochs: Rounds over them; the one-cycle schedule is stretched over all.
         batch_size: Pictures a step.
         seed: Of weights, order and flips.
@@ -52,7 +52,7 @@ class TrainConfig:
 
 
 def build() -> nn.Module:
-    """The demo's network, untrained."""
+    """Build the demo's network, untrained."""
     network: nn.Module = mobilenet_v2(
         num_classes=len(CLASS_NAMES), width_mult=WIDTH_MULT, inverted_residual_setting=SETTING, dropout=0.0
     )
@@ -98,7 +98,7 @@ def train(config: TrainConfig, report: Callable[[str], None]) -> nn.Module:
 
 
 def top1(network: nn.Module, split: Split, count: int) -> float:
-    """Share of the first ``count`` cut-out shapes of a split that the network names."""
+    """Compute the top-1 accuracy on the first ``count`` cut-out shapes of a split."""
     x, y = pictures(split, count)
     with torch.inference_mode():
         return float((network(x).argmax(1) == y).float().mean())
@@ -114,7 +114,7 @@ def write_checkpoint(network: nn.Module, path: Path, facts: dict[str, str | int 
 
 
 def facts_of(config: TrainConfig, value: float) -> dict[str, str | int | float]:
-    """What the checkpoint says of itself."""
+    """Return the checkpoint's metadata."""
     return {
         "classes": ",".join(CLASS_NAMES),
         "drawing_version": DRAWING_VERSION,
@@ -127,7 +127,7 @@ def facts_of(config: TrainConfig, value: float) -> dict[str, str | int | float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train as the command line says."""
+    """Train with the command line's options."""
     default = TrainConfig()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--pictures", type=int, default=default.pictures, help="cut-out shapes to train on")

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 def paired_iou(
     a: NDArray[np.float64], b: NDArray[np.float64], *, extent: float = 0.0, eps: float = 0.0
 ) -> NDArray[np.float64]:
-    """Intersection over union of box i of ``a`` with box i of ``b``.
+    """Compute the intersection over union of box i of ``a`` with box i of ``b``.
 
     Args:
-        a: ``(N, 4)`` boxes, ``xyxy`` in any one unit.
-        b: ``(N, 4)`` boxes, likewise.
+        a: ``(N, 4)`` boxes, ``xyxy`` in any unit.
+        b: ``(N, 4)`` boxes, in the same unit.
         extent: Added to every width and height: 1.0 where a box of one pixel has ``x1 == x2`` (VOC devkit), else 0.0.
         eps: Added to the union (pytorch-ssd adds 1e-5).
 
@@ -33,7 +33,7 @@ def paired_iou(
 
 
 def area(boxes: NDArray[np.float64], *, extent: float = 0.0) -> NDArray[np.float64]:
-    """Area of ``(N, 4)`` ``xyxy`` boxes, ``(N,)``; a box turned inside out has area 0."""
+    """Compute the area of ``(N, 4)`` ``xyxy`` boxes, ``(N,)``; an inverted box has area 0."""
     width = np.maximum(boxes[:, 2] - boxes[:, 0] + extent, 0.0)
     height = np.maximum(boxes[:, 3] - boxes[:, 1] + extent, 0.0)
     return width * height

@@ -1,4 +1,4 @@
-"""What a plugin gave, wrapped so that whatever unexpected escapes from it names the plugin and the hook."""
+"""Wraps plugin objects so that unexpected errors name the plugin and the hook."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Turns whatever escapes a hook, or what a hook gave, into an error that names both; a ZooError passes as it is.
+    """Converts any exception from a hook, or from an object it returned, to one that names both; ZooErrors pass.
 
     Attributes:
         plugin_id: The plugin that is called.
-        place: The hook, e.g. ``zoo_metric``, or a part of what it gave, e.g. ``update of zoo_metric``.
+        place: The hook, e.g. ``zoo_metric``, or a method of its result, e.g. ``update of zoo_metric``.
     """
 
     plugin_id: str
@@ -52,7 +52,7 @@ class Naming:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # A plugin that calls sys.exit would otherwise end the program with its own exit code and not a word.
+        # A plugin that calls sys.exit would otherwise end the program silently with its own exit code.
         if isinstance(error, (Exception, SystemExit)) and not isinstance(error, ZooError):
             raise PluginCrashError(
                 f"Plugin {self.plugin_id!r} failed in {self.place}: {type(error).__name__}: {error}",
@@ -62,7 +62,7 @@ class Naming:
 
 @dataclass(frozen=True, slots=True)
 class _Preprocess:
-    """An object rather than a closure, so that it pickles where what it holds does; so is ``_Decode``."""
+    """Callable object, not a closure, so that it can be pickled if its function can; so is ``_Decode``."""
 
     function: Preprocess
     naming: Naming
@@ -83,7 +83,7 @@ class _Decode:
 
 
 def guarded_bundle(bundle: ModelBundle, plugin_id: str) -> ModelBundle:
-    """The bundle with ``preprocess`` and ``decode`` wrapped; the network itself is the same object."""
+    """Return the bundle with ``preprocess`` and ``decode`` wrapped; the network is the same object."""
     return dataclasses.replace(
         bundle,
         preprocess=_Preprocess(bundle.preprocess, Naming(plugin_id, "preprocess of zoo_load_model")),
@@ -112,7 +112,7 @@ class _Perfect:
 
 
 def guarded_kit(kit: ConformanceKit, plugin_id: str) -> ConformanceKit:
-    """The kit with its functions wrapped."""
+    """Return the kit with its functions wrapped."""
     encode, perfect = kit.encode, kit.perfect
     return dataclasses.replace(
         kit,
@@ -122,7 +122,7 @@ def guarded_kit(kit: ConformanceKit, plugin_id: str) -> ConformanceKit:
 
 
 def guarded_step(step: RecipeStep, plugin_id: str) -> RecipeStep:
-    """The step with ``apply`` wrapped, which keeps its own name and module."""
+    """Return the step with ``apply`` wrapped; the wrapper keeps its name and module."""
     naming = Naming(plugin_id, f"step {step.name!r} of zoo_recipe_steps")
 
     @functools.wraps(step.apply)
@@ -134,7 +134,7 @@ def guarded_step(step: RecipeStep, plugin_id: str) -> RecipeStep:
 
 
 class GuardedDataset:
-    """An ``EvalDataset`` that passes everything on to a plugin's."""
+    """Wraps a plugin's ``EvalDataset``."""
 
     def __init__(self, dataset: EvalDataset, plugin_id: str) -> None:
         self._dataset = dataset
@@ -172,7 +172,7 @@ class GuardedDataset:
 
 
 class GuardedMetric:
-    """A ``Metric`` that passes everything on to a plugin's."""
+    """Wraps a plugin's ``Metric``."""
 
     def __init__(self, metric: Metric, plugin_id: str) -> None:
         self._metric: Any = metric

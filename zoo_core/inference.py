@@ -1,11 +1,11 @@
-"""Network times dataset to prediction chunks.
+"""Runs a network over a dataset and stores its predictions in chunks.
 
-Images are decoded and preprocessed ahead in threads (OpenCV and numpy release the interpreter lock), lanes take batches
-through network and decoding, and chunks are written in a thread of their own. Batches never cross a chunk and are
-formed from the run's order alone, so neither the number of workers nor that of lanes can change a byte.
+Images are decoded and preprocessed ahead in threads (OpenCV and numpy release the interpreter lock), lanes run batches
+through network and decoding, and another thread writes chunks. Batches never cross a chunk and are formed only from the
+run's order, so the numbers of workers and lanes cannot change a byte.
 
-A lane on a CPU computes with one thread. Several lanes beside each other use the cores better than one network whose
-every small convolution is spread over them, and what a batch gives does not depend on how many cores a machine has.
+A lane on a CPU computes with one thread. Several parallel lanes use the cores better than one network that spreads
+every small convolution over them, and the result of a batch does not depend on the machine's number of cores.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import Decode, EvalDataset, ModelBundle, Prediction, Preprocess
 
 CHUNK_IMAGES = 64
-"""Images per prediction file, rounded up to whole batches: what an interruption can cost at most."""
+"""Images per prediction file, rounded up to whole batches: the most that an interruption can lose."""
 
 CALIBRATION_BATCH_SIZE = 8
-"""Fixed, so that encodings do not depend on the batch size that stages are run with."""
+"""Fixed, so that encodings do not depend on the batch size of the stages."""
 
 MAX_LANES = 16
-"""Batches on their way at once on a CPU at most; each needs memory for a batch of activations."""
+"""Most batches in flight on a CPU; each needs memory for a batch of activations."""
 
-_CUDA_LANES = 2  # one decodes what the other's turn on the device gave
+_CUDA_LANES = 2  # one decodes while the other uses the device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceSettings:
-    """How a stage is run; ``batch_size`` is part of the record because a quantized network is sensitive to it.
+    """Settings of a stage's run; ``batch_size`` is recorded because a quantized network is sensitive to it.
 
     Attributes:
         batch_size: Images per forward pass.
         workers: Threads that decode and preprocess; 0 does it in the calling thread.
         device: A torch device string.
-        max_lanes: Batches on their way at once at most; fewer need less memory, and no byte depends on it.
+        max_lanes: Most batches in flight; fewer need less memory, and results do not depend on it.
     """
 
     batch_size: int
@@ -66,12 +66,12 @@ class InferenceSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceStats:
-    """What running a stage cost.
+    """Time that a stage took.
 
     Attributes:
-        num_images: Images run; those whose chunks were complete already are not among them.
+        num_images: Images run; those whose chunks were already complete are not counted.
         seconds: Wall time from the first image read to the last chunk on disk.
-        network_seconds: Of these, inside the network's forward pass; the mean over the lanes.
+        network_seconds: Part of it spent in the network's forward pass; the mean over the lanes.
     """
 
     num_images: int
@@ -85,7 +85,7 @@ def load_inputs(
     """Yield each image's network input ``(C, H, W)`` and original size, in the order of ``image_ids``.
 
     Raises:
-        DataError: An image is missing or damaged; images before it have been yielded.
+        DataError: An image is missing or damaged; the images before it have been yielded.
     """
 
     def load(image_id: str) -> tuple[NDArray[np.float32], ImageSize]:
@@ -97,7 +97,7 @@ def load_inputs(
         return
     remaining = iter(image_ids)
     with ThreadPoolExecutor(workers, thread_name_prefix="zoo-eval-image") as pool:
-        # A window of a few images per worker keeps memory flat however many images there are.
+        # A window of a few images per worker keeps memory constant however many images there are.
         ahead: deque[Future[Any]] = deque(pool.submit(load, image_id) for image_id in islice(remaining, 8 * workers))
         try:
             while ahead:
@@ -118,20 +118,20 @@ def predict(
     settings: InferenceSettings,
     advance: Callable[[int], None],
 ) -> InferenceStats:
-    """Run a network over images and store its predictions; chunks that the store holds already are left as they are.
+    """Run a network over images and store its predictions; chunks that the store already holds are skipped.
 
     Args:
         network: The stage's network, in eval mode on ``settings.device``.
-        bundle: Gives ``preprocess`` and ``decode``.
-        dataset: Gives the images.
+        bundle: Provides ``preprocess`` and ``decode``.
+        dataset: Provides the images.
         image_ids: In the order to run.
-        store: Receives one chunk after the other.
+        store: Receives the chunks one after another.
         settings: Batch size, workers, device.
         advance: Called with the number of images done since the last call.
 
     Raises:
-        DataError: An image cannot be read; complete chunks stay.
-        PluginError: ``decode`` did not give one prediction per image.
+        DataError: An image cannot be read; complete chunks are kept.
+        PluginError: ``decode`` did not return one prediction per image.
         RunError: A chunk cannot be written.
     """
     chunks = chunk_ids(image_ids, settings.batch_size)
@@ -154,9 +154,9 @@ def predict(
             ids = chunks[index]
             predictions: list[Prediction] = []
             while len(predictions) < len(ids):
-                found = next(batches)
-                predictions.extend(found)
-                advance(len(found))
+                batch = next(batches)
+                predictions.extend(batch)
+                advance(len(batch))
             if writing is not None:
                 writing.result()
             writing = writer.submit(store.write, Chunk(index=index, image_ids=ids, predictions=tuple(predictions)))
@@ -168,7 +168,7 @@ def predict(
 
 
 def chunk_ids(image_ids: Sequence[str], batch_size: int) -> list[tuple[str, ...]]:
-    """The image ids of each prediction file, in order: ``CHUNK_IMAGES`` each, rounded up to whole batches."""
+    """Split image ids into prediction files, in order: ``CHUNK_IMAGES`` each, rounded up to whole batches."""
     size = -(-CHUNK_IMAGES // batch_size) * batch_size
     return [tuple(image_ids[start : start + size]) for start in range(0, len(image_ids), size)]
 
@@ -177,15 +177,15 @@ _Batch: TypeAlias = "list[tuple[NDArray[np.float32], ImageSize]]"
 
 
 class _Lanes:
-    """Threads that take batches through network and decoding.
+    """Runs batches through network and decoding in threads.
 
     On a CPU every lane has a copy of the network, because a forward pass may keep state in its modules (AIMET's
-    quantized modules swap their parameters for its duration); the copies share their tensors. On any other device
-    there is one network, and lanes take turns with it.
+    quantized modules swap their parameters while it runs); the copies share their tensors. On any other device
+    the lanes take turns with one network.
 
     Args:
         network: Not modified.
-        decode: The bundle's.
+        decode: The bundle's ``decode``.
         settings: Device and number of lanes.
     """
 
@@ -213,7 +213,7 @@ class _Lanes:
         import torch
 
         self._pool.shutdown(cancel_futures=True)
-        # A lane's setting holds for its own thread, but threads that begin later would start with it.
+        # A lane's setting applies to its own thread, but threads started later would inherit it.
         torch.set_num_threads(self._num_threads)
 
     @property
@@ -222,7 +222,7 @@ class _Lanes:
         return self._seconds / self.num_lanes
 
     def run(self, batches: Iterator[_Batch]) -> Generator[Sequence[Prediction], None, None]:
-        """Yield the predictions of each batch, in order; what precedes a batch that cannot be read is yielded first."""
+        """Yield the predictions of each batch, in order; all batches before an unreadable one are yielded first."""
         ahead: deque[Future[Sequence[Prediction]]] = deque()
         unreadable: ZooError | None = None
         more = True
@@ -234,7 +234,7 @@ class _Lanes:
             more = batch is not None
             if batch is not None:
                 ahead.append(self._pool.submit(self._predict, batch))
-            # One batch more than there are lanes is ready, so that none waits for this thread.
+            # One more batch than there are lanes is ready, so that no lane waits for this thread.
             if ahead and (not more or len(ahead) > self.num_lanes + 1):
                 yield ahead.popleft().result()
         if unreadable is not None:
@@ -254,16 +254,16 @@ class _Lanes:
         if len(predictions) != len(batch):
             raise PluginError(
                 f"decode returned {len(predictions)} predictions for a batch of {len(batch)} images.",
-                fix="return one prediction per image, an empty one where nothing was found.",
+                fix="return one prediction per image, an empty one if nothing was detected.",
             )
         return predictions
 
 
 def _copies(network: torch.nn.Module, num_copies: int) -> list[torch.nn.Module]:
-    """Copies of a network that share one set of tensors, weights channels last as the batches are."""
+    """Return copies of a network that share one set of tensors, weights channels last like the batches."""
     import torch
 
-    # A convolution would bring its weights into the batch's format in each forward pass again.
+    # Otherwise a convolution would convert its weights to the batch's format in every forward pass.
     first = copy.deepcopy(network).to(memory_format=torch.channels_last)
     tensors = {id(tensor): tensor for tensor in itertools.chain(first.parameters(), first.buffers())}
     return [first, *(copy.deepcopy(first, dict(tensors)) for _ in range(num_copies - 1))]
@@ -281,25 +281,25 @@ def run_batch(network: torch.nn.Module, arrays: Sequence[NDArray[np.float32]], d
 
 
 def stack(arrays: Sequence[NDArray[np.float32]], device: str) -> torch.Tensor:
-    """One ``(B, C, H, W)`` batch on the device, channels last: convolutions on a CPU are a third faster so."""
+    """Stack one ``(B, C, H, W)`` batch on the device, channels last: that makes CPU convolutions a third faster."""
     import torch
 
     first = torch.from_numpy(arrays[0])
     layout = torch.channels_last if first.dim() == 3 else torch.contiguous_format
     batch = torch.empty((len(arrays), *first.shape), dtype=first.dtype, memory_format=layout)
     for own, array in zip(batch, arrays, strict=True):
-        own.copy_(torch.from_numpy(array))  # straight into its place: stacking first would copy twice
+        own.copy_(torch.from_numpy(array))  # directly into the batch: stacking first would copy twice
     return batch.to(device)
 
 
 class CalibrationSet:
-    """Preprocessed calibration images, read once and kept in memory (1.1 MB each at 300 x 300).
+    """Reads and preprocesses calibration images once and keeps them in memory (1.1 MB each at 300 x 300).
 
     Args:
         dataset: The calibration split.
         image_ids: The drawn ids, in the order drawn.
-        preprocess: The model's own.
-        settings: Workers and device; batches hold ``CALIBRATION_BATCH_SIZE`` images whatever its batch size.
+        preprocess: The model's ``preprocess``.
+        settings: Workers and device; its batch size is ignored: batches hold ``CALIBRATION_BATCH_SIZE`` images.
         advance: Called with the number of images read since the last call.
     """
 
@@ -324,5 +324,5 @@ class CalibrationSet:
         return (batch.to(self._device) for batch in self._batches)
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         return len(self._batches)

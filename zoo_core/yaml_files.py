@@ -1,8 +1,8 @@
-"""Files that people write: YAML with line numbers, and every problem of a file in one error.
+"""Reads YAML files with line numbers, and reports all problems of a file in one error.
 
-What a file may hold is what JSON holds: mappings with text keys, lists, text, numbers, true, false and null, spelled
-as YAML 1.2's core schema has it. So ``1e-4`` is a number, ``no`` is text and ``2007-11-06`` is no date. Anchors may be
-used; what they expand to is counted.
+A file may hold what JSON can hold: mappings with text keys, lists, text, numbers, true, false and null, spelled
+as in YAML 1.2's core schema. So ``1e-4`` is a number, and ``no`` and ``2007-11-06`` are text. Anchors are allowed; the
+values they expand to are counted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KeyPath: TypeAlias = "tuple[str | int, ...]"
 MAX_BYTES = 4 * 2**20
 MAX_VALUES = 200_000
 MAX_DEPTH = 40
-"""Bounds on a file, on the values in it once anchors are expanded, and on nesting: far above what a person writes."""
+"""Limits on file size, on values after expanding anchors, and on nesting; far above hand-written files."""
 
 _CORE_SCHEMA = (
     ("tag:yaml.org,2002:null", re.compile(r"^(?:null|Null|NULL|~|)$"), [*"nN~", ""]),
@@ -48,7 +48,7 @@ else:
 
 
 class _Loader(_SafeLoader):
-    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  # PyYAML declares it so; resolvers are added below
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012  # declared so in PyYAML; resolvers are added below
 
 
 class _Dumper(yaml.SafeDumper):
@@ -61,7 +61,7 @@ for _tag, _pattern, _first in _CORE_SCHEMA:
 
 
 def _text_node(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    # Only double quotes keep what YAML 1.1 takes for line breaks; the dumper would fold them into spaces.
+    # Only double quotes keep characters that YAML 1.1 treats as line breaks; the dumper would fold them into spaces.
     style = '"' if re.search("[\x85\u2028\u2029]", text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
@@ -71,7 +71,7 @@ _Dumper.add_representer(str, _text_node)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing to correct: where it stands, what is wrong, what to write instead."""
+    """One problem in a file: its place, the fact and the fix."""
 
     place: str
     fact: str
@@ -84,7 +84,7 @@ class YamlFile:
 
     Attributes:
         path: As given by the caller.
-        error: The kind of error to raise.
+        error: The error class to raise.
         value: The file's content.
         lines: 1-based line of each key and list item, by key path.
         problems: Line and problem, in the order found.
@@ -97,7 +97,7 @@ class YamlFile:
     problems: list[tuple[int, Problem]] = field(default_factory=list)
 
     def report(self, key: KeyPath, fact: str, fix: str, *, line: int | None = None) -> None:
-        """Remember a problem with the value at ``key``; an absent key is placed at its nearest parent's line."""
+        """Add a problem with the value at ``key``; a missing key is reported at its nearest parent's line."""
         parent = key
         while parent and parent not in self.lines:
             parent = parent[:-1]
@@ -107,20 +107,20 @@ class YamlFile:
         self.problems.append((line, Problem(place=place, fact=fact, fix=fix)))
 
     def finish(self) -> None:
-        """Raise one error that holds every problem in the order of lines; do nothing when there is none."""
+        """Raise one error with all problems in line order; do nothing if there are none."""
         ordered = [problem for _, problem in sorted(self.problems, key=lambda item: item[0])]
         raise_together(ordered, self.error, what=str(self.path))
 
     def mapping(self, known: Iterable[str], required: Iterable[str]) -> dict[str, Json]:
-        """Return the content as a mapping, unknown and missing keys reported; empty where it is something else."""
+        """Return the content as a mapping and report unknown and missing keys; empty if it is not a mapping."""
         if not isinstance(self.value, dict):
-            self.report((), f"the file holds {describe(self.value)}", f"write a mapping with {_words(known)}")
+            self.report((), f"the file holds {describe(self.value)}", f"write a mapping with {', '.join(known)}")
             return {}
         check_keys(self, (), self.value, known, required)
         return self.value
 
     def check_schema(self, newest: int) -> None:
-        """Report a schema version that is not a number; refuse a file of a newer program at once.
+        """Report a schema version that is not a number; reject a newer version immediately.
 
         Raises:
             ZooError: The version is newer than ``newest``; other problems of such a file would only mislead.
@@ -129,7 +129,7 @@ class YamlFile:
         if version is None:
             return  # a missing key is reported with the other keys
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            self.report(("schema",), f"the value {show(version)} is no schema version", f"write schema: {newest}")
+            self.report(("schema",), f"the value {show(version)} is not a schema version", f"write schema: {newest}")
         elif version > newest:
             self.problems.clear()
             self.report(
@@ -145,10 +145,10 @@ def read_yaml(path: Path, *, error: type[ZooError]) -> YamlFile:
 
     Args:
         path: The file.
-        error: What to raise, here and in ``finish``.
+        error: The error class to raise, here and in ``finish``.
 
     Raises:
-        ZooError: The file cannot be read, is no UTF-8 or no YAML, or passes a bound.
+        ZooError: The file cannot be read, is not UTF-8 or not YAML, or exceeds a limit.
     """
     try:
         size = path.stat().st_size
@@ -157,7 +157,7 @@ def read_yaml(path: Path, *, error: type[ZooError]) -> YamlFile:
         reason = getattr(cause, "strerror", None) or str(cause)
         raise error(f"{path}: the file cannot be read: {reason}.", fix="give the path of a readable file.") from cause
     if size > MAX_BYTES:
-        raise error(f"{path}: the file has {size} bytes; the most is {MAX_BYTES}.", fix="split it into several files.")
+        raise error(f"{path}: the file has {size} bytes; the limit is {MAX_BYTES}.", fix="split it into several files.")
     file = YamlFile(path=path, error=error)
     try:
         parse_into(file, content.decode("utf-8-sig"))
@@ -168,7 +168,7 @@ def read_yaml(path: Path, *, error: type[ZooError]) -> YamlFile:
 
 
 def parse_into(file: YamlFile, text: str) -> None:
-    """Fill ``file`` from text, see ``read_yaml``."""
+    """Fill ``file`` from text; see ``read_yaml``."""
     try:
         _check_depth(file, text)
         node = yaml.compose(text, _Loader)
@@ -185,7 +185,7 @@ def parse_into(file: YamlFile, text: str) -> None:
 
 
 def _check_depth(file: YamlFile, text: str) -> None:
-    # Before composing: the composer recurses, and in libyaml's binding that ends in a crash, not an exception.
+    # Before composing: the composer recurses, and libyaml's binding then crashes instead of raising an exception.
     depth = 0
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -197,7 +197,7 @@ def _check_depth(file: YamlFile, text: str) -> None:
 
 
 def _line(item: Any) -> int:
-    """1-based line of an event or a node; both are always marked when they come from text."""
+    """Return the 1-based line of an event or a node; both always have a mark when they come from text."""
     return int(item.start_mark.line) + 1
 
 
@@ -206,7 +206,7 @@ def _refuse(file: YamlFile, line: int, fact: str) -> NoReturn:
 
 
 class _Builder:
-    """Turns nodes into values, counting what anchors expand to."""
+    """Turns nodes into values and counts them after expanding anchors."""
 
     def __init__(self, file: YamlFile) -> None:
         self.file = file
@@ -225,7 +225,7 @@ class _Builder:
             return self._sequence(node, key)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, key)
-        self.file.report(key, f"the tag {node.tag} is not read", "write a plain mapping or list")
+        self.file.report(key, f"the tag {node.tag} is not supported", "write a plain mapping or list")
         return None
 
     def _mapping(self, node: yaml.MappingNode, key: KeyPath) -> Json:
@@ -233,13 +233,13 @@ class _Builder:
         for key_node, value_node in node.value:
             line = _line(key_node)
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-                seen = key_node.value if isinstance(key_node, yaml.ScalarNode) else "made of several values"
-                self.file.report(key, f"the key {seen} is not text", "put the key in quotes", line=line)
+                shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else "made of several values"
+                self.file.report(key, f"the key {shown} is not text", "put the key in quotes", line=line)
                 continue
             name = str(key_node.value)
             inner = (*key, name)
             if name in result:
-                fact = f"the key stands here a second time, after line {self.file.lines[inner]}"
+                fact = f"the key is repeated, first on line {self.file.lines[inner]}"
                 self.file.report(inner, fact, "remove one of the two", line=line)
                 continue
             self.file.lines[inner] = line
@@ -277,14 +277,14 @@ def _scalar(tag: str, text: str) -> Json:
         if math.isfinite(number):
             return number
         raise ValueError("is not a finite number")
-    raise ValueError(f"with the tag {tag} is not read")
+    raise ValueError(f"has the unsupported tag {tag}")
 
 
 def parse_value(text: str) -> Json:
     """Read one value as a YAML file would: number, true, null, text, ``[list]`` or ``{mapping}``.
 
     Raises:
-        ValueError: The text is no such value; the message says why.
+        ValueError: The text is not such a value; the message gives the reason.
     """
     file = YamlFile(path=Path("value"), error=ZooError)
     try:
@@ -296,16 +296,16 @@ def parse_value(text: str) -> Json:
 
 
 def to_yaml(value: Json) -> str:
-    """Write a value so that ``read_yaml`` gives it back, keys in the order given."""
+    """Write a value so that ``read_yaml`` returns it unchanged, keys in the given order."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
     return text
 
 
-# --------------------------------------------------------------------------- words for people
+# --------------------------------------------------------------------------- messages
 
 
 def raise_together(problems: list[Problem], error: type[ZooError], *, what: str) -> None:
-    """Raise one error for all problems; do nothing when there is none."""
+    """Raise one error for all problems; do nothing if there are none."""
     if not problems:
         return
     if len(problems) == 1:
@@ -323,7 +323,7 @@ def check_keys(
     for name in value:
         if name not in names:
             near = closest(name, names)
-            fix = f"write {near!r}" if near else f"remove it; known here are {_words(names)}"
+            fix = f"write {near!r}" if near else f"remove it; the known keys are {', '.join(names)}"
             file.report((*key, name), "no such key", fix)
     for name in required:
         if name not in value:
@@ -337,13 +337,13 @@ def format_key(key: KeyPath) -> str:
 
 
 def show(value: object) -> str:
-    """Return a value as it may stand in a message: JSON, cut at 60 characters."""
+    """Format a value for a message: JSON, cut at 60 characters."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def describe(value: Json) -> str:
-    """Return the kind of a value, with the value where it is short."""
+    """Return the kind of a value, followed by the value if it is a scalar."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -354,7 +354,3 @@ def describe(value: Json) -> str:
         return f"{show(value)}"
     kind = "the text" if isinstance(value, str) else "the number"
     return f"{kind} {show(value)}"
-
-
-def _words(names: Iterable[str]) -> str:
-    return ", ".join(names)

@@ -1,4 +1,4 @@
-"""Weights files to networks: what a file holds decides the network's form, and every mismatch is an error."""
+"""Loads weights files; the file's content decides the network's form, and every mismatch is an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Relu6Policy: TypeAlias = Literal["keep", "replace", "per_channel_clip"]
 
 PUBLISHED_POLICY: Relu6Policy = "replace"
-"""Of optimized weights that do not say: AIMET before 2.4, which made the published ones, replaced ReLU6 by ReLU."""
+"""Policy of optimized weights without metadata: AIMET before 2.4, which made the published ones, used ReLU."""
 
 _SHOWN = 3
 _CLASS_HEAD = "classification_headers.5.weight"
@@ -31,7 +31,7 @@ class LoadedNetwork:
 
     Attributes:
         network: In eval mode, on the CPU.
-        notes: How it differs from the published structure, for readers of a report; empty when it does not.
+        notes: Differences from the published structure, for the report; empty if there are none.
     """
 
     network: MobileNetV2SSDLite
@@ -45,9 +45,9 @@ def load_network(
 
     Args:
         path: The file.
-        optimized: It was given as already optimized: batch norms are folded into convolutions, and the file's metadata
-            says what became of ReLU6 (``relu6_policy``); without metadata it was replaced by ReLU.
-        num_classes_with_background: As the label file has it.
+        optimized: The file is declared as already optimized: batch norms are folded into convolutions, and its metadata
+            states the treatment of ReLU6 (``relu6_policy``); without metadata ReLU6 was replaced by ReLU.
+        num_classes_with_background: Number of classes in the label file, plus background.
         width_mult: See ``MobileNetV2SSDLite``.
 
     Raises:
@@ -103,7 +103,7 @@ def load_weights(network: MobileNetV2SSDLite, state_dict: Mapping[str, torch.Ten
 def fold_structure(network: nn.Module) -> None:
     """Give ``network`` the form it has after folding: a bias in every convolution, an identity for its batch norm.
 
-    In place; the weights are left as they are, and new biases are 0.
+    In place; weights are not changed, and new biases are 0.
     """
     for parent in network.modules():
         convolution: nn.Conv2d | None = None
@@ -116,7 +116,7 @@ def fold_structure(network: nn.Module) -> None:
 
 
 def replace_relu6(network: nn.Module) -> None:
-    """Put ReLU in the place of every ReLU6, in place: what was clipped at 6 no longer is."""
+    """Replace every ReLU6 with ReLU, in place: activations are no longer clipped at 6."""
     for parent in network.modules():
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.ReLU6):
@@ -124,9 +124,9 @@ def replace_relu6(network: nn.Module) -> None:
 
 
 def clip_channels(network: nn.Module, state_dict: Mapping[str, torch.Tensor]) -> None:
-    """Put a ``Clip`` in the place of every ReLU6 that has ceilings in ``state_dict``, in place.
+    """Replace every ReLU6 that has ceilings in ``state_dict`` with a ``Clip``, in place.
 
-    The ceilings themselves are ``load_weights``' to fill in, which also reports ceilings that fit no activation.
+    ``load_weights`` fills in the ceilings and reports ceilings that belong to no activation.
     """
     names = [name for name, module in network.named_modules() if isinstance(module, nn.ReLU6)]
     for name in names:

@@ -1,4 +1,4 @@
-"""The network's raw outputs to detections, on the CPU."""
+"""Decodes the network's raw outputs to detections, on the CPU."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def decode(outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> lis
         sizes: The B original images' sizes.
 
     Returns:
-        One ``Detections`` an image, by descending score; equal scores by class, then in NMS order.
+        One ``Detections`` per image, by descending score; equal scores by class, then in NMS order.
 
     Raises:
-        PluginError: The network gave values that are not finite.
+        PluginError: The network returned values that are not finite.
     """
     raw_scores, locations = outputs
     # One image at a time: its 250 KB of probabilities stay in the cache, which those of a batch do not.
@@ -73,7 +73,7 @@ def _decode_image(probabilities: NDArray[np.float32], boxes: NDArray[np.float32]
     if np.isnan(probabilities[:, 0]).any() or not np.isfinite(candidates).all():
         raise PluginError(
             "The network's outputs are not finite numbers (NaN or infinity).",
-            fix="check the checkpoint, and the ranges that calibration found if the network is quantized.",
+            fix="check the checkpoint, and the calibrated ranges if the network is quantized.",
         )
     chosen = nms(candidates, scores, class_index, iou_threshold=IOU_THRESHOLD, num_candidates=CANDIDATES_PER_CLASS)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]

@@ -1,4 +1,4 @@
-"""The inverse of ``decode``: objects to what the network should put out for them. Training and the checks use it."""
+"""The inverse of ``decode``: turns objects into the ideal network output. Training and the checks use it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _CERTAIN = 20.0
 def encode(
     targets: Sequence[DetectionTarget], sizes: Sequence[ImageSize], *, num_classes_with_background: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the outputs of a network that finds every object and nothing else.
+    """Return the outputs of a network that detects every object and nothing else.
 
     Args:
-        targets: What is true of the B images.
+        targets: Ground truth of the B images.
         sizes: Of the original images.
-        num_classes_with_background: As the network has it.
+        num_classes_with_background: C of the network.
 
     Returns:
         Raw class scores ``(B, 3000, C)`` and locations ``(B, 3000, 4)``.
@@ -49,7 +49,7 @@ def encode(
 def match_priors(
     boxes: NDArray[np.float32], labels: NDArray[np.int64], priors: NDArray[np.float32]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Say what each prior should find: the object that it overlaps by more than 0.5, or whose best prior it is.
+    """Assign an object to each prior: the one it overlaps by more than 0.5, or whose best prior it is.
 
     Args:
         boxes: ``(M, 4)``, ``xyxy`` normalized.

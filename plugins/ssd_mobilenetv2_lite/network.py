@@ -1,12 +1,12 @@
-"""The MobileNetV2-SSD-lite network: an image batch to raw class scores and box locations, nothing more.
+"""The MobileNetV2-SSD-lite network, from an image batch to raw class scores and box locations.
 
-Written anew from the published structure, so that published weights load unchanged. Sources of the structure:
+Reimplemented from the published structure, so that published weights load unchanged. Sources of the structure:
 
 * https://github.com/qfgaohao/pytorch-ssd, commit f61ab424d09bf3d4bb3925693579ac0a92541b0d (MIT):
   ``vision/nn/mobilenet_v2.py``, ``vision/ssd/mobilenet_v2_ssd_lite.py``, ``vision/ssd/ssd.py``.
 * Sandler et al., MobileNetV2: Inverted Residuals and Linear Bottlenecks, CVPR 2018, table 2 and section 6.2.
 
-Softmax, box decoding and NMS are ``decode.py``'s: what is quantized and exported is then what a device runs.
+Softmax, box decoding and NMS are in ``decode.py``, so the quantized and exported network is what a device runs.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ _EXTRAS = (_Extra(1280, 512, 0.2), _Extra(512, 256, 0.25), _Extra(256, 256, 0.5)
 class Add(nn.Module):
     """Adds two tensors of one shape.
 
-    A module although a plus sign would do: quantization tools attach quantizers to modules, so an addition that is
-    none would run in float, unseen. It has no parameters and leaves the state dict as published.
+    A module and not a plus sign, because quantization tools attach quantizers to modules: any other addition would
+    silently run in float. It has no parameters and does not change the state dict.
     """
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -70,7 +70,7 @@ class Add(nn.Module):
 
 
 class Concat(nn.Module):
-    """Concatenates tensors along axis 1; a module for the reason that ``Add`` is one."""
+    """Concatenates tensors along axis 1; a module for the same reason as ``Add``."""
 
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         """Return the tensors joined along axis 1."""
@@ -78,9 +78,9 @@ class Concat(nn.Module):
 
 
 class Clip(nn.Module):
-    """``min(relu(x), ceiling)`` with one ceiling a channel: a ReLU6 whose channels were equalized.
+    """``min(relu(x), ceiling)`` with one ceiling per channel: a ReLU6 whose channels were equalized.
 
-    Only networks with such weights hold it. Quantization tools know it by its class name, which is the operation's.
+    Only networks with equalized weights contain it. Quantization tools recognize the operation by the class name.
 
     Args:
         num_channels: C of the input ``(B, C, H, W)``.
@@ -105,7 +105,7 @@ class Clip(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand (unless the ratio is 1), filter each channel, project; add the input where shapes allow.
+    """Expands (unless the ratio is 1), filters each channel, projects; adds the input if shapes allow.
 
     Args:
         in_channels: Of the input.
@@ -132,7 +132,7 @@ class InvertedResidual(nn.Module):
         return y if self.add is None else self.add(x, y)
 
     def forward_with_expansion(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the expansion gives after its ReLU6, and the output; for a block without addition."""
+        """Return the expansion after its ReLU6, and the output; for a block without addition."""
         expansion = x
         for layer in list(self.conv)[:3]:
             expansion = layer(expansion)
@@ -208,7 +208,7 @@ def build_network(num_classes_with_background: int = 21, width_mult: float = 1.0
     Args:
         num_classes_with_background: Class 0 is background.
         width_mult: See ``MobileNetV2SSDLite``.
-        seed: Of the convolution weights (He et al. 2015, fan-in); biases are 0, batch norms do nothing.
+        seed: Seed of the convolution weights (He et al. 2015, fan-in); biases are 0, batch norms are identities.
 
     Raises:
         RegistryError: See ``MobileNetV2SSDLite``.
@@ -230,7 +230,7 @@ def build_network(num_classes_with_background: int = 21, width_mult: float = 1.0
 
 
 def check_width(width_mult: float) -> None:
-    """Accept a width multiplier for which the published structure's widths agree.
+    """Check that the published structure's widths agree for this width multiplier.
 
     The structure truncates the channels of a block (``int(96 * width)``, then six times that inside block 14), but
     rounds those of the first head (``round(576 * width)``), and expects 1280 channels in the first extra layer, where
@@ -276,7 +276,7 @@ def _features(width_mult: float) -> list[nn.Module]:
 
 
 def _heads(widths: Sequence[int], out_channels: int) -> nn.ModuleList:
-    """One head a feature map: depthwise, then pointwise; the last map is one cell, so a pointwise alone."""
+    """Build one head per feature map: depthwise, then pointwise; only pointwise for the last map of one cell."""
     separable = [
         nn.Sequential(
             *_conv_bn_relu6(width, width, kernel_size=3, groups=width, bias=True),

@@ -1,4 +1,4 @@
-"""Hard non-maximum suppression of all classes at once, by pytorch-ssd's rule."""
+"""Hard non-maximum suppression of all classes together, by pytorch-ssd's rule."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def nms(
     iou_threshold: float,
     num_candidates: int,
 ) -> NDArray[np.int64]:
-    """Choose boxes class by class: the best is kept and suppresses all that overlap it, then the next best, and so on.
+    """Select boxes per class: keep the best, suppress all that overlap it, then take the next best, and so on.
 
     A plain loop does this for one class after the other and one kept box after the other. Here the pairs of boxes of
     one class that overlap too much are found first, for all classes together; see ``_survivors``.
 
     Args:
-        boxes: ``(N, 4)``, ``xyxy`` normalized; may reach over the image.
+        boxes: ``(N, 4)``, ``xyxy`` normalized; may extend beyond the image.
         scores: ``(N,)``, finite.
-        labels: ``(N,)``; boxes suppress boxes of their own label alone.
+        labels: ``(N,)``; boxes suppress only boxes of their own label.
         iou_threshold: Suppressed when ``I / (U + 1e-5)`` is greater, in float32.
-        num_candidates: Only so many of the best boxes of a label take part; the others are dropped.
+        num_candidates: Number of best boxes per label that are considered; the others are dropped.
 
     Returns:
         ``(K,)`` indices of the boxes kept, by label, then by descending score; equal scores in the order of the input.
@@ -59,7 +59,7 @@ def _same_label_pairs(sorted_labels: NDArray[np.int64]) -> tuple[NDArray[np.int6
 
 
 def _iou(boxes: NDArray[np.float32], i: NDArray[np.int64], j: NDArray[np.int64]) -> NDArray[np.float32]:
-    """IoU of boxes i and j, ``(P,)``; every operation in float32 and in the published order, or ties would differ."""
+    """Compute the IoU of boxes i and j, ``(P,)``, in float32 and in the published order, or ties would differ."""
     x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
     area = np.maximum(x2 - x1, np.float32(0)) * np.maximum(y2 - y1, np.float32(0))
     width = np.minimum(x2[i], x2[j]) - np.maximum(x1[i], x1[j])
@@ -70,11 +70,11 @@ def _iou(boxes: NDArray[np.float32], i: NDArray[np.int64], j: NDArray[np.int64])
 
 
 def _survivors(num_boxes: int, better: NDArray[np.int64], worse: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Decide who is kept, given every pair in which the better box would suppress the worse one.
+    """Decide which boxes survive, given every pair in which the better box would suppress the worse one.
 
-    A box is kept when none of the boxes that would suppress it is kept. In each round the boxes that nobody left can
-    suppress are certain to be kept; what they suppress falls, and the pairs of the fallen are settled. Chains of
-    overlapping boxes are short, so a few rounds over arrays replace a loop over boxes.
+    A box is kept when none of the boxes that would suppress it is kept. In each round boxes that no remaining box can
+    suppress are kept; the boxes they suppress are removed together with their pairs. Chains of overlapping boxes are
+    short, so a few rounds over arrays replace a loop over boxes.
 
     Args:
         num_boxes: N.

@@ -1,4 +1,4 @@
-"""An image to the network's input."""
+"""Converts an image to the network's input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The 3000 prior boxes that the network's outputs refer to."""
+"""Builds the 3000 prior boxes that the network's outputs refer to."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _map_priors(spec: PriorSpec) -> list[tuple[float, float, float, float]]:
 
 
 def _cell_shapes(spec: PriorSpec) -> list[tuple[float, float]]:
-    """Width and height, normalized, of the priors in each cell."""
+    """Return the normalized width and height of the priors in each cell."""
     small = spec.min_size_px / IMAGE_SIZE_PX
     big = math.sqrt(spec.min_size_px * spec.max_size_px) / IMAGE_SIZE_PX
     shapes = [(small, small), (big, big)]

@@ -1,1 +1,1 @@
-"""Further quantization steps of AIMET: sequential MSE and batch-norm re-estimation."""
+"""More quantization steps of AIMET: sequential MSE and batch-norm re-estimation."""

@@ -41,7 +41,7 @@ def reestimate(network: QuantNetwork, params: ReestimateBnParams, context: StepC
     ``largest_variance_ratio`` (or its inverse), ``max_relative_change`` of the float outputs, which this step changes.
 
     Raises:
-        RecipeError: There is no batch norm, because the network has none or they are folded, or no calibration image.
+        RecipeError: The network has no batch norms or they are already folded, or there is no calibration image.
     """
     norms = [name for name, module in network.network.named_modules() if isinstance(module, NORMS)]
     if not norms:

@@ -1,1 +1,1 @@
-"""Logs every finished evaluation to an MLflow server, where ``MLFLOW_TRACKING_URI`` names one."""
+"""Logs every finished evaluation to the MLflow server in ``MLFLOW_TRACKING_URI``, if it is set."""

@@ -1,4 +1,4 @@
-"""A run's record as an MLflow run: parameters, metrics of every stage, tags, and the report."""
+"""Logs a run's record as an MLflow run: parameters, metrics of every stage, tags, and the report."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def log_run(uri: str, run_dir: Path, record: Mapping[str, Any]) -> str:
     """Log a finished run and return its id on the server.
 
     Args:
-        uri: Of the tracking server, as MLflow understands it.
+        uri: Address of the tracking server in MLflow's syntax.
         run_dir: The run directory.
         record: ``run.json`` with ``metrics``.
 
     Raises:
-        PluginError: The server did not take it.
+        PluginError: The server did not accept it.
     """
     with warnings.catch_warnings(), our_settings():
         warnings.simplefilter("ignore")  # on what MLflow itself will change one day
@@ -57,7 +57,7 @@ def log_run(uri: str, run_dir: Path, record: Mapping[str, Any]) -> str:
 
 @contextmanager
 def our_settings() -> Iterator[None]:
-    """Let MLflow give up on a dead server after some 40 s and print nothing, unless the user has set its variables."""
+    """Make MLflow give up on a dead server after about 40 s and print nothing, unless the user set its variables."""
     added = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -90,7 +90,7 @@ def _log(client: Any, run_dir: Path, record: Mapping[str, Any]) -> str:
 
 
 def _experiment(client: Any) -> str:
-    """The id of the experiment, which is made when it is not there; another process may do so at the same time."""
+    """Return the experiment's id and create it if it is missing; another process may do so at the same time."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     found = client.get_experiment_by_name(name)
     if found is None:
@@ -104,7 +104,7 @@ def _experiment(client: Any) -> str:
 
 
 def parameters(record: Mapping[str, Any]) -> dict[str, str]:
-    """What the number depends on, by name: model, weights, data, calibration, recipe with its steps, settings."""
+    """Collect the conditions of the number: model, weights, data, calibration, recipe with its steps, settings."""
     nested = {
         "model": record["model"],
         "task": record["task"],
@@ -121,7 +121,7 @@ def parameters(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def stage_metrics(record: Mapping[str, Any]) -> dict[str, float]:
-    """``<stage>/<protocol>/<value>`` for every stage, drop and speed beside them; what is undefined is left out."""
+    """Collect ``<stage>/<protocol>/<value>``, drop and speed of every stage; undefined values are left out."""
     found: dict[str, float] = {}
     for stage, scores in record["metrics"].get("stages", {}).items():
         for protocol, values in scores["metrics"].items():
@@ -133,7 +133,7 @@ def stage_metrics(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def tags(record: Mapping[str, Any]) -> dict[str, str]:
-    """Versions, and what limits the number as the note that the server shows first."""
+    """Collect versions, and the warnings as the note that the server shows first."""
     found = {"zoo_eval.version": str(record["zoo_eval"]), "zoo_eval.status": str(record["status"])}
     commit = (record["git"] or {}).get("commit")
     if commit:
@@ -164,5 +164,5 @@ def _milliseconds(moment: str) -> int:
 
 
 def _without_secrets(text: str) -> str:
-    """The text without the user names and passwords of its URLs: a warning ends in the record and the report."""
+    """Remove user names and passwords from URLs: a warning ends up in the record and the report."""
     return re.sub(r"//[^/@\s]*@", "//", text)

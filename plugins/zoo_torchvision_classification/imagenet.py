@@ -1,4 +1,4 @@
-"""Which classes a folder of images holds: ImageNet's where its folders are wnids, else the user's own."""
+"""Determines the classes of an image folder: ImageNet's if its folders are wnids, else the user's own."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def open_split(
 ) -> ImageFolder:
     """Open a split of ImageNet, or of data in its layout.
 
-    A label file says what classes there are. Without one they are ImageNet's 1000 where the split lies flat or any of
-    its folders is called like a wnid, so that a part of ImageNet keeps ImageNet's labels; else they are the folders.
+    A label file defines the classes. Without one they are ImageNet's 1000 if the split is flat or any of its folders is
+    named like a wnid, so that a part of ImageNet keeps ImageNet's labels; otherwise they are the folders.
 
     Args:
         root: The folder that holds the split's folder.
         split: Name of that folder.
-        label_file: One folder's name a line, in the network's order.
-        class_split: See ``ImageFolder``; what the network was trained on.
+        label_file: One folder name per line, in the network's order.
+        class_split: See ``ImageFolder``; the split that the network was trained on.
         name: Of the data set.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A registry entry to a network of torchvision that holds what a device would run, with its preprocessing."""
+"""Builds a registry entry's torchvision network, without parts that a device would not run, and its preprocessing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """torchvision's own transforms on a PIL image, which is what its published accuracies were measured with.
+    """Applies torchvision's own transforms to a PIL image, as for its published accuracies.
 
     Attributes:
         transforms: A preset such as ``ImageClassification``.
@@ -40,13 +40,13 @@ class Preprocess:
     transforms: Any
 
     def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """``(H, W, 3)`` uint8 RGB to ``(3, crop, crop)`` float32, bit for bit what ``transforms`` gives."""
+        """``(H, W, 3)`` uint8 RGB to ``(3, crop, crop)`` float32, bit-identical to ``transforms``."""
         array: NDArray[np.float32] = self.transforms(Image.fromarray(image)).numpy()
         return array
 
 
 def decode(outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> list[Classification]:
-    """Logits ``(B, C)`` to each image's most probable classes; a class has no place, so ``sizes`` says nothing."""
+    """Turn logits ``(B, C)`` into each image's most probable classes; ``sizes`` is not used."""
     return [rank_classes(logits) for logits, _ in zip(outputs[0].float().numpy(), sizes, strict=True)]
 
 
@@ -86,13 +86,13 @@ def load_bundle(entry: ModelEntry, checkpoint: Checkpoint | None, num_classes: i
 
 
 def for_device(network: nn.Module) -> nn.Module:
-    """Take out what does nothing in eval mode, and let no activation overwrite its input; parameter names stay.
+    """Remove modules that do nothing in eval mode and make activations out-of-place; parameter names are kept.
 
     Dropout and stochastic depth would each get a quantizer of their own in a simulation; an activation in place makes
     its input and its output one tensor, so that a convolution with its activation is not recognized as one operation.
 
     Args:
-        network: Modified and returned; what is put in is in training mode, as every new module.
+        network: Modified and returned; inserted modules are in training mode, like every new module.
     """
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Dropout | torchvision.ops.StochasticDepth):
@@ -107,11 +107,11 @@ def for_device(network: nn.Module) -> nn.Module:
 
 
 def load_weights(network: nn.Module, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Copy weights into ``network``; returns what a reader must know about them.
+    """Copy weights into ``network``; return notes for the report.
 
     Args:
-        network: Changed in place, also in structure where the weights were folded.
-        checkpoint: torchvision's own file, one of its form, or ``quantized/network.safetensors`` of a run.
+        network: Changed in place, including its structure if the weights were folded.
+        checkpoint: torchvision's own file, one in the same form, or ``quantized/network.safetensors`` of a run.
 
     Raises:
         CheckpointError: Keys, shapes or values are not this network's; all problems are listed together.
@@ -146,7 +146,7 @@ def _is_finite(value: torch.Tensor) -> bool:
 
 
 def fold_structure(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Give the network the form that folding batch norms leaves: identities, and biases where ``weights`` has them."""
+    """Convert the network to the form after folding batch norms: identities, and biases if ``weights`` has them."""
     for name, module in list(network.named_modules()):
         parent, _, child = name.rpartition(".")
         if isinstance(module, nn.BatchNorm2d) and f"{name}.weight" not in weights:
@@ -159,7 +159,7 @@ def _num_outputs(network: nn.Module) -> int:
     return next((m.out_features for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)), 0)
 
 
-# --------------------------------------------------------------------------- what the entry names
+# --------------------------------------------------------------------------- the entry's options
 
 
 def _options(entry: ModelEntry) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""Weights of a single-shot detector: torchvision's own, fine-tuned ones, and those of a finished run."""
+"""Loads weights of a single-shot detector: torchvision's own, fine-tuned ones, and those of a finished run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     """Read a state dict.
 
     Raises:
-        CheckpointError: The file cannot be read, has values that are not finite, or is a network whose ReLU6 were
-            changed, which no state dict can say.
+        CheckpointError: The file cannot be read, has values that are not finite, or belongs to a network with
+            replaced ReLU6, which a state dict cannot express.
     """
     state = artifacts.load_state_dict(checkpoint.path)
     wrong = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
@@ -44,10 +44,10 @@ def load_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def num_columns_in(state: Mapping[str, torch.Tensor], detector: SSD) -> int:
-    """Columns of the class scores, background included, that a state dict's head has.
+    """Count the class-score columns in a state dict's head, including background.
 
     Raises:
-        CheckpointError: There is no such head in it.
+        CheckpointError: It has no such head.
     """
     head = detector.get_submodule(_FIRST_CLASS_HEAD)
     last = [name for name, module in head.named_modules() if isinstance(module, nn.Conv2d)][-1]
@@ -64,7 +64,7 @@ def num_columns_in(state: Mapping[str, torch.Tensor], detector: SSD) -> int:
 
 
 def fold_like(detector: SSD, state: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """Take out the batch norms that ``state`` does not have, in place, and give convolutions the biases it has.
+    """Remove the batch norms that ``state`` does not have, in place, and add the convolution biases that it has.
 
     Returns:
         A note for the report.

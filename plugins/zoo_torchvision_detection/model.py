@@ -1,7 +1,7 @@
-"""A single-shot detector of torchvision, taken apart into what is quantized and what stays around it.
+"""Splits a single-shot detector of torchvision into the quantized network and the code around it.
 
 torchvision's ``SSD`` is one module from images to detections. A device runs its backbone and its heads; resizing and
-normalization before them, anchors, box decoding, score threshold and NMS after them are torchvision's own methods here,
+normalization before them, and anchors, box decoding, score threshold and NMS after them, are torchvision's own methods,
 called outside the network.
 """
 
@@ -75,7 +75,7 @@ class Decode:
         detector: An ``SSD`` without backbone and heads.
         anchors: ``(A, 4)``, ``xyxy`` in pixels of the network's input.
         input_size: Height and width of the network's input.
-        labels: ``(columns,)``, the class of each column; -1 for background and for columns that no class has.
+        labels: ``(columns,)``, the class of each column; -1 for background and for columns without a class.
     """
 
     detector: SSD
@@ -90,7 +90,7 @@ class Decode:
             PluginError: The outputs are not finite.
         """
         scores, codes = outputs
-        # A score that is not-a-number is above no threshold: it would look like an image without detections.
+        # A not-a-number score is never above the threshold: the image would seem to have no detections.
         if not (torch.isfinite(scores).all() and torch.isfinite(codes).all()):
             raise PluginError(
                 "The network's outputs are not finite numbers (NaN or infinity).",
@@ -119,11 +119,11 @@ def load_model(
     """Build the detector of an entry; see ``hookspecs.zoo_load_model``.
 
     A head with as many columns as the published weights, COCO's 91 with gaps, gives its classes by their names in
-    torchvision; any other must have one column a class in the data set's order, after background.
+    torchvision; any other must have one column per class in the data set's order, after background.
 
     Raises:
-        RegistryError: ``entry.options`` names no single-shot detector of torchvision or no weights of it.
-        CheckpointError: The weights do not fit the network, or the head not the classes.
+        RegistryError: ``entry.options`` does not name a single-shot detector of torchvision or weights of it.
+        CheckpointError: The weights do not fit the network, or the head does not fit the classes.
         DataError: The head is the published one and lacks a class of the data set.
     """
     builder, categories = _options(entry)
@@ -143,10 +143,10 @@ def load_model(
 
 
 def build_detector(builder: str, num_columns: int, seed: int = 0) -> SSD:
-    """Build an untrained detector in eval mode; one seed gives the same weights, the global random state stays.
+    """Build an untrained detector in eval mode; one seed gives the same weights; the global random state is kept.
 
     Raises:
-        RegistryError: ``builder`` is no single-shot detector of torchvision.
+        RegistryError: ``builder`` is not a single-shot detector of torchvision.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -164,10 +164,10 @@ def build_detector(builder: str, num_columns: int, seed: int = 0) -> SSD:
 
 
 def take_apart(detector: SSD, labels: NDArray[np.int64], device: str, notes: tuple[str, ...] = ()) -> ModelBundle:
-    """Return the network alone, and its surroundings as functions.
+    """Return the network, and preprocessing and decoding as functions.
 
     Args:
-        detector: In eval mode on the CPU; used up: its backbone and heads become the network's.
+        detector: In eval mode on the CPU; consumed: its backbone and heads move into the network.
         labels: See ``Decode``.
         device: A torch device string.
         notes: For the report.
@@ -195,7 +195,7 @@ def _input_size(detector: SSD) -> tuple[int, int]:
 
 
 def _options(entry: ModelEntry) -> tuple[str, tuple[str, ...]]:
-    """The builder's name and the categories of its published weights, background first, gaps as ``N/A``."""
+    """Return the builder's name and the categories of its published weights, background first, gaps as ``N/A``."""
     unknown = sorted(set(entry.options) - set(_OPTIONS))
     missing = [name for name in _OPTIONS if not isinstance(entry.options.get(name), str)]
     if unknown or missing:
@@ -216,7 +216,7 @@ def _options(entry: ModelEntry) -> tuple[str, tuple[str, ...]]:
 
 
 def published_categories(entry: ModelEntry) -> tuple[str, ...]:
-    """The category of each column of the published head: background first, gaps as ``N/A``.
+    """Return the category of each column of the published head: background first, gaps as ``N/A``.
 
     Raises:
         RegistryError: As ``load_model``.

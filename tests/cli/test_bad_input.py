@@ -145,9 +145,9 @@ CASES: dict[str, tuple[Spoil, str, str]] = {
     "label file of other weights": (labels(b"cat\ndog\nemu\n"), "3 classes incl. background, label file has 4", ""),
     "unknown split": (options(split="tset"), "no split 'tset'; the closest is 'test'", "trainval"),
     "out directory not empty": (a_finished_run, "run exists and is not empty", "--out"),
-    "missing id file": (options(ids="none.txt"), "none.txt cannot be read", "one id a line"),
-    "empty id file": (ids("\n\n"), "ids.txt holds no id", "one image id a line"),
-    "strange id": (ids("000003\n000033\n"), "names 1 of 2 ids .* first '000033'", ""),
+    "missing id file": (options(ids="none.txt"), "none.txt cannot be read", "one id per line"),
+    "empty id file": (ids("\n\n"), "ids.txt holds no id", "one image id per line"),
+    "strange id": (ids("000003\n000033\n"), "1 of the 2 ids .* first '000033'", ""),
     "id of another split": (ids("000009\n"), "first '000009'", "--split"),
     "set without value": (options(set="quantsim.param_bw"), "form is not STEP.PARAM=VALUE", "quantsim.param_bw=8"),
     "set without step": (options(set="param_bw=4"), "form is not STEP.PARAM=VALUE", "quantsim.param_bw=8"),
@@ -232,7 +232,7 @@ def test_a_truncated_image_is_named_with_the_run_that_keeps_what_was_complete(
 
     run = tmp_path / "run"
     assert re.search(r"000005\.jpg is not a complete image: .*truncated", printed.fact)
-    assert f"The run stopped at stage 'fp32'; what was complete stays in {run}" in printed.fact
+    assert f"The run stopped at stage 'fp32'; completed results are kept in {run}" in printed.fact
     assert "restore the file" in printed.fix
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "failed"

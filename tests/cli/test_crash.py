@@ -65,7 +65,7 @@ def test_a_fault_of_the_core_in_a_stage_is_named_with_its_log(
     captured = capfd.readouterr()
     assert "error: KeyError: " in captured.err
     assert "Plugin" not in captured.err
-    assert f"The run stopped at stage 'fp32'; what was complete stays in {tmp_path / 'run'}" in captured.err
+    assert f"The run stopped at stage 'fp32'; completed results are kept in {tmp_path / 'run'}" in captured.err
     assert "own mistake" in (tmp_path / "run" / "log.txt").read_text()
 
 

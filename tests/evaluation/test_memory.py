@@ -64,5 +64,5 @@ def test_the_last_resort_is_one_batch_at_a_time_which_is_no_restart() -> None:
 
 
 def test_when_nothing_suffices_the_error_says_so() -> None:
-    with pytest.raises(RunError, match=r"Memory does not suffice for one image at a time \(MemoryError: \)"):
+    with pytest.raises(RunError, match=r"There is not enough memory for one image at a time \(MemoryError: \)"):
         tried(None)

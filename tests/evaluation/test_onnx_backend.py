@@ -123,7 +123,7 @@ def test_without_onnx_runtime_the_run_is_refused_before_it_starts(
 
 @pytest.mark.parametrize(
     ("backend", "device", "words"),
-    [("tensorrt", "cpu", "--backend is 'tensorrt'"), ("onnxruntime", "cuda:0", "runs on the CPU alone")],
+    [("tensorrt", "cpu", "--backend is 'tensorrt'"), ("onnxruntime", "cuda:0", "runs only on the CPU")],
 )
 def test_a_backend_that_cannot_be_used_is_refused(
     options: dict[str, Any],

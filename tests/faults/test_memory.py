@@ -1,4 +1,4 @@
-"""Memory that does not suffice for a batch, under a real limit."""
+"""Batches that do not fit into memory, under a real limit."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_memory_that_does_not_suffice_for_one_image_says_so(toy: Toy) -> None:
     answer = toy.run(**{**HUNGRY, "environment": {"ZOO_TEST_MEAL_BYTES": str(8 << 30)}}, options={"batch_size": 2})
 
     assert answer["error"] == "RunError"
-    assert "Memory does not suffice for one image at a time" in answer["fact"]
+    assert "There is not enough memory for one image at a time" in answer["fact"]
     assert toy.record()["status"] == "failed"
 
 
@@ -72,7 +72,7 @@ def test_a_step_that_runs_out_of_memory_is_named_and_the_run_goes_on_later(toy: 
     answer = toy.run(calls=[{"target": step, "nth": 1, "do": "run_out_of_memory"}])
 
     assert answer["error"] == "RunError"
-    assert "Memory does not suffice (MemoryError" in answer["fact"]
+    assert "There is not enough memory (MemoryError" in answer["fact"]
     assert "The run stopped at step 'cross_layer_equalization'" in answer["fact"]
     assert toy.resume()["status"] == "complete"
     assert results(toy.folder / "run") == toy.undisturbed()[1]

@@ -32,7 +32,7 @@ def goes_on(toy: Toy) -> None:
         (WRITE, "fail", "RuntimeError: the worker's own fault"),
     ],
 )
-def test_a_worker_that_dies_fails_the_run_which_goes_on_once_it_is_mended(
+def test_a_worker_that_dies_fails_the_run_which_resumes_once_it_is_fixed(
     target: str, do: str, words: str, toy: Toy
 ) -> None:
     nth = {IMAGE: 130, DECODE: 130, WRITE: 2}[target]

@@ -28,7 +28,7 @@ def report(**vulns: list[str] | None) -> dict[str, Any]:
 
 def test_only_an_audit_that_looked_up_every_package_passes() -> None:
     found = audit.verdict(PACKAGES, report(numpy=[], typing_extensions=[]), KNOWN)
-    assert found == audit.Answer(code=0, words="AUDITED: 2 packages, no known vulnerability.")
+    assert found == audit.Answer(code=0, message="AUDITED: 2 packages, no known vulnerability.")
 
 
 @pytest.mark.parametrize(
@@ -45,14 +45,14 @@ def test_only_an_audit_that_looked_up_every_package_passes() -> None:
 def test_what_was_not_looked_up_is_no_pass(packages: dict[str, str], answer: Any, canary: Any, words: str) -> None:
     found = audit.verdict(packages, answer, canary)
     assert found.code == 3
-    assert found.words.startswith("NOT AUDITED")
-    assert words in found.words
+    assert found.message.startswith("NOT AUDITED")
+    assert words in found.message
 
 
 def test_a_known_vulnerability_fails_even_where_the_audit_is_incomplete() -> None:
     found = audit.verdict(PACKAGES, report(numpy=["CVE-1", "CVE-2"], typing_extensions=None), None)
     assert found.code == 1
-    assert "numpy 2.0.0: CVE-1, CVE-2" in found.words
+    assert "numpy 2.0.0: CVE-1, CVE-2" in found.message
 
 
 def test_the_packages_of_a_folder_are_found_but_for_this_project(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Out of memory at a batch size: run again with half of it."""
+"""Detects out-of-memory errors and retries with half the batch size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger("zoo_eval")
 
 Result = TypeVar("Result")
 
-_WORDS = (
+_MESSAGES = (
     "you tried to allocate",  # torch's allocator on a CPU
     "CUDA out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -25,50 +25,50 @@ _WORDS = (
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What says that memory did not suffice, in an error or in what caused it; None where nothing does."""
+    """Return the message of an out-of-memory error in the chain of causes; None if there is none."""
     torch = sys.modules.get("torch")
     kinds = (MemoryError, *([torch.OutOfMemoryError] if torch is not None else []))
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, kinds) or any(words in str(seen) for words in _WORDS):
-            return f"{type(seen).__name__}: {seen}"
-        seen = seen.__cause__ or seen.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, kinds) or any(message in str(cause) for message in _MESSAGES):
+            return f"{type(cause).__name__}: {cause}"
+        cause = cause.__cause__ or cause.__context__
     return None
 
 
 def with_less_memory(
     batch_size: int, run: Callable[[int, bool], Result], restart: Callable[[int, int], None]
 ) -> Result:
-    """Run something at a batch size, and at half of it again whenever memory does not suffice.
+    """Run at a batch size, and again at half of it whenever memory runs out.
 
-    With one image at a time the last resort is one batch at a time, which no byte depends on.
+    At batch size 1 the last attempt keeps only one batch in flight, which does not change results.
 
     Args:
-        batch_size: Images per forward pass to begin with.
-        run: Called with a batch size, and whether one batch may be on its way at a time only.
-        restart: Called with the batch size that was too large and the one that is tried next, before ``run`` is.
+        batch_size: Images per forward pass of the first attempt.
+        run: Called with a batch size, and True if only one batch may be in flight.
+        restart: Called before the next ``run`` with the batch size that was too large and the next one.
 
     Raises:
-        RunError: Memory does not suffice for one image.
+        RunError: There is not enough memory for one image.
     """
-    alone = False
+    one_in_flight = False
     while True:
         try:
-            return run(batch_size, alone)
+            return run(batch_size, one_in_flight)
         except Exception as error:
-            words = out_of_memory(error)
-            if words is None:
+            message = out_of_memory(error)
+            if message is None:
                 raise
-            if alone:
+            if one_in_flight:
                 raise RunError(
-                    f"Memory does not suffice for one image at a time ({words}).",
+                    f"There is not enough memory for one image at a time ({message}).",
                     fix="end other programs that need memory, or use a machine that has more.",
                 ) from error
-        # Only here has the error let go of the tensors in its frames.
-        logger.warning("Memory did not suffice for batches of %d: %s", batch_size, words)
+        # Only here has the error released the tensors in its frames.
+        logger.warning("Out of memory with batches of %d: %s", batch_size, message)
         _release()
         if batch_size == 1:
-            alone = True
+            one_in_flight = True
         else:
             restart(batch_size, batch_size // 2)
             batch_size //= 2

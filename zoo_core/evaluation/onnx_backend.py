@@ -1,4 +1,4 @@
-"""Float stages in ONNX Runtime: the network exported, and held against torch on the first images of every run."""
+"""Runs float stages in ONNX Runtime: exports the network and compares it with torch on the first images of a run."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("zoo_eval.onnxruntime")
 
 CHECKED_IMAGES = 8
-"""Images, or one batch where that is more, on which both backends are compared before a stage runs."""
+"""Images on which both backends are compared before a stage runs; one batch if that is more."""
 
 TOLERANCE = 1e-3
-"""Largest difference from torch's output, over the largest magnitude in that output, that is rounding and no fault.
+"""Largest difference from torch's output, relative to that output's largest magnitude, that counts as rounding.
 
 Sums in another order differ by 1e-6 on a network of 86 layers; a wrong operator differs by 1e-1 and more."""
 
@@ -39,10 +39,10 @@ _USE_TORCH = "use --backend torch."
 
 
 class OnnxNetwork(nn.Module):
-    """A network that ONNX Runtime computes, called like the one it was exported from.
+    """Computes an exported network in ONNX Runtime; called like the original network.
 
-    The session has no threads of its own: it computes in the thread that calls, so that lanes use the cores as they do
-    with torch. Sessions may be called from several threads at once; a copy is therefore the same object.
+    The session has no threads of its own: it computes in the calling thread, so that lanes use the cores as they do
+    with torch. Several threads may call a session at once; a copy is therefore the same object.
 
     Args:
         model: An ONNX model, serialized.
@@ -68,11 +68,11 @@ class OnnxNetwork(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Exported:
-    """A stage's network for ONNX Runtime, checked.
+    """A stage's network exported for ONNX Runtime and checked.
 
     Attributes:
         network: On the CPU.
-        agreement: With the torch network.
+        agreement: Agreement with the torch network.
         seconds: Wall time of exporting and checking.
     """
 
@@ -82,11 +82,11 @@ class Exported:
 
     @property
     def summary(self) -> str:
-        """The check in one line."""
-        found = self.agreement
+        """Return the result of the check in one line."""
+        check = self.agreement
         return (
-            f"onnxruntime agrees with torch to {found.max_difference:.1e} of the largest output on {found.num_images} "
-            f"images; {found.num_same_predictions} have the same predictions ({self.seconds:.1f} s)"
+            f"onnxruntime agrees with torch to {check.max_difference:.1e} of the largest output on {check.num_images} "
+            f"images; {check.num_same_predictions} have the same predictions ({self.seconds:.1f} s)"
         )
 
 
@@ -101,9 +101,9 @@ def export_checked(
 
     Args:
         network: In eval mode on the CPU; not modified.
-        bundle: Gives the example input, ``preprocess`` and ``decode``.
-        dataset: Gives the images.
-        image_ids: Of the stage; the first ``CHECKED_IMAGES`` are used, or the first batch where that is more.
+        bundle: Provides the example input, ``preprocess`` and ``decode``.
+        dataset: Provides the images.
+        image_ids: Those of the stage; the first ``CHECKED_IMAGES`` are used, or the first batch if that is more.
         settings: Batch size and workers.
 
     Raises:
@@ -118,9 +118,9 @@ def export_checked(
     while batch := list(islice(inputs, settings.batch_size)):
         arrays, sizes = [array for array, _ in batch], [size for _, size in batch]
         expected = run_batch(network, arrays, "cpu")
-        found = run_batch(exported, arrays, "cpu")
-        differences += _differences(expected, found)
-        pairs = zip(bundle.decode(expected, sizes), bundle.decode(found, sizes), strict=True)
+        outputs = run_batch(exported, arrays, "cpu")
+        differences += _differences(expected, outputs)
+        pairs = zip(bundle.decode(expected, sizes), bundle.decode(outputs, sizes), strict=True)
         same += sum(same_predictions(one, other) for one, other in pairs)
         num_compared += len(batch)
     agreement = AgreementRecord(
@@ -132,9 +132,9 @@ def export_checked(
             f"{num_compared} images; rounding gives less than {TOLERANCE:g}.",
             fix=_USE_TORCH,
         )
-    made = Exported(network=exported, agreement=agreement, seconds=time.perf_counter() - started)
-    logger.info("%s", made.summary)
-    return made
+    result = Exported(network=exported, agreement=agreement, seconds=time.perf_counter() - started)
+    logger.info("%s", result.summary)
+    return result
 
 
 def export(network: nn.Module, example_input: torch.Tensor) -> bytes:
@@ -145,13 +145,13 @@ def export(network: nn.Module, example_input: torch.Tensor) -> bytes:
         example_input: ``(1, C, H, W)``, on the network's device.
 
     Raises:
-        RunError: torch cannot.
+        RunError: torch cannot export it.
     """
-    file: Any = io.BytesIO()  # torch's annotation leaves out what the tracing exporter takes
+    file: Any = io.BytesIO()  # torch's annotation omits the types that the tracing exporter accepts
     try:
         with warnings.catch_warnings():
-            # The exporter that traces takes 1 s, its successor (dynamo=True) 6 s in torch 2.15 for the same graph; both
-            # are there in every torch that is supported. It warns of its end and of every constant shape.
+            # The tracing exporter takes 1 s, its successor (dynamo=True) 6 s in torch 2.15 for the same graph; every
+            # supported torch has both. It warns that it is deprecated, and about every constant shape.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network,
@@ -162,7 +162,7 @@ def export(network: nn.Module, example_input: torch.Tensor) -> bytes:
                 opset_version=_OPSET,
                 dynamo=False,
             )
-    except Exception as error:  # whatever the exporter makes of a plugin's network
+    except Exception as error:  # the exporter may raise anything on a plugin's network
         raise RunError(
             f"torch cannot export {type(network).__name__} to ONNX: {str(error).strip().splitlines()[0]}",
             fix=_USE_TORCH,
@@ -174,22 +174,22 @@ def export(network: nn.Module, example_input: torch.Tensor) -> bytes:
 def _load(model: bytes, name: str) -> OnnxNetwork:
     try:
         return OnnxNetwork(model)
-    except Exception as error:  # onnxruntime's errors have no common base but Exception
+    except Exception as error:  # onnxruntime's errors share no base class but Exception
         raise RunError(f"ONNX Runtime cannot load the exported {name}: {error}", fix=_USE_TORCH) from error
 
 
-def _differences(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> list[float]:
-    if [one.shape for one in expected] != [other.shape for other in found]:
+def _differences(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[float]:
+    if [one.shape for one in expected] != [other.shape for other in outputs]:
         return [float("inf")]
     return [
         float((one - other).abs().max()) / (float(one.abs().max()) or 1.0)
-        for one, other in zip(expected, found, strict=True)
+        for one, other in zip(expected, outputs, strict=True)
         if one.numel()
     ]
 
 
 def same_predictions(one: Prediction, other: Prediction) -> bool:
-    """Whether two predictions of an image have the same length, equal integers and other values within TOLERANCE."""
+    """Return True if two predictions have the same length, equal integers, and other values within TOLERANCE."""
     pairs = [(array, other.arrays()[name]) for name, array in one.arrays().items()]
     return all(
         a.shape == b.shape

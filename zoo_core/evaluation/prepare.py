@@ -1,4 +1,4 @@
-"""Everything that can be found wrong before a run starts; nothing here leaves a trace on disk but the cache."""
+"""Resolves and checks a request before a run starts; writes nothing to disk except the cache."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """The evaluated images and what is true of them.
+    """The evaluated images with their targets and hashes.
 
     Attributes:
         dataset: The evaluated split.
         image_ids: In the order evaluated.
-        targets: By image id.
+        targets: Ground truth by image id.
         hashes: SHA-256 of every evaluated image with its annotation, by id.
         fingerprint: One SHA-256 over ids and hashes, independent of their order.
-        limited: Fewer images than the split holds.
+        limited: True if the split has more images.
     """
 
     dataset: EvalDataset
@@ -74,15 +74,15 @@ def prepare(
     """Resolve and check a request.
 
     Args:
-        request: As asked for.
+        request: The request.
         host: The plugins.
-        reporter: Told of the reading of annotations.
-        evaluate: False only quantizes: the evaluated split is opened, so that calibration keeps away from it, but
-            none of its images is read.
-        resumes: ``request.out`` holds the run that goes on.
+        reporter: Shows the progress of reading annotations.
+        evaluate: False only quantizes: the evaluated split is opened, so that calibration avoids it, but none of its
+            images is read.
+        resumes: ``request.out`` holds the run to resume.
 
     Raises:
-        ZooError: Anything the user can mend, before a run directory exists.
+        ZooError: Anything the user can fix, before a run directory exists.
     """
     _check_numbers(request)
     entry = host.model(request.model)
@@ -164,8 +164,8 @@ def resolve_device(device: str) -> str:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if int(index or 0) >= count:
         raise DataError(
-            f"--device is {device!r}, but this machine offers {count} CUDA devices to torch {torch.__version__}.",
-            fix="use --device cpu, or install a torch build and driver that see the device.",
+            f"--device is {device!r}, but torch {torch.__version__} sees {count} CUDA devices on this machine.",
+            fix="use --device cpu, or install a torch build and driver that support the device.",
         )
     return f"cuda:{int(index or 0)}"
 
@@ -189,7 +189,7 @@ def _check_backend(backend: str, device: str) -> None:
         )
     if device != "cpu":
         raise DataError(
-            f"--backend is 'onnxruntime', which this program runs on the CPU alone, and the device is {device!r}.",
+            f"--backend is 'onnxruntime', which zoo-eval runs only on the CPU, but the device is {device!r}.",
             fix="add --device cpu, or use --backend torch.",
         )
 
@@ -198,7 +198,7 @@ def _check_backend(backend: str, device: str) -> None:
 
 
 def data_root(data: Path | None, entry: ModelEntry, *, offline: bool) -> Path | None:
-    """Where the dataset lies: as given, else the registry's archives in the cache, else None: the plugin's affair."""
+    """Return the dataset's folder: as given, else the registry's archives in the cache, else None for the plugin's."""
     if data is not None or not entry.dataset.archives:
         return data
     return fetch_dataset(entry, offline=offline)
@@ -242,7 +242,7 @@ def _data(
 
 
 def fingerprint(hashes: Mapping[str, str]) -> str:
-    """One SHA-256 over image ids and content hashes; the order of images does not matter."""
+    """Return one SHA-256 over image ids and content hashes; the order of images does not matter."""
     digest = hashlib.sha256()
     for image_id in sorted(hashes):
         digest.update(f"{len(image_id)}:{image_id}:{hashes[image_id]}\n".encode())
@@ -250,13 +250,13 @@ def fingerprint(hashes: Mapping[str, str]) -> str:
 
 
 def _refuse_unprintable(image_ids: Sequence[str], dataset: EvalDataset) -> None:
-    """Ids stand one a line in files of the run: a line break in one would make two of it."""
+    """Refuse ids with line breaks or other control characters: files of a run hold one id per line."""
     for image_id in image_ids:
         if not image_id or not image_id.isprintable():
             raise DataError(
                 f"Image id {image_id[:80]!r} of {dataset.name} {dataset.split} is empty, or holds a line break or "
                 "another character that cannot be printed.",
-                fix="rename the image; ids must be text that fits on a line.",
+                fix="rename the image; ids must be printable text on one line.",
             )
 
 
@@ -288,9 +288,9 @@ def _calibration(
         dataset.ids,
         request.calibration_size,
         request.seed,
-        evaluated_ids=data.dataset.ids,  # the whole split, also when the run is limited to a part of it
+        evaluated_ids=data.dataset.ids,  # the whole split, even when the run is limited to a part of it
         evaluated_hashes=data.hashes.values(),
-        content_hash=content_hash,  # finds a missing file here too, not after the fp32 stage
+        content_hash=content_hash,  # also detects a missing file now, not after the fp32 stage
         allow_overlap=request.allow_calibration_overlap,
     )
     return dataset, draw, fingerprint({image_id: content_hash(image_id) for image_id in draw.ids})
@@ -300,17 +300,17 @@ def _calibration(
 
 
 def original_checkpoint(request: EvaluationRequest, entry: ModelEntry) -> Checkpoint:
-    """The original weights: as given, else the registry's, fetched into the cache.
+    """Return the original weights: as given, else the registry's, fetched into the cache.
 
     Raises:
-        CheckpointError: Neither is there.
-        ArtifactError: The download failed or is not what was declared.
+        CheckpointError: Neither exists.
+        ArtifactError: The download failed or differs from the declared file.
     """
     if request.checkpoint is not None:
         return artifacts.local_checkpoint(request.checkpoint)
     if entry.checkpoint is None:
         raise CheckpointError(
-            f"The registry knows no weights for model {entry.model_id!r}.", fix="give a checkpoint with --checkpoint."
+            f"The registry has no weights for model {entry.model_id!r}.", fix="give a checkpoint with --checkpoint."
         )
     return artifacts.local_checkpoint(artifacts.fetch(entry.checkpoint, offline=request.offline))
 
@@ -318,13 +318,13 @@ def original_checkpoint(request: EvaluationRequest, entry: ModelEntry) -> Checkp
 def step_context(
     job: Job, work_dir: Path, reporter: Reporter, progress: Callable[[int, int, str], None]
 ) -> StepContext:
-    """Read the drawn calibration images and return what the recipe's steps may use.
+    """Read the drawn calibration images and return the context of the recipe's steps.
 
     Args:
         job: Prepared with a stage that needs calibration.
         work_dir: Existing; for the steps' temporary files.
-        reporter: Told of the reading.
-        progress: Told by the steps how far they are.
+        reporter: Shows the progress of reading.
+        progress: Called by the steps with their progress.
     """
     assert job.calibration_dataset is not None  # noqa: S101  # prepare() draws images for every stage that needs them
     assert job.calibration is not None  # noqa: S101  # likewise

@@ -1,4 +1,4 @@
-"""What an evaluation needs of its caller besides the request: progress, image ids, defaults by device."""
+"""Progress reporting, image id files, and the defaults of a run that depend on the device."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 64}
 Larger batches are slower on a CPU: docs/performance.md has the measurement."""
 
 BACKENDS = ("torch", "onnxruntime")
-"""What can compute a float stage; ``onnxruntime`` is an optional extra, two to three times as fast on a CPU."""
+"""Runtimes that can compute a float stage; ``onnxruntime`` is optional, and two to three times as fast on a CPU."""
 
 
 class Reporter(Protocol):
-    """Where progress goes: the command line draws bars, a notebook may stay silent."""
+    """Receives progress: the command line draws bars, a notebook may stay silent."""
 
     def start(self, what: str, total: int | None) -> None:
-        """Begin a task of ``total`` units; None where the number is not known."""
+        """Start a task of ``total`` units; None if the number is unknown."""
         ...
 
     def advance(self, num: int) -> None:
-        """``num`` more units of the current task are done."""
+        """Report that ``num`` more units of the current task are done."""
         ...
 
     def finish(self) -> None:
-        """The current task is done."""
+        """Report that the current task is done."""
         ...
 
     def say(self, text: str) -> None:
-        """One line for people, e.g. what a step did."""
+        """Print one line, e.g. the result of a step."""
         ...
 
     def warn(self, text: str) -> None:
-        """Something that limits the number; it is in the record too."""
+        """Print a caveat of the result; it is in the record too."""
         ...
 
 
 class SilentReporter:
-    """Reports nothing; what is said still goes to the run's log."""
+    """Reports nothing; the run's log still has every line."""
 
     def start(self, what: str, total: int | None) -> None:
         """Ignore a task."""
@@ -61,7 +61,7 @@ class SilentReporter:
 
 
 def read_ids(path: Path) -> Sequence[str]:
-    """Read image ids, one a line; empty lines are skipped, order is kept, a repeated id counts once.
+    """Read image ids, one per line; empty lines are skipped, order is kept, a repeated id counts once.
 
     Raises:
         DataError: The file cannot be read or holds no id.
@@ -70,9 +70,9 @@ def read_ids(path: Path) -> Sequence[str]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"The id file {path} cannot be read: {error}", fix="name a text file with one id a line."
+            f"The id file {path} cannot be read: {error}", fix="name a text file with one id per line."
         ) from error
     ids = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not ids:
-        raise DataError(f"The id file {path} holds no id.", fix="write one image id a line.")
+        raise DataError(f"The id file {path} holds no id.", fix="write one image id per line.")
     return ids

@@ -1,4 +1,4 @@
-"""How a run ends when it does not end well: recorded, and said with what goes on from there."""
+"""Records failed and interrupted runs and tells the user how to resume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG = "log.txt"
 
 
 class Finish(Protocol):
-    """Records how a run ended."""
+    """Records the end of a run."""
 
     def __call__(self, status: Status, *, error: str | None = None) -> None:
         """Record ``interrupted`` or ``failed``."""
@@ -29,17 +29,17 @@ class Finish(Protocol):
 
 @contextmanager
 def stopping(run_dir: RunDirectory, finish: Finish, place: Callable[[], str]) -> Iterator[None]:
-    """Record how a run ended, and let the error say where what was complete lies, and what goes on from there.
+    """Record a failed or interrupted run, and add its directory and the command that resumes it to the error.
 
     Args:
-        run_dir: The run's.
-        finish: The record's.
-        place: Where the run is, as an error says it, e.g. " at stage 'fp32'".
+        run_dir: The run's directory.
+        finish: Records the end of the run.
+        place: Returns the current place for the error, e.g. " at stage 'fp32'".
 
     Raises:
-        RunInterruptedError: In place of KeyboardInterrupt.
-        ZooError: Of the same kind, with place and directory.
-        RunCrashError: In place of what is no ZooError, and of a plugin's crash.
+        RunInterruptedError: Instead of KeyboardInterrupt.
+        ZooError: Of the same kind, with place and directory added.
+        RunCrashError: Instead of any other exception, and of a plugin's crash.
     """
     try:
         yield
@@ -51,24 +51,24 @@ def stopping(run_dir: RunDirectory, finish: Finish, place: Callable[[], str]) ->
         failure = _failure(error)
         logger.error("The run failed: %s", failure.fact, exc_info=True)
         _close(finish, "failed", error=failure.fact)
-        stopped = f"The run stopped{place()}; what was complete stays in {run_dir.path}"
-        go_on = f"then go on with: {run_dir.resume_command}"
+        stopped = f"The run stopped{place()}; completed results are kept in {run_dir.path}"
+        resume = f"then resume with: {run_dir.resume_command}"
         if isinstance(failure, RunCrashError):
-            fix = f"read the traceback in {run_dir.path / LOG} and report it. Once it is mended, {go_on}"
+            fix = f"read the traceback in {run_dir.path / LOG} and report it. Once it is fixed, {resume}"
         else:
-            fix = f"{failure.fix.rstrip('.')}; {go_on}" if isinstance(failure, (DataError, RunError)) else failure.fix
+            fix = f"{failure.fix.rstrip('.')}; {resume}" if isinstance(failure, (DataError, RunError)) else failure.fix
         raise type(failure)(f"{failure.fact}\n{stopped}", fix=fix) from error
 
 
 def _failure(error: BaseException) -> ZooError:
-    """What failed, as a ZooError."""
+    """Convert the error to a ZooError."""
     if isinstance(error, ZooError) and not isinstance(error, PluginCrashError):
         return error
-    words = out_of_memory(error)
-    if words is not None:
-        return RunError(f"Memory does not suffice ({words}).", fix="end other programs that need memory.")
+    message = out_of_memory(error)
+    if message is not None:
+        return RunError(f"There is not enough memory ({message}).", fix="end other programs that need memory.")
     if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return RunError(f"A file cannot be written: {error}", fix="make room.")
+        return RunError(f"A file cannot be written: {error}", fix="free disk space.")
     if isinstance(error, PluginCrashError):
         return RunCrashError(error.fact, fix=error.fix)
     return RunCrashError(f"{type(error).__name__}: {error}", fix="")
@@ -78,13 +78,13 @@ def _close(finish: Finish, status: Status, *, error: str | None = None) -> None:
     try:
         finish(status, error=error)
     except ZooError:
-        # On a full disk not even this can be written. A record that says "running" without a process is read as
-        # interrupted, so it is still right.
+        # On a full disk even this cannot be written. A record that says "running" without a process is read as
+        # interrupted, so it is still correct.
         logger.exception("The record could not be finished.")
 
 
 class _QuietHandler(logging.FileHandler):
-    """A log file that a full disk silences; the run itself says what is wrong."""
+    """Log file handler that ignores a full disk; the run itself reports the error."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Print nothing."""
@@ -111,5 +111,5 @@ def log_into(path: Path) -> Iterator[None]:
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
-        with suppress(OSError):  # what was still in memory found no room
+        with suppress(OSError):  # a full disk, when buffered lines are flushed
             handler.close()

@@ -1,4 +1,4 @@
-"""What a number was made with: versions, hardware, and the state of the source tree."""
+"""Collects versions, hardware and the state of the source tree for the record of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo_core.datatypes import RECORDED_PACKAGES
 from zoo_core.runs.parts import EnvironmentRecord, GitRecord
 
 ENVIRONMENT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")
-"""The only environment variables that a record lists: others may hold secrets."""
+"""The only environment variables that are recorded: others may hold secrets."""
 
 
 def environment(device: str) -> EnvironmentRecord:
@@ -56,7 +56,7 @@ def utc_now() -> str:
 
 
 def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far, or since ``take_peak_memory_bytes`` was called."""
+    """Return the peak resident memory of this process so far, or since ``take_peak_memory_bytes`` was called."""
     import resource
 
     with contextlib.suppress(OSError, StopIteration):
@@ -67,7 +67,7 @@ def peak_memory_bytes() -> int:
 
 
 def take_peak_memory_bytes() -> int:
-    """``peak_memory_bytes``, which begins anew from what is resident now; only Linux can, elsewhere it goes on."""
+    """Return ``peak_memory_bytes`` and reset it to the current resident memory; only Linux supports the reset."""
     peak = peak_memory_bytes()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -85,7 +85,7 @@ def _git(git: str, folder: Path, *arguments: str) -> str | None:
 
 
 def installed_version(package: str) -> str | None:
-    """Version of an installed package, or None."""
+    """Return the version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
