@@ -3,10 +3,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import pytest
 from rich.console import Console
 
-from zoo_core.cli.tables import percent, points, stage_table, worst_classes
+from zoo_core.cli.tables import stage_table, worst_classes
 
 
 def stage(value: float, drop: float | None, per_class: dict[str, float | None], **more: Any) -> dict[str, Any]:
@@ -28,16 +27,6 @@ RECORD: dict[str, Any] = {
     "dataset": {"name": "d", "split": "test"},
     "stages": {"fp32": {"images_per_second": 2.0, "weights_bytes": 4e6}, "w8a8": {"weights_bytes": 1e6}},
 }
-
-
-@pytest.mark.parametrize(("value", "text"), [(-0.001, "+0.00"), (0.001, "+0.00"), (0.146, "+0.15"), (-1.5, "-1.50")])
-def test_a_difference_that_rounds_to_nothing_has_no_minus(value: float, text: str) -> None:
-    assert points(value) == text
-
-
-def test_what_is_undefined_is_a_dash_and_never_zero() -> None:
-    assert percent(None) == "-"
-    assert percent(0.0) == "0.00"
 
 
 def test_the_stage_table_shows_value_drop_cost_and_the_other_name() -> None:
