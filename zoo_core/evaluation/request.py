@@ -29,33 +29,9 @@ DEFAULT_WORKERS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest:
-    """One evaluation, as asked for; None means the model's or the tool's default.
+    """One evaluation; the fields are the parameters of ``zoo_core.api.evaluate``, which documents them.
 
-    Attributes:
-        model: Registry name, or the name of a plugin that owns one model.
-        data: Root of the dataset; None uses the downloaded archives in the cache.
-        checkpoint: Original weights instead of the registry's.
-        optimized_checkpoint: Weights that a published recipe already optimized; equalization and AdaRound are skipped.
-        labels: One class name a line, background first or absent; the class count follows it.
-        recipe: Name of one of the plugin's recipes, or path of a recipe file.
-        settings: ``STEP.PARAM=VALUE`` overrides of the recipe.
-        stages: Comma-separated stage names, or ``all``; None for the four corners.
-        split: Evaluated split.
-        ids_file: Evaluate these image ids of the split, one a line.
-        limit: Evaluate the first so many ids.
-        calibration_split: Split to draw calibration images from.
-        calibration_size: Images to calibrate on; fewer where there are fewer.
-        allow_calibration_overlap: Calibrate on evaluated images, and stamp the result as such.
-        batch_size: Images per forward pass.
-        batch_sizes: Further batch sizes at which every stage is run again, to measure what they move.
-        workers: Threads that decode images.
-        device: ``auto``, ``cpu`` or ``cuda[:N]``.
-        backend: What computes float stages, one of BACKENDS; quantized stages are torch's.
-        seed: Draws the calibration set and seeds every step.
-        out: Run directory; None for ``runs/<model>/<UTC time>-<short id>``.
-        cache: Take results of slow steps from the user's cache where they are kept by content, and keep new ones.
-        offline: Use nothing that is not on this machine already.
-        command: The command line to record.
+    ``stages`` is comma-separated text; None stands for the default of the model or the tool.
     """
 
     model: str
