@@ -95,7 +95,7 @@ def test_all_problems_of_a_recipe_are_reported_at_once(tmp_path: Path) -> None:
         (
             "    param_bw: 8\n",
             "    param_bw: 8\n    param_bw: 4\n",
-            r"recipe\.yaml:11: steps\[2\]\.param_bw: the key stands here a second",
+            r"recipe\.yaml:11: steps\[2\]\.param_bw: the key is repeated",
         ),
     ],
 )

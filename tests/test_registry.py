@@ -154,7 +154,7 @@ VARIANT = (
         ("options: [1]", "options: a list stands where a mapping"),
         ("source: /etc/passwd", "models.toy.source: no such key"),
         ("model_id: other", "models.toy.model_id: no such key"),
-        ("task: detection", r"registry\.yaml:10: models\.toy\.task: the key stands here a second time, after line 5"),
+        ("task: detection", r"registry\.yaml:10: models\.toy\.task: the key is repeated; it is on line 5 already"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -169,7 +169,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
         ("[1, 2]", "the file holds a list"),
         ("schema: 1", "models: the key is missing"),
         ("models: {}", "schema: the key is missing"),
-        ("schema: one\nmodels: {}", 'schema: the value "one" is no schema version'),
+        ("schema: one\nmodels: {}", 'schema: the value "one" is not a schema version'),
         ("schema: 1\nmodels: [a]", "models: a list stands where models are due"),
         ("schema: 1\nmodels: {a: 3}", "models.a: the number 3 stands where a mapping is due"),
         ("schema: 1\nmodels: {}\nmodules: {}", "modules: no such key\\.\n  fix: write 'models'"),

@@ -77,7 +77,7 @@ def test_a_line_is_known_for_every_key_and_item() -> None:
 
 def test_a_duplicate_key_names_both_lines() -> None:
     file = parse("a: 1\nb: 2\na: 3\n")
-    with pytest.raises(RecipeError, match=r"some\.yaml:3: a: the key stands here a second time, after line 1"):
+    with pytest.raises(RecipeError, match=r"some\.yaml:3: a: the key is repeated; it is on line 1 already"):
         file.finish()
 
 

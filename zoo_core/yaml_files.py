@@ -1,8 +1,8 @@
 """Files that people write: YAML with line numbers, and every problem of a file in one error.
 
-What a file may hold is what JSON holds: mappings with text keys, lists, text, numbers, true, false and null, spelled
-as YAML 1.2's core schema has it. So ``1e-4`` is a number, ``no`` is text and ``2007-11-06`` is no date. Anchors may be
-used; what they expand to is counted.
+A file may hold the values of JSON: mappings with text keys, lists, text, numbers, true, false and null, spelled as in
+YAML 1.2's core schema. So ``1e-4`` is a number, and ``no`` and ``2007-11-06`` are text. Anchors may be used; the values
+that they expand to are counted.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _Dumper.add_representer(str, _text_node)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing to correct: where it stands, what is wrong, what to write instead."""
+    """One thing to correct: its place, what is wrong, and what to write instead."""
 
     place: str
     fact: str
@@ -114,7 +114,7 @@ class YamlFile:
     def mapping(self, known: Iterable[str], required: Iterable[str]) -> dict[str, Json]:
         """Return the content as a mapping, unknown and missing keys reported; empty where it is something else."""
         if not isinstance(self.value, dict):
-            self.report((), f"the file holds {describe(self.value)}", f"write a mapping with {_words(known)}")
+            self.report((), f"the file holds {describe(self.value)}", f"write a mapping with {_listed(known)}")
             return {}
         check_keys(self, (), self.value, known, required)
         return self.value
@@ -129,7 +129,7 @@ class YamlFile:
         if version is None:
             return  # a missing key is reported with the other keys
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-            self.report(("schema",), f"the value {show(version)} is no schema version", f"write schema: {newest}")
+            self.report(("schema",), f"the value {show(version)} is not a schema version", f"write schema: {newest}")
         elif version > newest:
             self.problems.clear()
             self.report(
@@ -148,7 +148,7 @@ def read_yaml(path: Path, *, error: type[ZooError]) -> YamlFile:
         error: What to raise, here and in ``finish``.
 
     Raises:
-        ZooError: The file cannot be read, is no UTF-8 or no YAML, or passes a bound.
+        ZooError: The file cannot be read, is not UTF-8 or not YAML, or exceeds a bound.
     """
     try:
         size = path.stat().st_size
@@ -239,7 +239,7 @@ class _Builder:
             name = str(key_node.value)
             inner = (*key, name)
             if name in result:
-                fact = f"the key stands here a second time, after line {self.file.lines[inner]}"
+                fact = f"the key is repeated; it is on line {self.file.lines[inner]} already"
                 self.file.report(inner, fact, "remove one of the two", line=line)
                 continue
             self.file.lines[inner] = line
@@ -284,7 +284,7 @@ def parse_value(text: str) -> Json:
     """Read one value as a YAML file would: number, true, null, text, ``[list]`` or ``{mapping}``.
 
     Raises:
-        ValueError: The text is no such value; the message says why.
+        ValueError: The text is not such a value; the message says why.
     """
     file = YamlFile(path=Path("value"), error=ZooError)
     try:
@@ -301,7 +301,7 @@ def to_yaml(value: Json) -> str:
     return text
 
 
-# --------------------------------------------------------------------------- words for people
+# --------------------------------------------------------------------------- values and problems as text
 
 
 def raise_together(problems: list[Problem], error: type[ZooError], *, what: str) -> None:
@@ -323,7 +323,7 @@ def check_keys(
     for name in value:
         if name not in names:
             near = closest(name, names)
-            fix = f"write {near!r}" if near else f"remove it; known here are {_words(names)}"
+            fix = f"write {near!r}" if near else f"remove it; known here are {_listed(names)}"
             file.report((*key, name), "no such key", fix)
     for name in required:
         if name not in value:
@@ -356,5 +356,5 @@ def describe(value: Json) -> str:
     return f"{kind} {show(value)}"
 
 
-def _words(names: Iterable[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
