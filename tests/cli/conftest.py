@@ -89,3 +89,19 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def grid(tmp_path: Path) -> Path:
     return data.write(tmp_path / "grid")
+
+
+@pytest.fixture
+def break_plugins(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the command line find only so many plugins, all of which need a newer zoo-eval."""
+
+    def replace(num: int) -> None:
+        class Host(PluginHost):
+            def __init__(self) -> None:
+                super().__init__(installed=False)
+                for index in range(num):
+                    self.register(type("TooNew", (), {"ZOO_API_VERSION": 99})(), f"broken_{index}")
+
+        monkeypatch.setattr("zoo_core.plugins.PluginHost", Host)
+
+    return replace

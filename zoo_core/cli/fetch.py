@@ -23,5 +23,6 @@ def fetch(*, model: str, offline: bool, as_json: bool, verbose: bool) -> int:  #
     for place in places:
         click.echo(str(place))
     if not places:
-        click.echo(f"The registry has no download for {model!r}: bring its weights and data.", err=True)
+        fix = "give its weights with --checkpoint and its data with --data."
+        click.echo(f"The registry has no download for {model!r}; {fix}", err=True)
     return 0
