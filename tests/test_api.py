@@ -1,11 +1,13 @@
-"""The tool from Python: what `import zoo_core` offers, and that the documented calls work."""
+"""The tool from Python: everything that `import zoo_core` offers is documented, and the documented calls work."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import zoo_core
@@ -13,6 +15,8 @@ from toy_detector import data
 from toy_detector import hooks as toy_detector
 from toy_detector.model import untrained
 from zoo_core import artifacts
+from zoo_core.api import arguments
+from zoo_core.cli.main import COMMANDS, cli
 from zoo_core.errors import RunError
 from zoo_core.plugins import PluginHost
 
@@ -25,11 +29,40 @@ def test_every_public_function_is_documented() -> None:
     assert all(callable(getattr(zoo_core, name)) for name in documented)
 
 
+def test_the_documentation_names_the_function_of_every_command() -> None:
+    rows = re.findall(r"^\| `zoo_core\.\w+\(.*?\)` \| `([\w-]+)", PAGE, flags=re.MULTILINE)
+    assert set(rows) == set(COMMANDS)
+
+
+def test_parameters_with_other_names_than_their_options_are_documented() -> None:
+    documented = dict(re.findall(r"^\| `(--[\w-]+)[^|]*\| `(\w+)", PAGE, flags=re.MULTILINE))
+    differing = {}
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        for option in command.params:
+            flag = max(option.opts, key=len)
+            if flag.startswith("--") and flag[2:].replace("-", "_") not in (option.name, "json"):
+                differing[flag] = option.name
+    assert differing.pop("--resume") == "resumed"  # a function of its own
+    assert differing.items() <= documented.items()
+
+
+@pytest.mark.parametrize("given", ["fp32, w8a8", ["fp32", "w8a8", "fp32"], ("fp32", "w8a8")])
+def test_names_of_stages_are_a_list_or_text(given: Sequence[str]) -> None:
+    assert arguments.names(given) == ("fp32", "w8a8")
+
+
+def test_one_setting_may_be_text() -> None:
+    assert arguments.texts("quantsim.param_bw=4") == ("quantsim.param_bw=4",)
+    assert arguments.texts(["a.b=1", "a.c=2"]) == ("a.b=1", "a.c=2")
+
+
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch) -> PluginHost:
     host = PluginHost(installed=False)
     host.register(toy_detector, "toy_detector")
-    monkeypatch.setattr("zoo_core.api.PluginHost", lambda: host)
+    monkeypatch.setattr("zoo_core.plugins.PluginHost", lambda: host)
     return host
 
 
@@ -45,7 +78,8 @@ def test_the_documented_calls_work_on_a_run(host: PluginHost, tmp_path: Path, mo
     exec(compile(code, "docs/python.md", "exec"), names)  # noqa: S102 - our own documentation
 
     assert names["newest"].path.resolve() == made  # type: ignore[attr-defined]
-    verdict = zoo_core.check(str(made))
+    verdict = zoo_core.check(str(made), stages="w8a8", junit=tmp_path / "junit.xml")
+    assert (tmp_path / "junit.xml").is_file()
     assert not verdict.passed  # the toy has no reference
     assert "nothing was checked" in verdict.obstacles[-1]
 

@@ -1,7 +1,7 @@
 """zoo-eval: what quantization does to a model, on real data, with a record of the number.
 
-The functions below are the whole tool from Python; each loads what it needs when it is called, so importing this
-package loads neither torch nor AIMET.
+Every command of ``zoo-eval`` is a function here. Each loads what it needs when it is called, so importing this package
+loads neither torch nor AIMET.
 """
 
 from __future__ import annotations
@@ -10,39 +10,51 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.version import __version__
 
-__all__ = [
-    "__version__",
-    "check",
-    "compare",
-    "evaluate",
-    "fetch",
-    "hookimpl",
-    "list_models",
-    "list_runs",
-    "quantize",
-    "reproduce",
-    "rescore",
-    "resume",
-    "show",
-    "verify",
-]
-
 if TYPE_CHECKING:
     from zoo_core.api import (
         check,
         compare,
+        detect,
+        doctor,
         evaluate,
         fetch,
+        list_broken_plugins,
         list_models,
         list_runs,
+        new_plugin,
         quantize,
         reproduce,
         rescore,
         resume,
         show,
+        validate,
         verify,
+        write_report,
     )
     from zoo_core.hookspecs import hookimpl
+
+__all__ = [
+    "__version__",
+    "check",
+    "compare",
+    "detect",
+    "doctor",
+    "evaluate",
+    "fetch",
+    "hookimpl",
+    "list_broken_plugins",
+    "list_models",
+    "list_runs",
+    "new_plugin",
+    "quantize",
+    "reproduce",
+    "rescore",
+    "resume",
+    "show",
+    "validate",
+    "verify",
+    "write_report",
+]
 
 
 def __getattr__(name: str) -> Any:

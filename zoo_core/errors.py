@@ -1,10 +1,10 @@
-"""Errors a user can act on: the command line prints them without a traceback.
+"""Errors that a user can act on; the command line prints them without a traceback.
 
 ``ZooError``
 ├── ``PluginError``      a plugin is missing, cannot be loaded, or breaks a hook's contract
 │   └── ``PluginCrashError``  a hook raised something unexpected
 ├── ``RegistryError``    registry.yaml or a name in it
-├── ``RecipeError``      a recipe file, a step's parameter, a step's stated expectation
+├── ``RecipeError``      a recipe file, a step's parameter, an effect that the recipe expects of a step
 ├── ``DataError``        a dataset, an image, an annotation, a label file
 ├── ``CheckpointError``  weights that cannot be read or do not fit the network
 ├── ``ArtifactError``    a download, a checksum, the cache
@@ -29,7 +29,7 @@ class ZooError(Exception):
         fix: What to do next, in the imperative.
 
     Attributes:
-        exit_code: What the command line exits with: 2 where the user can mend it, 3 where the run itself failed.
+        exit_code: Exit code of the command line: 2 where the user can correct it, 3 where the run itself failed.
     """
 
     exit_code = 2
@@ -40,7 +40,7 @@ class ZooError(Exception):
         self.fix = fix
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions pickle by their positional arguments alone; a worker's error must survive the way back.
+        # Exceptions pickle by their positional arguments only; an error must survive the way back from a worker.
         return _rebuild, (type(self), self.fact, self.fix)
 
 
@@ -53,7 +53,7 @@ class PluginError(ZooError):
 
 
 class PluginCrashError(PluginError):
-    """A plugin's hook raised an exception that is no ZooError: a fault of the plugin, not of the user."""
+    """A plugin's hook raised an exception other than ZooError: a fault of the plugin, not of the user."""
 
     exit_code = 3
 
@@ -63,7 +63,7 @@ class RegistryError(ZooError):
 
 
 class RecipeError(ZooError):
-    """A recipe file, a step's parameter, or what a step found, is not what was declared."""
+    """A recipe file or a step's parameter is wrong, or a step did not have the effect that the recipe expects."""
 
 
 class DataError(ZooError):
@@ -75,7 +75,7 @@ class CheckpointError(ZooError):
 
 
 class ArtifactError(ZooError):
-    """A file from elsewhere is missing, incomplete, or not the one that was declared."""
+    """A downloaded or cached file is missing, incomplete, or not the one that was declared."""
 
 
 class RunError(ZooError):
@@ -83,13 +83,13 @@ class RunError(ZooError):
 
 
 class RunCrashError(RunError):
-    """A run that had started stopped on something that is no fault of the user; its log holds the traceback."""
+    """A run failed after it started, through no fault of the user; its log holds the traceback."""
 
     exit_code = 3
 
 
 class RunInterruptedError(KeyboardInterrupt):
-    """Ctrl-C, or a signal turned into one, ended a run that can go on.
+    """Ctrl-C, or a signal turned into one, ended a run that can be resumed.
 
     Attributes:
         run_dir: The run directory.

@@ -114,7 +114,7 @@ class YamlFile:
     def mapping(self, known: Iterable[str], required: Iterable[str]) -> dict[str, Json]:
         """Return the content as a mapping and report unknown and missing keys; empty if it is not a mapping."""
         if not isinstance(self.value, dict):
-            self.report((), f"the file holds {describe(self.value)}", f"write a mapping with {', '.join(known)}")
+            self.report((), f"the file holds {describe(self.value)}", f"write a mapping with {_listed(known)}")
             return {}
         check_keys(self, (), self.value, known, required)
         return self.value
@@ -323,7 +323,7 @@ def check_keys(
     for name in value:
         if name not in names:
             near = closest(name, names)
-            fix = f"write {near!r}" if near else f"remove it; the known keys are {', '.join(names)}"
+            fix = f"write {near!r}" if near else f"remove it; known here are {_listed(names)}"
             file.report((*key, name), "no such key", fix)
     for name in required:
         if name not in value:
@@ -354,3 +354,7 @@ def describe(value: Json) -> str:
         return f"{show(value)}"
     kind = "the text" if isinstance(value, str) else "the number"
     return f"{kind} {show(value)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

@@ -9,6 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
+from toy_detector import data
+from toy_detector import hooks as toy_detector
+from zoo_core.plugins import PluginHost
+
 CLASSES = ("cat", "dog")
 NUM_TEST, NUM_TRAINVAL = 8, 4
 
@@ -68,3 +72,36 @@ def arguments(voc: Path, untrained_weights: Path, tmp_path: Path) -> Arguments:
         return ["run", model, *(text for flag, value in flags.items() for text in (flag, str(value)))]
 
     return make
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command line find the toy plugin as if it were installed."""
+
+    class Host(PluginHost):
+        def __init__(self) -> None:
+            super().__init__(installed=False)
+            self.register(toy_detector, "toy_detector")
+
+    monkeypatch.setattr("zoo_core.plugins.PluginHost", Host)
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    return data.write(tmp_path / "grid")
+
+
+@pytest.fixture
+def break_plugins(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let the command line find only so many plugins, all of which need a newer zoo-eval."""
+
+    def replace(num: int) -> None:
+        class Host(PluginHost):
+            def __init__(self) -> None:
+                super().__init__(installed=False)
+                for index in range(num):
+                    self.register(type("TooNew", (), {"ZOO_API_VERSION": 99})(), f"broken_{index}")
+
+        monkeypatch.setattr("zoo_core.plugins.PluginHost", Host)
+
+    return replace

@@ -44,7 +44,7 @@ def test_an_interrupted_run_exits_with_the_signals_code_and_says_what_goes_on(
     assert process.returncode == code, stderr
     assert stdout == ""
     assert "Traceback" not in stderr
-    assert stderr.endswith(f"interrupted\n  go on with: zoo-eval run --resume {run}\n")
+    assert stderr.endswith(f"interrupted\n  resume with: zoo-eval run --resume {run}\n")
     record = json.loads((run / "run.json").read_text())
     assert record["status"] == "interrupted"
     assert record["finished"] is not None
@@ -63,7 +63,7 @@ def test_a_resumed_run_prints_what_the_run_would_have_printed(
     with monkeypatch.context() as patched:
         patched.setattr("zoo_core.evaluation.run.predict", interrupt)
         assert run_command_line([*arguments(stages="fp32", limit=2, out=run), "--json"]) == 130
-    assert capfd.readouterr().err.endswith(f"go on with: zoo-eval run --resume '{run}'\n")
+    assert capfd.readouterr().err.endswith(f"resume with: zoo-eval run --resume '{run}'\n")
 
     assert run_command_line(["run", "--resume", str(run), "--json", "--quiet", "--no-report"]) == 0
 
@@ -93,7 +93,7 @@ def test_a_resumed_run_prints_what_the_run_would_have_printed(
 def test_resuming_takes_no_other_options(given: list[str], named: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_command_line(["run", "--resume", "nowhere", *given]) == 2
 
-    assert f"--resume goes on with the run's own options; leave out {named}." in capfd.readouterr().err
+    assert f"--resume continues a run with its own options; leave out {named}." in capfd.readouterr().err
 
 
 def test_a_run_needs_a_model_or_a_run_to_go_on_with(capfd: pytest.CaptureFixture[str]) -> None:

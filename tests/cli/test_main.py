@@ -31,7 +31,7 @@ def test_every_command_has_the_line_of_help_that_the_overview_prints(capsys: pyt
     assert run_command_line(["--help"]) == 0
 
     overview = capsys.readouterr().out
-    for name, (_, text) in COMMANDS.items():
+    for name, text in COMMANDS.items():
         assert f"{name:<8} " in overview
         command = cli.get_command(click.Context(cli), name)
         assert command is not None

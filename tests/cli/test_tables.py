@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import io
 
-import pytest
 from rich.console import Console
 
 from example_records import example_metrics, example_record, example_scores, example_stage
-from zoo_core.cli.tables import percent, points, stage_table, worst_classes
+from zoo_core.cli.tables import stage_table, worst_classes
 
 METRICS = example_metrics(
     fp32=example_scores(0.5, {"cat": 0.6, "dog": 0.4, "cow": None}, drop_points=0.0),
@@ -19,16 +18,6 @@ RECORD = example_record(
     fp32=example_stage(images_per_second=2.0, weights_bytes=4_000_000),
     w8a8=example_stage(quantized=True, weights_bytes=1_000_000),
 )
-
-
-@pytest.mark.parametrize(("value", "text"), [(-0.001, "+0.00"), (0.001, "+0.00"), (0.146, "+0.15"), (-1.5, "-1.50")])
-def test_a_difference_that_rounds_to_nothing_has_no_minus(value: float, text: str) -> None:
-    assert points(value) == text
-
-
-def test_what_is_undefined_is_a_dash_and_never_zero() -> None:
-    assert percent(None) == "-"
-    assert percent(0.0) == "0.00"
 
 
 def test_the_stage_table_shows_value_drop_cost_and_the_other_name() -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from conformance.faulty_toy import FaultyToy
 from toy_detector import hooks as toy
-from zoo_core.cli import authoring
 from zoo_core.cli.main import run_command_line
 from zoo_core.conformance import running
+from zoo_core.conformance.validate import models_named
+from zoo_core.errors import RegistryError
 from zoo_core.plugins import PluginHost
 
 STEPS = "every step of the recipe runs"
@@ -104,8 +105,32 @@ def test_an_unknown_name_suggests_the_closest(capsys: pytest.CaptureFixture[str]
     assert "the closest is 'ssd_mobilenetv2_lite'" in capsys.readouterr().err
 
 
-def test_the_name_of_a_plugin_stands_for_all_of_its_models() -> None:
-    models: Sequence[str] = authoring._models(PluginHost(), "torchvision_classification")
+def test_the_name_of_a_plugin_names_all_of_its_models() -> None:
+    models = models_named("torchvision_classification", None, PluginHost())
 
     assert "torchvision_resnet18" in models
     assert len(models) > 1
+
+
+def test_a_model_named_like_its_plugin_can_be_checked_by_itself() -> None:
+    host, name = PluginHost(), "ssd_mobilenetv2_lite"
+
+    assert len(models_named(name, None, host)) > 1
+    assert models_named(name, "plugin", host) == models_named(name, None, host)
+    assert models_named(name, "model", host) == [name]
+
+
+def test_a_model_is_not_a_plugin() -> None:
+    with pytest.raises(RegistryError, match="no plugin 'torchvision_resnet18' with a model"):
+        models_named("torchvision_resnet18", "plugin", PluginHost())
+
+
+def test_a_name_of_both_kinds_is_said_to_check_all_of_the_plugins_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(running, "run_checks", lambda _subject, **_options: iter(()))
+
+    assert run_command_line(["validate", "ssd_mobilenetv2_lite"]) == 0
+    assert "is a model and a plugin with 2 models; checking all of them; --as model" in capsys.readouterr().err
+    assert run_command_line(["validate", "ssd_mobilenetv2_lite", "--as", "model"]) == 0
+    assert "checking all" not in capsys.readouterr().err

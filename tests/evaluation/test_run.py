@@ -216,21 +216,34 @@ def test_calibrating_on_evaluated_images_is_refused_or_stamped(evaluate: Evaluat
     assert any(text.startswith("Calibration overlap") for text in result.record.warnings)
 
 
-def test_a_network_that_finds_nothing_prints_the_usual_suspects(
-    evaluate: Evaluate, weights: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def swapped(weights: Path, tmp_path: Path) -> Path:
+    """Weights whose red answers green's channel: labels swapped."""
     from zoo_core import artifacts
 
     state = load_file(weights)
-    state["head.weight"] = state["head.weight"].flip(0)  # red answers green's channel: labels swapped
-    artifacts.save_state_dict(tmp_path / "swapped.safetensors", {k: v.contiguous() for k, v in state.items()}, {})
+    state["head.weight"] = state["head.weight"].flip(0).contiguous()
+    artifacts.save_state_dict(tmp_path / "swapped.safetensors", state, {})
+    return tmp_path / "swapped.safetensors"
 
-    result = evaluate(checkpoint=tmp_path / "swapped.safetensors", stages="fp32")
+
+def test_a_network_that_finds_nothing_prints_the_usual_suspects(evaluate: Evaluate, swapped: Path) -> None:
+    result = evaluate(checkpoint=swapped, stages="fp32")
 
     assert score(result, "fp32") < 0.02
     warnings = " ".join(result.record.warnings)
-    assert "near zero" in warnings
+    assert "near zero. The usual suspects:" in warnings
     assert "label" in warnings
+
+
+def test_a_score_near_zero_without_a_suspect_announces_none(
+    evaluate: Evaluate, swapped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo_core.metrics.detection.DetectionMetric.suspects", lambda _self: [])
+
+    warnings = evaluate(checkpoint=swapped, stages="fp32").record.warnings
+
+    assert next(text for text in warnings if "near zero" in text).endswith("near zero.")
 
 
 def test_quantize_saves_the_network_and_evaluates_nothing(

@@ -26,7 +26,6 @@ def host(monkeypatch: pytest.MonkeyPatch) -> PluginHost:
     host = PluginHost(installed=False)
     host.register(toy_detector, "toy_detector")
     monkeypatch.setattr("zoo_core.plugins.PluginHost", lambda: host)
-    monkeypatch.setattr("zoo_core.api.PluginHost", lambda: host)  # imported by name
     return host
 
 

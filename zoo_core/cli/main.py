@@ -16,27 +16,24 @@ from zoo_core.errors import RunCrashError, RunInterruptedError, ZooError, closes
 from zoo_core.version import __version__
 
 COMMANDS = {
-    "run": ("zoo_core.cli.run:run", "Quantize a model, evaluate every stage, and record the result."),
-    "quantize": ("zoo_core.cli.run:quantize", "Run a model's recipe and save the optimized network."),
-    "report": ("zoo_core.cli.results:report", "Write the page of a run: tables, plots, what changed."),
-    "detect": ("zoo_core.cli.results:detect", "Draw what the stages of a model see in image files."),
-    "rescore": ("zoo_core.cli.stored:rescore", "Score stored detections again, without a model and images."),
-    "compare": ("zoo_core.cli.stored:compare", "Compare two runs, or stages of one run, paired by image."),
-    "check": ("zoo_core.cli.gate:check", "Hold a run against the registry's references; exits with 1 on a regression."),
-    "reproduce": (
-        "zoo_core.cli.reproduction:reproduce",
-        "Run a run again from its record; exits with 1 on a difference.",
-    ),
-    "verify": ("zoo_core.cli.gate:verify", "Check every hash of a run's record, and name what is stale."),
-    "runs": ("zoo_core.cli.stored:runs", "List what has been run, newest first, with headline numbers."),
-    "list": ("zoo_core.cli.catalog:list_models", "List the models of the catalogue."),
-    "show": ("zoo_core.cli.catalog:show", "Show one model: weights, dataset, recipe, published references."),
-    "fetch": ("zoo_core.cli.catalog:fetch", "Download a model's weights and dataset into the cache."),
-    "new-plugin": ("zoo_core.cli.authoring:new_plugin", "Write a new plugin as a package of its own."),
-    "validate": ("zoo_core.cli.authoring:validate", "Check a plugin on drawn pictures, without a download."),
-    "doctor": ("zoo_core.cli.catalog:doctor", "Check plugins, registry, libraries and devices."),
+    "run": "Quantize a model, evaluate every stage, and record the result.",
+    "quantize": "Run a model's recipe and save the optimized network.",
+    "report": "Write the page of a run: tables, plots, what changed.",
+    "detect": "Draw the detections of a model's stages in image files.",
+    "rescore": "Score stored detections again, without a model and images.",
+    "compare": "Compare two runs, or stages of one run, paired by image.",
+    "check": "Compare a run with the registry's reference values; exits with 1 on a regression.",
+    "reproduce": "Repeat a run from its record; exits with 1 on a difference.",
+    "verify": "Check every hash of a run's record, and name what is stale.",
+    "runs": "List the runs in a folder, newest first, with headline numbers.",
+    "list": "List the models of the catalogue.",
+    "show": "Show one model: weights, dataset, recipe, published references.",
+    "fetch": "Download a model's weights and dataset into the cache.",
+    "new-plugin": "Write a new plugin as a package of its own.",
+    "validate": "Check a plugin on drawn pictures, without a download.",
+    "doctor": "Check plugins, registry, libraries and devices.",
 }
-"""Command name to where it lives and its one line of help: `--help` imports none of them."""
+"""Command name to its line of help; `--help` imports no command. Each has a module of its name."""
 
 CRASHED = 3
 """Exit code where the fault is not the user's."""
@@ -55,9 +52,8 @@ class LazyGroup(click.Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
+        module = importlib.import_module(f"zoo_core.cli.{cmd_name.replace('-', '_')}")
+        return next(value for value in vars(module).values() if isinstance(value, click.Command))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -71,7 +67,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print the table of commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -106,14 +102,14 @@ def run_command_line(arguments: Sequence[str]) -> int:
 
 
 def _interrupted(stop: BaseException) -> int:
-    """Say so, with the command that goes on from there; 130 for Ctrl-C, 143 for SIGTERM, as shells count signals."""
+    """Print how to resume; return 130 for Ctrl-C and 143 for SIGTERM, as shells count signals."""
     causes = list(_chain(stop))
     click.echo("interrupted", err=True)
     for cause in causes:
         if isinstance(cause, RunInterruptedError):
             from zoo_core.runs.directory import RunDirectory
 
-            click.echo(f"  go on with: {RunDirectory(cause.run_dir).resume_command}", err=True)
+            click.echo(f"  resume with: {RunDirectory(cause.run_dir).resume_command}", err=True)
             break
     return 143 if any(isinstance(cause, TerminatedError) for cause in causes) else 130
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo_core.datatypes import measure
+from zoo_core.display import percent, points
 
 if TYPE_CHECKING:
     from zoo_core.runs.record import MetricsRecord, RunRecord
@@ -18,11 +19,24 @@ if TYPE_CHECKING:
 NUM_WORST_CLASSES = 3
 
 
-def make_console() -> Console:
-    """A console on stdout; a pipe gets a fixed width."""
-    # A pipe has no width of its own; 100 columns keep each row on one line.
+def make_console(width: int = 100) -> Console:
+    """A console on stdout; ``width`` is in columns and counts for a pipe, which has none of its own."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=100)
+    return console if console.is_terminal else Console(highlight=False, width=width)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
+    """Print a table, its first column to the left and the others to the right, and lines below it."""
+    console = make_console(width=120)
+    if rows:
+        table = Table(title=Text(title))
+        for index, name in enumerate(columns):
+            table.add_column(Text(name), justify="left" if index == 0 else "right")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        console.print(table)
+    for text in notes:
+        console.print(Text(text), soft_wrap=True)
 
 
 def print_result(record: RunRecord, metrics: MetricsRecord, run_dir: Path, console: Console | None = None) -> None:
@@ -114,16 +128,6 @@ def worst_classes(metrics: MetricsRecord) -> Sequence[str]:
         if worst:
             lines.append(f"{name}: classes with the largest drop, in points: {worst}")
     return lines
-
-
-def percent(value: float | None) -> str:
-    """A value in ``[0, 1]`` as percent, or a dash where it is undefined."""
-    return "-" if value is None else f"{100 * value:.2f}"
-
-
-def points(value: float) -> str:
-    """A difference in points with its sign; what rounds to nothing has none to lose."""
-    return f"{round(value, 2) + 0.0:+.2f}"
 
 
 def print_steps(record: RunRecord, folder: Path) -> None:

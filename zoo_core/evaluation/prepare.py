@@ -268,8 +268,8 @@ def _select(dataset: EvalDataset, request: EvaluationRequest) -> tuple[str, ...]
         strangers = [image_id for image_id in wanted if image_id not in known]
         if strangers:
             raise DataError(
-                f"{request.ids_file} names {len(strangers)} of {len(wanted)} ids that split {dataset.split!r} of "
-                f"{dataset.name} does not hold, first {strangers[0]!r}{closest_hint(strangers[0], ids)}.",
+                f"{len(strangers)} of the {len(wanted)} ids in {request.ids_file} are not in split {dataset.split!r} "
+                f"of {dataset.name}, first {strangers[0]!r}{closest_hint(strangers[0], ids)}.",
                 fix="correct the ids, or name the split they belong to with --split.",
             )
         ids = tuple(wanted)

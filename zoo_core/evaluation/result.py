@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.display import percent, points
+from zoo_core.runs.record import record_content
 
 if TYPE_CHECKING:
     from zoo_core.runs.parts import StageScores
@@ -53,6 +54,13 @@ class EvaluationResult:
                 row.update({f"{protocol} {key}": value for key, value in score.values.items()})
             listed.append(row)
         return listed
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``--json`` prints: the run directory with every stage's scores, or with the steps of ``quantize``."""
+        if self.metrics is not None:
+            return {"run_dir": str(self.run_dir), "stages": record_content(self.metrics)["stages"]}
+        steps = record_content(self.record)["steps"]
+        return {"run_dir": str(self.run_dir), "quantized": str(self.run_dir / "quantized"), "steps": steps}
 
     def __repr__(self) -> str:
         """Headline value and drop of each stage, in percent and points."""

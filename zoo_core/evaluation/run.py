@@ -359,8 +359,9 @@ class _Run:
         self.recorder.add_scores(stage, scores, seconds=time.perf_counter() - started)
         headline = scores[self.job.entry.headline].headline
         if headline is not None and headline < NEAR_ZERO:
-            texts = (f"{self.job.entry.headline} is {headline:.4f}, near zero.", *metric.suspects())
-            for text in texts:
+            suspects = metric.suspects()
+            likely = " The usual suspects:" if suspects else ""
+            for text in (f"{self.job.entry.headline} is {headline:.4f}, near zero.{likely}", *suspects):
                 self._warn(f"{stage.name}: {text}", stage)
         predictions = (pair for chunk in store for pair in zip(chunk.image_ids, chunk.predictions, strict=True))
         with self.run_dir.whole_folder(dataset.submission_format, stage.name) as folder:

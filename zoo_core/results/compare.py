@@ -43,20 +43,7 @@ _SAME: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareRequest:
-    """What to compare; None means what the first run says.
-
-    Attributes:
-        run: A run directory: of two runs the baseline.
-        other: The run that is held against it; None compares stages of ``run``.
-        stages: With two runs, the stages to compare, empty for all that both have; with one, the baseline and those
-            held against it, empty for fp32 and the first quantized one.
-        protocol: Protocol id.
-        data: Root of the dataset.
-        labels: Label file.
-        num_resamples: Draws of as many images as there are.
-        seed: Draws them.
-        score_threshold: Detections from this score on are seen, when lost and gained ones are counted.
-    """
+    """Runs to compare; the fields are the parameters of ``zoo_core.api.compare``, which documents them."""
 
     run: Path
     other: Path | None = None

@@ -28,17 +28,7 @@ _SETTLED_BY_THE_RUN = ("record", "scores", "recipe", "configuration")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReproduceRequest:
-    """Which run to make again, and where; None means what the run was told.
-
-    Attributes:
-        run: A complete run directory.
-        out: Directory of the new run; None for one below ``runs``.
-        data: Root of the dataset, where it has moved.
-        checkpoint: The original weights, where they have moved.
-        workers: Threads that decode images; they never change a byte.
-        batch_size: Images per forward pass, to see what that moves.
-        offline: Download nothing.
-    """
+    """A run to repeat; the fields are the parameters of ``zoo_core.api.reproduce``, which documents them."""
 
     run: Path
     out: Path | None = None

@@ -21,20 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RescoreRequest:
-    """What to score again, and against what; None means what the source or the model says.
-
-    Attributes:
-        source: A run directory, a folder of ``comp4_det_<split>_<class>.txt`` files, or a COCO results file.
-        model: Names dataset and metric; None takes the run's, and VOC layout for a submission.
-        data: Root of the dataset.
-        labels: Label file.
-        split: Split that a submission was made on.
-        ids_file: A submission covers these image ids alone, one a line.
-        stages: Stages of a run; empty for all.
-        protocols: Protocol ids; empty for all.
-        first_category: ``category_id`` of the first class in a COCO results file.
-        offline: Download nothing.
-    """
+    """Detections to score again; the fields are the parameters of ``zoo_core.api.rescore``, which documents them."""
 
     source: Path
     model: str | None = None

@@ -18,33 +18,9 @@ DEFAULT_WORKERS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest:
-    """One evaluation as requested; None means the model's or the tool's default.
+    """One evaluation; the fields are the parameters of ``zoo_core.api.evaluate``, which documents them.
 
-    Attributes:
-        model: Registry name, or the name of a plugin that owns one model.
-        data: Root of the dataset; None uses the downloaded archives in the cache.
-        checkpoint: Original weights instead of the registry's.
-        optimized_checkpoint: Weights that a published recipe already optimized; equalization and AdaRound are skipped.
-        labels: One class name per line, background first or absent; sets the number of classes.
-        recipe: Name of one of the plugin's recipes, or path of a recipe file.
-        settings: ``STEP.PARAM=VALUE`` overrides of the recipe.
-        stages: Comma-separated stage names, or ``all``; None for the four corners.
-        split: Evaluated split.
-        ids_file: Evaluate these image ids of the split, one per line.
-        limit: Evaluate only the first ``limit`` ids.
-        calibration_split: Split to draw calibration images from.
-        calibration_size: Images to calibrate on; fewer if the split has fewer.
-        allow_calibration_overlap: Calibrate on evaluated images, and stamp the result as such.
-        batch_size: Images per forward pass.
-        batch_sizes: More batch sizes at which every stage runs again, to measure their effect.
-        workers: Threads that decode images.
-        device: ``auto``, ``cpu`` or ``cuda[:N]``.
-        backend: Runtime of the float stages, one of BACKENDS; quantized stages always run in torch.
-        seed: Draws the calibration set and seeds every step.
-        out: Run directory; None for ``runs/<model>/<UTC time>-<short id>``.
-        cache: Reuse results of slow steps from the user's content-addressed cache, and store new ones there.
-        offline: Use only files that are already on this machine.
-        command: The command line to record.
+    ``stages`` is comma-separated text; None stands for the default of the model or the tool.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True}

@@ -7,33 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from report.synthetic import write_run
-from toy_detector import data
-from toy_detector import hooks as toy_detector
-from toy_detector.data import GridDataset
 from toy_detector.model import untrained
 from zoo_core import artifacts
 from zoo_core.cli.main import run_command_line
 from zoo_core.datasets.images import read_image
-from zoo_core.plugins import PluginHost
 
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the command line find the toy plugin as if it were installed."""
-
-    class Host(PluginHost):
-        def __init__(self) -> None:
-            super().__init__(installed=False)
-            self.register(toy_detector, "toy_detector")
-
-    monkeypatch.setattr("zoo_core.plugins.PluginHost", Host)
-    monkeypatch.setattr("zoo_core.report.html.PluginHost", Host)
-
-
-@pytest.fixture
-def grid(tmp_path: Path) -> Path:
-    return data.write(tmp_path / "grid")
+pytestmark = pytest.mark.usefixtures("toy")
 
 
 @pytest.fixture
@@ -58,37 +37,6 @@ def photograph(tmp_path: Path) -> Path:
     path = tmp_path / "photo.one.png"
     cv2.imwrite(str(path), image)
     return path
-
-
-def test_report_writes_the_page_and_prints_its_path(
-    tmp_path: Path, grid: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = write_run(tmp_path / "run", GridDataset(grid, "test"), grid, "toy_squares")
-
-    assert run_command_line(["report", str(run), "--against", str(run)]) == 0
-    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
-    assert 'id="against"' in (run / "report.html").read_text()
-
-
-def test_report_speaks_json_and_writes_where_it_is_told(
-    tmp_path: Path, grid: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = write_run(tmp_path / "run", GridDataset(grid, "test"), grid, "toy_squares", limit=3)
-    out = tmp_path / "page.html"
-
-    assert run_command_line(["report", str(run), "--out", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"report": str(out)}
-    assert out.read_text().startswith("<!doctype html>")
-    assert not (run / "report.html").exists()
-
-
-def test_report_of_nothing_exits_with_2_and_a_fix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_command_line(["report", str(tmp_path / "nowhere")]) == 2
-
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "is not a directory" in captured.err
-    assert "fix: name a run directory" in captured.err
 
 
 def test_detect_in_float_needs_weights_and_labels_but_no_data(

@@ -1,0 +1,42 @@
+"""Arguments as callers may write them, turned into those of the work functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zoo_core import plugins
+from zoo_core.evaluation.request import SilentReporter
+
+if TYPE_CHECKING:
+    from zoo_core.evaluation.request import Reporter
+
+
+def the_host(host: plugins.PluginHost | None) -> plugins.PluginHost:
+    """Return the plugins given, or the installed ones."""
+    return host or plugins.PluginHost()
+
+
+def the_reporter(reporter: Reporter | None) -> Reporter:
+    """Return the reporter given, or a silent one."""
+    return reporter or SilentReporter()
+
+
+def optional_path(value: Path | str | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def texts(value: Sequence[str]) -> tuple[str, ...]:
+    """A tuple of texts; one text is a tuple of one, not of its letters."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def names(value: Sequence[str]) -> tuple[str, ...]:
+    """Names from a list or from comma-separated text, each once."""
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(dict.fromkeys(name.strip() for name in parts if name.strip()))
+
+
+def joined(stages: Sequence[str] | None) -> str | None:
+    return stages if stages is None or isinstance(stages, str) else ",".join(stages)

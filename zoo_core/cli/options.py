@@ -1,0 +1,105 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import click
+
+from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE
+from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Option: TypeAlias = Callable[[Any], Any]
+
+FILE = click.Path(path_type=Path)
+SCORE = click.FloatRange(0.0, 1.0)
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
+VERBOSE = click.option("--verbose", is_flag=True, help="Show tracebacks.")
+OUTPUT = (JSON, VERBOSE)
+
+PROGRESS = (
+    JSON,
+    click.option("--verbose", is_flag=True, help="Show the log and tracebacks on stderr."),
+    click.option("--quiet", is_flag=True, help="Show nothing but the result and errors."),
+)
+"""Output options of commands that take long enough to show progress."""
+
+OFFLINE = click.option("--offline", is_flag=True, help="Download nothing.")
+CHECKPOINT = click.option("--checkpoint", type=FILE, help="Original weights instead of the registry's.")
+LABELS = click.option("--labels", type=FILE, help="Label file, one class name per line; it sets the number of classes.")
+RECIPE = click.option("--recipe", help="Name of one of the plugin's recipes, or a recipe file.")
+SETTINGS = click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="STEP.PARAM=VALUE",
+    help="Override a recipe parameter, e.g. quantsim.param_bw=4; may be repeated.",
+)
+BATCH_SIZE = click.option(
+    "--batch-size",
+    type=int,
+    help=f"Images per forward pass [default: {DEFAULT_BATCH_SIZE['cpu']} on a CPU, {DEFAULT_BATCH_SIZE['cuda']} on a "
+    "GPU].",
+)
+BACKEND = click.option(
+    "--backend",
+    type=click.Choice(BACKENDS),
+    default="torch",
+    show_default=True,
+    help="Runtime of float stages; onnxruntime is faster on a CPU and checked against torch.",
+)
+DEVICE = click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Device to run on."
+)
+SEED = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Draws the calibration set and seeds every step."
+)
+RUN_OUT = click.option("--out", type=FILE, help="Run directory [default: runs/<model>/<UTC time>-<short id>].")
+
+QUANTIZING = (
+    click.option("--data", type=FILE, help="Dataset root: VOCdevkit/VOC2007, VOCdevkit, or its parent."),
+    CHECKPOINT,
+    LABELS,
+    RECIPE,
+    SETTINGS,
+    click.option(
+        "--calibration-size",
+        type=int,
+        default=DEFAULT_CALIBRATION_SIZE,
+        show_default=True,
+        help="Images to calibrate on.",
+    ),
+    click.option("--calibration-split", help="Split to draw calibration images from [default: the model's]."),
+    click.option(
+        "--allow-calibration-overlap", is_flag=True, help="Calibrate on evaluated images; the result is marked."
+    ),
+    BATCH_SIZE,
+    click.option("--workers", type=int, default=DEFAULT_WORKERS, show_default=True, help="Threads that decode images."),
+    DEVICE,
+    SEED,
+    RUN_OUT,
+    click.option(
+        "--cache/--no-cache",
+        default=True,
+        show_default=True,
+        help="Keep AdaRound's layers in the user's cache and reuse them.",
+    ),
+    OFFLINE,
+    *PROGRESS,
+)
+"""Options of the commands that quantize a model into a run directory."""
+
+
+def options(*shared: Option) -> Callable[[Command], Command]:
+    """Add options to a command, listed by its help in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(shared):
+            command = option(command)
+        return command
+
+    return add
