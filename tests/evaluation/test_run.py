@@ -263,14 +263,15 @@ def test_what_quantize_wrote_is_evaluated_by_a_plugin_that_does_nothing_for_it(
     quantized = api.quantize("toy_squares", host=host, data=grid, checkpoint=weights, out=tmp_path / "quantized")
     network = quantized.run_dir / "quantized" / "network.safetensors"
 
-    stages = "fp32,optimized_fp32"
+    stages = "optimized_fp32,optimized_w8a8"
     whole = evaluate(stages=stages, out=tmp_path / "whole")
     loaded = evaluate(stages=stages, out=tmp_path / "loaded", optimized_checkpoint=network)
 
-    chunks = [sorted((run.run_dir / "predictions" / "optimized_fp32").iterdir()) for run in (whole, loaded)]
-    assert [path.name for path in chunks[0]] == [path.name for path in chunks[1]]
-    for one, other in zip(*chunks, strict=True):
-        assert one.read_bytes() == other.read_bytes()
+    for stage in stages.split(","):
+        chunks = [sorted((run.run_dir / "predictions" / stage).iterdir()) for run in (whole, loaded)]
+        assert [path.name for path in chunks[0]] == [path.name for path in chunks[1]]
+        for one, other in zip(*chunks, strict=True):
+            assert one.read_bytes() == other.read_bytes(), stage
     assert loaded.record.steps == ()
 
 

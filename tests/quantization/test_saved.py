@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,10 +13,10 @@ from torch import nn
 
 from quantization.conftest import SmallNet
 from zoo_core import artifacts
-from zoo_core.datatypes import ModelBundle, Recipe, StepContext, StepSpec
+from zoo_core.datatypes import ModelBundle, QuantNetwork, Recipe, StepContext, StepSpec
 from zoo_core.errors import CheckpointError
 from zoo_core.quantization.pipeline import plan, walk
-from zoo_core.quantization.saved import is_saved_network, load_saved, save_quantized
+from zoo_core.quantization.saved import fixed_encodings, is_saved_network, load_saved, save_quantized
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Decode, Preprocess
@@ -40,7 +41,7 @@ def saved(network: nn.Module, context: StepContext, *steps: tuple[str, dict[str,
     specs.append(StepSpec(step="quantsim", params={"config_file": context.quant.config_file.name}))
     source = context.quant.config_file.parent / "recipe.yaml"
     checked = plan(Recipe(name="r", description="", steps=tuple(specs), source=source, sha256="abc"))
-    *_, last = walk(checked, network, lambda: context)
+    *_, last = walk(checked, QuantNetwork(network=network), lambda: context)
     folder = context.work_dir / "quantized"
     folder.mkdir()
     save_quantized(folder, last.network, None, checked)
@@ -122,6 +123,23 @@ def test_damaged_metadata_is_refused(
     artifacts.save_state_dict(path, expected.state_dict(), {**artifacts.load_metadata(path), "steps": steps})
     with pytest.raises(CheckpointError, match=r"its metadata does not list the recipe's steps.*\n.*zoo-eval quantize"):
         load_saved(ordinary, path)
+
+
+def test_encodings_of_rounded_weights_are_recorded_for_the_settings_they_were_made_under(
+    network: nn.Module, context: StepContext
+) -> None:
+    path, _ = saved(network, context, ("fold_batch_norms", {}), ("adaround", {}))
+    encodings = fixed_encodings(path, context.quant)
+    assert set(encodings) == {f"{name}.weight" for name in ("stem.0", "expand.0", "depthwise.0", "project.0", "head")}
+    assert {encoding["bitwidth"] for (encoding,) in encodings.values()} == {8}
+    assert fixed_encodings(path, dataclasses.replace(context.quant, param_bw=4)) == {}
+
+
+def test_damaged_encodings_are_refused(network: nn.Module, context: StepContext) -> None:
+    path, expected = saved(network, context)
+    artifacts.save_state_dict(path, expected.state_dict(), {**artifacts.load_metadata(path), "param_encodings": "3"})
+    with pytest.raises(CheckpointError, match=r"the encodings in its metadata are damaged.*\n.*zoo-eval quantize"):
+        fixed_encodings(path, context.quant)
 
 
 def test_weights_without_a_recipe_are_left_to_the_plugin(network: nn.Module, tmp_path: Path) -> None:

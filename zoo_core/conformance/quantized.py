@@ -10,6 +10,7 @@ import torch
 from zoo_core.conformance.checks import Check
 from zoo_core.conformance.outcomes import CheckFailedError
 from zoo_core.conformance.subject import CPU
+from zoo_core.datatypes import QuantNetwork
 from zoo_core.inference import run_batch
 from zoo_core.quantization import pipeline
 
@@ -45,7 +46,8 @@ def _points(subject: Subject, context: StepContext) -> Iterator[RecipePoint]:
     plan = dataclasses.replace(subject.plan, steps=tuple(_shortened(bound) for bound in subject.plan.steps))
     started: list[str] = []
     try:
-        yield from pipeline.walk(plan, subject.bundle.network, lambda: context, before_step=started.append)
+        original = QuantNetwork(network=subject.bundle.network)
+        yield from pipeline.walk(plan, original, lambda: context, before_step=started.append)
     except Exception as error:
         raise _failure(f"The step {started[-1]!r} failed", error) from error
 

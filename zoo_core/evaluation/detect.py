@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.datasets.images import read_image
 from zoo_core.datasets.labels import read_label_file
-from zoo_core.datatypes import Detections, ImageSize
+from zoo_core.datatypes import Detections, ImageSize, QuantNetwork
 from zoo_core.errors import PluginError, RecipeError
 from zoo_core.evaluation.prepare import Job, original_checkpoint, prepare, resolve_device, step_context
 from zoo_core.evaluation.stages import ORIGINAL
@@ -115,7 +115,7 @@ def _walk(job: Job, work_dir: Path, reporter: Reporter) -> Iterator[tuple[str, t
     if any(stage.quantized or stage.point > ORIGINAL for stage in wanted):
         context()  # before the first stage, so that an image that cannot be read stops the run at once
     last = max(stage.point for stage in wanted)
-    for point in pipeline.walk(job.plan, job.bundle.network, context, last=last):
+    for point in pipeline.walk(job.plan, QuantNetwork(network=job.bundle.network), context, last=last):
         if point.step is not None:
             reporter.say(f"{point.step.name}: {point.step.summary} ({point.step.seconds:.1f} s)")
         for stage in wanted:

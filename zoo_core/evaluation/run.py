@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from zoo_core.datatypes import Prediction, StepContext
+from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
 from zoo_core.evaluation.batch_sizes import BatchSizeEffect, compare_batch_sizes
 from zoo_core.evaluation.memory import out_of_memory, with_less_memory
 from zoo_core.evaluation.prepare import Job, prepare, step_context
@@ -226,16 +226,19 @@ class _Run:
             self.place = f" at step {name!r}"
             self._progress.begin(name)
 
-        for point in pipeline.walk(job.plan, job.bundle.network, context, last=last, before_step=before_step):
+        original = QuantNetwork(network=job.bundle.network)
+        for point in pipeline.walk(job.plan, original, context, last=last, before_step=before_step):
             if point.step is not None:
                 self._progress.end()
                 self.reporter.say(f"{point.step.name}: {point.step.summary} ({point.step.seconds:.1f} s)")
                 self.recorder.add_step(point.index, point.step)
             stages = [stage for stage in made if stage.point == point.index]
             self._evaluate_point(point, stages, job.bundle, context)
-        if job.optimized_bundle is not None:
+        if job.optimized_bundle is not None and job.optimized_checkpoint is not None:
             stages = [stage for stage in job.stages if stage.optimized]
-            (loaded,) = pipeline.walk(job.plan, job.optimized_bundle.network, context, last=ORIGINAL)
+            encodings = saved.fixed_encodings(job.optimized_checkpoint.path, job.plan.quant)
+            optimized = QuantNetwork(network=job.optimized_bundle.network, param_encodings=encodings)
+            (loaded,) = pipeline.walk(job.plan, optimized, context, last=ORIGINAL)
             self._evaluate_point(loaded, stages, job.optimized_bundle, context)
 
     def _evaluate_point(

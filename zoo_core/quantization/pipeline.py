@@ -127,7 +127,7 @@ def plan(recipe: Recipe, extra_steps: Sequence[RecipeStep] = ()) -> Plan:
 
 def walk(
     plan: Plan,
-    network: nn.Module,
+    network: QuantNetwork,
     context: Callable[[], StepContext],
     *,
     last: int | None = None,
@@ -145,7 +145,7 @@ def walk(
     Raises:
         PluginError, RecipeError: As ``run_step``.
     """
-    point = RecipePoint(index=ORIGINAL, network=QuantNetwork(network=network), unrounded=network)
+    point = RecipePoint(index=ORIGINAL, network=network, unrounded=network.network)
     yield point
     for index, bound in enumerate(plan.steps[: None if last is None else last + 1]):
         before_step(bound.step.name)

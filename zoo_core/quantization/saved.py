@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo_core import artifacts
 from zoo_core.datatypes import StepSpec
@@ -15,16 +15,18 @@ from zoo_core.quantization.params import Relu6Params
 from zoo_core.recipes import recipe_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
     from torch import nn
 
-    from zoo_core.datatypes import ModelBundle, QuantNetwork
+    from zoo_core.datatypes import ModelBundle, QuantNetwork, QuantSettings
     from zoo_core.quantization.aimet.simulation import Simulation
     from zoo_core.quantization.pipeline import Plan
 
 _CONFIG_COPY = "aimet_config.json"
+_REWRITE = "write the file again with `zoo-eval quantize`."
 
 _NOTES = {
     "replace": "ReLU6 is replaced by ReLU, as in the recipe: the float network differs from the original.",
@@ -38,8 +40,9 @@ def save_quantized(
     """Write what a device's toolchain needs into an existing directory.
 
     ``network.safetensors`` is the float network after the plan's steps (metadata: recipe and its hash, steps with their
-    parameters), ``encodings.json`` the simulation's encodings or, without one, the fixed encodings of weights,
-    ``recipe.yaml`` the recipe as used, overrides included, and ``aimet_config.json`` the configuration that it names.
+    parameters, settings of quantsim, fixed encodings), ``encodings.json`` the simulation's encodings or, without one,
+    the fixed encodings of weights, ``recipe.yaml`` the recipe as used, overrides included, and ``aimet_config.json``
+    the configuration that it names.
 
     Args:
         directory: Existing.
@@ -51,11 +54,12 @@ def save_quantized(
     Raises:
         RecipeError: The configuration file no longer exists.
     """
+    save_recipe(directory, plan)  # first, because its error explains a configuration file that has gone
     if not loaded:
-        artifacts.save_state_dict(directory / "network.safetensors", network.network.state_dict(), _metadata(plan))
+        metadata = _metadata(network, plan)
+        artifacts.save_state_dict(directory / "network.safetensors", network.network.state_dict(), metadata)
     encodings = simulation.encodings if simulation else {"param_encodings": dict(network.param_encodings)}
     (directory / "encodings.json").write_text(json.dumps(encodings, indent=1, sort_keys=True), encoding="utf-8")
-    save_recipe(directory, plan)
 
 
 def save_recipe(directory: Path, plan: Plan) -> None:
@@ -81,7 +85,7 @@ def save_recipe(directory: Path, plan: Plan) -> None:
         ) from error
 
 
-def _metadata(plan: Plan) -> dict[str, str]:
+def _metadata(network: QuantNetwork, plan: Plan) -> dict[str, str]:
     params = {bound.step.name: bound.params.model_dump(mode="json") for bound in plan.steps}
     return {
         "recipe": plan.recipe.name,
@@ -89,7 +93,14 @@ def _metadata(plan: Plan) -> dict[str, str]:
         "folded": json.dumps("fold_batch_norms" in params),
         "relu6_policy": str(params.get("relu6", {}).get("policy", "keep")),
         "steps": json.dumps(params),
+        "quant": _quant_text(plan.quant),
+        "param_encodings": json.dumps(dict(network.param_encodings), sort_keys=True),
     }
+
+
+def _quant_text(quant: QuantSettings) -> str:
+    config = artifacts.sha256_of(quant.config_file)
+    return json.dumps([quant.param_bw, quant.output_bw, quant.quant_scheme, config])
 
 
 def is_saved_network(path: Path) -> bool:
@@ -133,6 +144,25 @@ def load_saved(ordinary: ModelBundle, path: Path) -> ModelBundle:
     return dataclasses.replace(ordinary, network=network, notes=tuple(notes))
 
 
+def fixed_encodings(path: Path, quant: QuantSettings) -> Mapping[str, Any]:
+    """Return the weight encodings that steps had fixed in a saved network, by parameter name.
+
+    Args:
+        path: Any checkpoint.
+        quant: Settings of this run; encodings made under other settings do not fit them.
+
+    Returns:
+        Empty if the file records none, or other settings.
+    """
+    metadata = artifacts.load_metadata(path)
+    if "param_encodings" not in metadata or metadata.get("quant") != _quant_text(quant):
+        return {}
+    try:
+        return dict(json.loads(metadata["param_encodings"]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the encodings in its metadata are damaged: {error}", fix=_REWRITE) from error
+
+
 def _recorded_steps(path: Path) -> dict[str, object]:
     text = artifacts.load_metadata(path)["steps"]
     try:
@@ -141,7 +171,7 @@ def _recorded_steps(path: Path) -> dict[str, object]:
     except (ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: its metadata does not list the recipe's steps: steps = {text[:200]!r}.",
-            fix="write the file again with `zoo-eval quantize`.",
+            fix=_REWRITE,
         ) from error
     return dict(steps)
 
