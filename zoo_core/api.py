@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from zoo_core.results.reproduce import Reproduced
     from zoo_core.results.rescore import Rescored
     from zoo_core.results.verify import Check
-    from zoo_core.runs.listing import ListedRun
+    from zoo_core.runs.listing import RunList
 
 
 def list_models(host: PluginHost | None = None) -> list[ModelEntry]:
@@ -199,7 +199,7 @@ def check(run: Path | str, *, stages: Sequence[str] = (), host: PluginHost | Non
     from zoo_core.results.stored import open_run
 
     opened, plugins = open_run(Path(run)), host or PluginHost()
-    return check_run(opened, plugins.model(opened.needed("model")), plugins, stages)
+    return check_run(opened, plugins.model(opened.record.model), plugins, stages)
 
 
 def verify(run: Path | str, *, data: Path | str | None = None, host: PluginHost | None = None) -> Sequence[Check]:
@@ -219,7 +219,7 @@ def verify(run: Path | str, *, data: Path | str | None = None, host: PluginHost 
     return work(open_run(Path(run)), host or PluginHost(), data=None if data is None else Path(data))
 
 
-def list_runs(folder: Path | str = "runs", *, model: str | None = None) -> Sequence[ListedRun]:
+def list_runs(folder: Path | str = "runs", *, model: str | None = None) -> RunList:
     """List the runs in a folder and three levels below it, newest first, with the headline value of every stage.
 
     Raises:

@@ -36,7 +36,7 @@ def check(*, run_dir: Path, stages: str | None, junit: Path | None, as_json: boo
 
     run = open_run(run_dir)
     host = PluginHost()
-    verdict = check_run(run, host.model(run.needed("model")), host, names(stages))
+    verdict = check_run(run, host.model(run.record.model), host, names(stages))
     if junit is not None:
         write_junit(junit, verdict)
     if as_json:
@@ -67,5 +67,5 @@ def verify(*, run_dir: Path, data: Path | None, as_json: bool, verbose: bool) ->
         click.echo(json.dumps({"run": str(run_dir), "stale": stale, "checks": [asdict(check) for check in checks]}))
     else:
         for check in checks:
-            click.echo(f"{check.state:<9}  {check.what}: {check.words}")
+            click.echo(f"{check.state:<9}  {check.what}: {check.message}")
     return FAILED if stale else 0

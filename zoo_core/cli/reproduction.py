@@ -50,7 +50,7 @@ def reproduce(*, run_dir: Path, as_json: bool, verbose: bool, quiet: bool, **opt
 
 
 def _content(found: Reproduced) -> dict[str, Any]:
-    stages = [{**asdict(stage), "identical": stage.identical, "difference": stage.difference} for stage in found.stages]
+    stages = [{**asdict(stage), "identical": stage.identical, "change": stage.change} for stage in found.stages]
     return {
         "run": str(found.run),
         "again": str(found.again),
@@ -72,7 +72,7 @@ def _print(found: Reproduced) -> None:
                 stage.name,
                 _percent(stage.before),
                 _percent(stage.after),
-                "-" if stage.difference is None else f"{100 * stage.difference:+.3f}",
+                "-" if stage.change is None else f"{100 * stage.change:+.3f}",
                 f"{len(changes.changed)} of {changes.num_images}",
                 f"{changes.num_rows_changed} of {changes.num_rows}",
             ]

@@ -15,7 +15,7 @@ from zoo_core.datatypes import measure
 if TYPE_CHECKING:
     from zoo_core.datatypes import ProtocolScore
     from zoo_core.results.check import Verdict
-    from zoo_core.results.compare import Compared, Difference
+    from zoo_core.results.compare import Compared, PairedChange
     from zoo_core.results.compare_tasks import ChangeCounts
     from zoo_core.results.rescore import Rescored
 
@@ -74,15 +74,15 @@ def print_rescored(found: Rescored) -> None:
 def print_compared(found: Compared) -> None:
     """Print, for each pair of stages, every class and the mean."""
     for pair in found.pairs:
-        rows = [_difference_row(name, pair.classes[name], pair.changes[name]) for name in pair.classes]
-        counts = list(pair.changes.values())
+        rows = [_difference_row(name, pair.classes[name], pair.counts[name]) for name in pair.classes]
+        counts = list(pair.counts.values())
         total = type(counts[0])(
             kept=sum(count.kept for count in counts),
             moved=sum(count.moved for count in counts),
             lost=sum(count.lost for count in counts),
             gained=sum(count.gained for count in counts),
         )
-        rows.append(_difference_row(found.measured, pair.mean, total))
+        rows.append(_difference_row(found.measured, pair.overall, total))
         names = (pair.before, pair.after) if pair.before != pair.after else ("RUN_A", "RUN_B")
         title = f"{pair.after} against {pair.before}" if pair.before != pair.after else f"{pair.after}: RUN_B - RUN_A"
         columns = ("class", *names, "points", "95 % interval", "p", "kept", "moved", "lost", "gained")
@@ -101,13 +101,13 @@ def print_compared(found: Compared) -> None:
     )
 
 
-def _difference_row(name: str, value: Difference, changes: ChangeCounts) -> list[str]:
+def _difference_row(name: str, value: PairedChange, changes: ChangeCounts) -> list[str]:
     interval = value.interval
     return [
         name,
         percent(value.before),
         percent(value.after),
-        "-" if value.difference is None else f"{100 * value.difference:+.2f}",
+        "-" if value.change is None else f"{100 * value.change:+.2f}",
         "-" if interval is None else f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}",
         "-" if value.p_value is None else f"{value.p_value:.3f}",
         *(str(count) for count in (changes.kept, changes.moved, changes.lost, changes.gained)),
@@ -132,7 +132,7 @@ def print_verdict(verdict: Verdict) -> None:
     columns = ("value", "measured", "reference", "tolerance", "", "source")
     aside = [
         f"Not compared: {one.reference.stage} {one.reference.protocol} {100 * one.reference.value:.2f} "
-        f"({one.reference.source}), {one.words}."
+        f"({one.reference.source}), {one.reason}."
         for one in verdict.set_aside
     ]
     chosen = [

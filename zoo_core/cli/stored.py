@@ -107,9 +107,9 @@ def compare(*, run_dir: Path, stages: str | None, as_json: bool, verbose: bool, 
         return 0
     content = asdict(found)
     for pair, compared in zip(content["pairs"], found.pairs, strict=True):
-        pair["mean"]["difference"] = compared.mean.difference
-        for name, difference in compared.classes.items():
-            pair["classes"][name]["difference"] = difference.difference
+        pair["overall"]["change"] = compared.overall.change
+        for name, value in compared.classes.items():
+            pair["classes"][name]["change"] = value.change
     click.echo(json.dumps(content))
     return 0
 
