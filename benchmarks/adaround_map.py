@@ -22,7 +22,7 @@ from torch import nn
 from benchmarks.adaround import Batches, window
 from zoo_core import api
 from zoo_core.plugins import PluginHost
-from zoo_core.results.compare import CompareRequest, Difference, compare
+from zoo_core.results.compare import CompareRequest, PairedChange, compare
 
 MODEL = "ssd_mobilenetv2_lite_shapes"
 _CALIBRATION_BATCH = 8
@@ -87,15 +87,15 @@ def run_engine(engine: str, bits: int, args: argparse.Namespace) -> Path:
     return path
 
 
-def show(bits: int, mean: Difference, folder: Path) -> None:
+def show(bits: int, mean: PairedChange, folder: Path) -> None:
     """Print what both engines reach and the paired interval of the difference."""
-    if mean.before is None or mean.after is None or mean.interval is None or mean.difference is None:
+    if mean.before is None or mean.after is None or mean.interval is None or mean.change is None:
         print(f"w{bits}a8: undefined")
         return
     low, high = mean.interval
     print(
         f"w{bits}a8: aimet {mean.before:.4f}, fast {mean.after:.4f}, "
-        f"fast minus aimet {100 * mean.difference:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
+        f"fast minus aimet {100 * mean.change:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
     )
     for engine in ("aimet", "fast"):
         step = json.loads((folder / f"{engine}-w{bits}" / "run.json").read_text())["steps"][-1]
@@ -114,7 +114,7 @@ def main() -> None:
     for bits in args.bits:
         fast, aimet = (run_engine(engine, bits, args) for engine in ("fast", "aimet"))
         (pair,) = compare(CompareRequest(run=aimet, other=fast), PluginHost()).pairs
-        show(bits, pair.mean, args.out)
+        show(bits, pair.overall, args.out)
 
 
 if __name__ == "__main__":

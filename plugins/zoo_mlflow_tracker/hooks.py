@@ -1,26 +1,28 @@
-"""Told of every finished run; does nothing where no server is named or MLflow is not installed."""
+"""Receives every finished run; does nothing where no server is named or MLflow is not installed."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from zoo_core.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from zoo_core.runs.record import MetricsRecord, RunRecord
 
 ZOO_API_VERSION = 1
 """The plugin API that these hooks are written for."""
 
 
 @hookimpl
-def zoo_evaluation_finished(run_dir: Path, record: Mapping[str, Any]) -> None:
+def zoo_evaluation_finished(run_dir: Path, record: RunRecord, metrics: MetricsRecord | None) -> None:
     """Log the run to the server that ``MLFLOW_TRACKING_URI`` names; see ``hookspecs.zoo_evaluation_finished``."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    # The variable may be there for other programs: without MLflow there is nothing to say.
+    # The variable may be set for other programs, so a missing MLflow is not worth a warning.
     if not uri or importlib.util.find_spec("mlflow") is None:
         return
     from zoo_mlflow_tracker.tracking import log_run
 
-    log_run(uri, run_dir, record)
+    log_run(uri, run_dir, record, metrics)

@@ -9,15 +9,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import PluginError
 
+if TYPE_CHECKING:
+    from zoo_core.runs.record import MetricsRecord, RunRecord
+
 EXPERIMENT = "zoo-eval"
-"""Where runs go unless ``MLFLOW_EXPERIMENT_NAME`` says otherwise."""
+"""Experiment of the runs unless ``MLFLOW_EXPERIMENT_NAME`` names another."""
 
 FILES = ("report.html", "metrics.json", "run.json")
-"""What is uploaded, where it is there; predictions and networks stay in the run directory."""
+"""Files to upload where they exist; predictions and networks stay in the run directory."""
 
 _SETTINGS = {
     # MLflow's own defaults keep a run waiting for a dead server for minutes: 8 requests of 120 s with growing pauses.
@@ -30,13 +33,14 @@ _SETTINGS = {
 _MAX_PARAMS, _MAX_METRICS, _MAX_VALUE = 100, 1000, 500
 
 
-def log_run(uri: str, run_dir: Path, record: Mapping[str, Any]) -> str:
+def log_run(uri: str, run_dir: Path, record: RunRecord, metrics: MetricsRecord | None) -> str:
     """Log a finished run and return its id on the server.
 
     Args:
         uri: Address of the tracking server in MLflow's syntax.
         run_dir: The run directory.
-        record: ``run.json`` with ``metrics``.
+        record: Content of ``run.json``.
+        metrics: Content of ``metrics.json``; None where nothing was evaluated.
 
     Raises:
         PluginError: The server did not accept it.
@@ -46,7 +50,7 @@ def log_run(uri: str, run_dir: Path, record: Mapping[str, Any]) -> str:
         import mlflow
 
         try:
-            return _log(mlflow.MlflowClient(tracking_uri=uri), run_dir, record)
+            return _log(mlflow.MlflowClient(tracking_uri=uri), run_dir, record, metrics)
         except Exception as error:  # whatever a client, a server or what lies between them raises
             reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             raise PluginError(
@@ -67,16 +71,16 @@ def our_settings() -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def _log(client: Any, run_dir: Path, record: Mapping[str, Any]) -> str:
+def _log(client: Any, run_dir: Path, record: RunRecord, scores: MetricsRecord | None) -> str:
     from mlflow.entities import Metric, Param, RunTag
 
-    finished = _milliseconds(record["finished"])
+    finished = _milliseconds(record.finished or record.started)
     run = client.create_run(
-        _experiment(client), start_time=_milliseconds(record["started"]), run_name=f"{record['model']} {run_dir.name}"
+        _experiment(client), start_time=_milliseconds(record.started), run_name=f"{record.model} {run_dir.name}"
     )
     run_id: str = run.info.run_id
     params = [Param(name, value) for name, value in parameters(record).items()]
-    metrics = [Metric(name, value, finished, 0) for name, value in stage_metrics(record).items()]
+    metrics = [Metric(name, value, finished, 0) for name, value in stage_metrics(record, scores).items()]
     client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags(record).items()])
     for start in range(0, len(params), _MAX_PARAMS):
         client.log_batch(run_id, params=params[start : start + _MAX_PARAMS])
@@ -92,59 +96,76 @@ def _log(client: Any, run_dir: Path, record: Mapping[str, Any]) -> str:
 def _experiment(client: Any) -> str:
     """Return the experiment's id and create it if it is missing; another process may do so at the same time."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         try:
             return str(client.create_experiment(name))
         except Exception:
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
-def parameters(record: Mapping[str, Any]) -> dict[str, str]:
+def parameters(record: RunRecord) -> dict[str, str]:
     """Collect the conditions of the number: model, weights, data, calibration, recipe with its steps, settings."""
+    dataset, calibration, recipe, settings = record.dataset, record.calibration, record.recipe, record.settings
+    checkpoint, optimized = record.checkpoint, record.optimized_checkpoint
     nested = {
-        "model": record["model"],
-        "task": record["task"],
-        "headline": record["headline"],
-        "checkpoint_sha256": (record["checkpoint"] or {}).get("sha256"),
-        "optimized_checkpoint_sha256": (record["optimized_checkpoint"] or {}).get("sha256"),
-        "dataset": _chosen(record["dataset"], "name", "split", "num_images", "limited", "fingerprint"),
-        "calibration": _chosen(record["calibration"], "split", "seed", "num_images"),
-        "recipe": _chosen(record["recipe"], "name", "sha256", "param_bw", "output_bw", "quant_scheme"),
-        "step": {f"{index}.{step['step']}": _step(step) for index, step in enumerate(record["recipe"]["steps"])},
-        "settings": _chosen(record["settings"], "batch_size", "device", "seed"),
+        "model": record.model,
+        "task": record.task,
+        "headline": record.headline,
+        "checkpoint_sha256": checkpoint.sha256 if checkpoint else None,
+        "optimized_checkpoint_sha256": optimized.sha256 if optimized else None,
+        "dataset": {
+            "name": dataset.name,
+            "split": dataset.split,
+            "num_images": dataset.num_images,
+            "limited": dataset.limited,
+            "fingerprint": dataset.fingerprint,
+        },
+        "calibration": {
+            "split": calibration.split,
+            "seed": calibration.seed,
+            "num_images": calibration.num_images,
+        }
+        if calibration
+        else {},
+        "recipe": {
+            "name": recipe.name,
+            "sha256": recipe.sha256,
+            "param_bw": recipe.param_bw,
+            "output_bw": recipe.output_bw,
+            "quant_scheme": recipe.quant_scheme,
+        },
+        "step": {f"{index}.{step['step']}": _step(step) for index, step in enumerate(recipe.steps)},
+        "settings": {"batch_size": settings.batch_size, "device": settings.device, "seed": settings.seed},
     }
     return {name: value[:_MAX_VALUE] for name, value in _flat("", nested)}
 
 
-def stage_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+def stage_metrics(record: RunRecord, metrics: MetricsRecord | None) -> dict[str, float]:
     """Collect ``<stage>/<protocol>/<value>``, drop and speed of every stage; undefined values are left out."""
-    found: dict[str, float] = {}
-    for stage, scores in record["metrics"].get("stages", {}).items():
-        for protocol, values in scores["metrics"].items():
-            found |= {f"{stage}/{protocol}/{name}": value for name, value in values.items()}
-        found[f"{stage}/drop_points"] = scores["drop_points"]
-        facts = record["stages"].get(scores.get("same_as") or stage, {})
-        found |= {f"{stage}/{name}": facts.get(name) for name in ("images_per_second", "weights_bytes")}
-    return {name: float(value) for name, value in found.items() if isinstance(value, (int, float))}
+    values: dict[str, float | None] = {}
+    for name, stage in metrics.stages.items() if metrics else ():
+        for protocol, score in stage.scores.items():
+            values |= {f"{name}/{protocol}/{key}": value for key, value in score.values.items()}
+        values[f"{name}/drop_points"] = stage.drop_points
+        cost = record.stages.get(stage.same_as or name)
+        if cost is not None:
+            values[f"{name}/images_per_second"] = cost.images_per_second
+            values[f"{name}/weights_bytes"] = cost.weights_bytes
+    return {name: float(value) for name, value in values.items() if value is not None}
 
 
-def tags(record: Mapping[str, Any]) -> dict[str, str]:
-    """Collect versions, and the warnings as the note that the server shows first."""
-    found = {"zoo_eval.version": str(record["zoo_eval"]), "zoo_eval.status": str(record["status"])}
-    commit = (record["git"] or {}).get("commit")
-    if commit:
-        found["zoo_eval.git_commit"] = str(commit)
-    if record["warnings"]:
-        found["mlflow.note.content"] = "\n\n".join(record["warnings"])
-    return found
-
-
-def _chosen(facts: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
-    return {name: facts.get(name) for name in names} if facts else {}
+def tags(record: RunRecord) -> dict[str, str]:
+    """Versions, and the warnings as the note that the server shows first."""
+    values = {"zoo_eval.version": record.zoo_eval, "zoo_eval.status": record.status}
+    if record.git is not None:
+        values["zoo_eval.git_commit"] = record.git.commit
+    if record.warnings:
+        values["mlflow.note.content"] = "\n\n".join(record.warnings)
+    return values
 
 
 def _step(step: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from results.conftest import MakeRun, edit_json
 from zoo_core.cli.main import run_command_line
 from zoo_core.datatypes import ModelEntry, Reference, ReferenceVariant
-from zoo_core.errors import RecipeError
+from zoo_core.errors import RecipeError, RegistryError, RunError
 from zoo_core.plugins import PluginHost
 from zoo_core.results.check import Verdict, check_run
 from zoo_core.results.stored import open_run
@@ -114,11 +114,11 @@ def failed(record: dict[str, Any]) -> None:
 
 
 def short(record: dict[str, Any]) -> None:
-    record["steps"] = [{"step": "adaround", "summary": "10 iterations", "effect": {"short": True}}]
+    record["steps"][0].update(step="adaround", summary="10 iterations", short=True)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words"),
+    ("spoil", "message"),
     [
         (limited, "The run is limited: 12 of the 12 images"),
         (fewer, "The run is limited: 5 of the 12 images"),
@@ -129,13 +129,13 @@ def short(record: dict[str, Any]) -> None:
     ],
 )
 def test_a_limited_stamped_or_incomplete_run_satisfies_no_gate(
-    host: PluginHost, run: Path, spoil: Any, words: str
+    host: PluginHost, run: Path, spoil: Any, message: str
 ) -> None:
     edit_json(run / "run.json", spoil)
 
     verdict = checked(host, run, reference(0.1))
 
-    assert words in " ".join(verdict.obstacles)
+    assert message in " ".join(verdict.obstacles)
     assert not verdict.passed
 
 
@@ -146,6 +146,64 @@ def test_a_run_without_metrics_satisfies_no_gate(host: PluginHost, run: Path) ->
 
     assert not verdict.passed
     assert verdict.findings[0].status == "missing"
+
+
+def test_a_stage_that_was_asked_for_needs_a_reference_that_fits(host: PluginHost, run: Path) -> None:
+    verdict = checked(host, run, reference(0.75), stages=("fp32", "w8a8"))
+
+    assert [finding.status for finding in verdict.findings] == ["reproduced", "new"]
+    assert verdict.obstacles == ["No reference of stage 'w8a8' fits the run, so that stage was not checked."]
+    assert not verdict.passed
+    assert checked(host, run, reference(0.75), QUANTIZED, stages=("fp32", "w8a8")).passed
+
+
+def test_a_stage_that_was_asked_for_and_whose_reference_was_set_aside_fails_the_gate(
+    host: PluginHost, strange: Path
+) -> None:
+    verdict = checked(host, strange, reference(0.75), QUANTIZED, stages=("fp32", "w8a8"))
+
+    assert [aside.reference.stage for aside in verdict.set_aside] == ["w8a8"]
+    assert "No reference of stage 'w8a8' fits the run" in verdict.obstacles[0]
+    assert not verdict.passed
+    assert checked(host, strange, reference(0.75), QUANTIZED, stages=("fp32",)).passed
+
+
+@pytest.mark.parametrize("value", [84.45, 1.0001, -0.1])
+def test_a_measured_value_that_is_no_fraction_is_an_error_and_no_improvement(
+    host: PluginHost, run: Path, value: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def percent(metrics: dict[str, Any]) -> None:
+        metrics["stages"]["fp32"]["metrics"][HEADLINE]["map"] = value
+
+    edit_json(run / "metrics.json", percent)
+
+    with pytest.raises(RunError, match=rf"metrics\.json: fp32 {HEADLINE} map is {value:g}, outside \[0, 1\]"):
+        checked(host, run, reference(0.75))
+    assert run_command_line(["check", str(run)]) == 2
+
+
+def test_a_reference_that_is_no_fraction_is_an_error(host: PluginHost, run: Path) -> None:
+    with pytest.raises(RegistryError, match=rf"for fp32 {HEADLINE} map is 75, outside \[0, 1\]"):
+        checked(host, run, reference(75.0, tolerance=1.0))
+
+
+def test_a_verdict_is_a_table_of_its_findings(host: PluginHost, run: Path) -> None:
+    verdict = checked(host, run, reference(0.9, tolerance=0.1), QUANTIZED)
+
+    assert verdict.rows()[0] == {
+        "status": "regression",
+        "stage": "fp32",
+        "protocol": HEADLINE,
+        "key": "map",
+        "value": 0.75,
+        "reference": 0.9,
+        "tolerance": 0.1,
+        "source": "a paper",
+    }
+    assert [row["reference"] for row in verdict.rows()] == [0.9, 0.5, None]
+    lines = repr(verdict).splitlines()
+    assert lines[0] == "toy_squares: failed"
+    assert lines[2].split()[:5] == ["regression", "fp32", HEADLINE, "map", "0.7500"]
 
 
 def test_an_unknown_stage_is_named(host: PluginHost, run: Path) -> None:
@@ -223,7 +281,7 @@ def test_a_run_with_another_recipe_is_not_compared_as_if_it_were_the_references(
         ("optimized_fp32", "new"),
     ]
     (aside,) = verdict.set_aside
-    assert aside.words == "taken with recipe w8a8_toy; the run used somebody's"
+    assert aside.reason == "taken with recipe w8a8_toy; the run used somebody's"
 
 
 def test_references_that_were_all_set_aside_satisfy_nothing(host: PluginHost, strange: Path) -> None:
@@ -235,13 +293,13 @@ def test_references_that_were_all_set_aside_satisfy_nothing(host: PluginHost, st
 def test_overrides_and_edits_make_another_recipe(host: PluginHost, run: Path) -> None:
     narrow = dataclasses.replace(QUANTIZED, settings=("quantsim.param_bw=4",))
     (aside,) = checked(host, run, reference(0.75), narrow).set_aside
-    assert aside.words == "taken with recipe w8a8_toy --set quantsim.param_bw=4; the run used w8a8_toy"
+    assert aside.reason == "taken with recipe w8a8_toy --set quantsim.param_bw=4; the run used w8a8_toy"
     edit_json(run / "run.json", lambda record: record["recipe"].update(sha256="e" * 64))
     (aside,) = checked(host, run, reference(0.75), QUANTIZED).set_aside
-    assert aside.words.endswith("the run used w8a8_toy, of other content")
+    assert aside.reason.endswith("the run used w8a8_toy, of other content")
     unknown = dataclasses.replace(QUANTIZED, recipe="w4a4_lost")
     (aside,) = checked(host, run, reference(0.75), unknown).set_aside
-    assert "which cannot be read here" in aside.words
+    assert "which cannot be read here" in aside.reason
 
 
 def test_a_reference_for_any_recipe_is_always_compared(host: PluginHost, strange: Path) -> None:
@@ -274,7 +332,7 @@ def test_the_value_is_that_for_the_versions_of_the_run(
     assert finding.versions == (
         ", ".join(f"{name} {wanted}" for name, wanted in versions.items()) if chosen else "torch >=2"
     )
-    assert f"for {finding.versions}" in finding.words
+    assert f"for {finding.versions}" in finding.message
     assert finding.status == "reproduced"
 
 

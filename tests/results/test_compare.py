@@ -46,9 +46,9 @@ def test_the_values_are_those_that_the_runs_recorded(
     ]
     for one in found.pairs:
         before, after = (recorded(run, one.before, found.protocol) for run in pair)
-        assert one.mean.before == pytest.approx(before["map"])
-        assert one.mean.after == pytest.approx(after["map"])
-        assert one.mean.difference == pytest.approx(after["map"] - before["map"])
+        assert one.overall.before == pytest.approx(before["map"])
+        assert one.overall.after == pytest.approx(after["map"])
+        assert one.overall.change == pytest.approx(after["map"] - before["map"])
         assert {name: value.after for name, value in one.classes.items()} == pytest.approx(after["per_class"])
 
 
@@ -62,18 +62,18 @@ def twelve_images_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_loss_has_an_interval_below_zero_and_lost_boxes(pair: tuple[Path, Path], host: PluginHost) -> None:
     w8a8 = compared(host, *pair).pairs[1]
 
-    assert w8a8.mean.interval is not None
-    assert w8a8.mean.difference is not None
-    assert w8a8.mean.interval[0] <= w8a8.mean.difference <= w8a8.mean.interval[1] < 0
-    assert w8a8.mean.p_value == pytest.approx(2 / 201)
-    assert sum(count.lost for count in w8a8.changes.values()) > 0
+    assert w8a8.overall.interval is not None
+    assert w8a8.overall.change is not None
+    assert w8a8.overall.interval[0] <= w8a8.overall.change <= w8a8.overall.interval[1] < 0
+    assert w8a8.overall.p_value == pytest.approx(2 / 201)
+    assert sum(count.lost for count in w8a8.counts.values()) > 0
     assert w8a8.most_changed
 
 
 def test_few_images_have_no_interval_and_a_note_that_says_so(pair: tuple[Path, Path], host: PluginHost) -> None:
     found = compared(host, *pair)
 
-    values = [value for one in found.pairs for value in (one.mean, *one.classes.values())]
+    values = [value for one in found.pairs for value in (one.overall, *one.classes.values())]
     assert {(value.interval, value.p_value) for value in values} == {(None, None)}
     assert "No interval: 12 images; intervals and p-values need 20 or more." in found.notes
 
@@ -81,10 +81,10 @@ def test_few_images_have_no_interval_and_a_note_that_says_so(pair: tuple[Path, P
 @pytest.mark.usefixtures("twelve_images_suffice")
 def test_a_run_against_itself_differs_in_nothing(pair: tuple[Path, Path], host: PluginHost) -> None:
     for one in compared(host, pair[0], pair[0]).pairs:
-        assert one.mean.difference == 0.0
-        assert one.mean.interval == (0.0, 0.0)
-        assert one.mean.p_value == 1.0
-        assert all(count.lost == count.gained == count.moved == 0 for count in one.changes.values())
+        assert one.overall.change == 0.0
+        assert one.overall.interval == (0.0, 0.0)
+        assert one.overall.p_value == 1.0
+        assert all(count.lost == count.gained == count.moved == 0 for count in one.counts.values())
         assert one.most_changed == []
 
 
@@ -92,10 +92,10 @@ def test_a_run_against_itself_differs_in_nothing(pair: tuple[Path, Path], host: 
 def test_exchanging_the_runs_exchanges_the_sign_and_lost_with_gained(pair: tuple[Path, Path], host: PluginHost) -> None:
     there, back = compared(host, *pair).pairs[1], compared(host, *reversed(pair)).pairs[1]
 
-    assert there.mean.interval is not None
-    assert back.mean.interval == pytest.approx((-there.mean.interval[1], -there.mean.interval[0]))
-    for name, counts in there.changes.items():
-        assert (counts.lost, counts.gained) == (back.changes[name].gained, back.changes[name].lost)
+    assert there.overall.interval is not None
+    assert back.overall.interval == pytest.approx((-there.overall.interval[1], -there.overall.interval[0]))
+    for name, counts in there.counts.items():
+        assert (counts.lost, counts.gained) == (back.counts[name].gained, back.counts[name].lost)
 
 
 def test_stages_of_one_run_are_held_against_the_first(make_run: MakeRun, host: PluginHost) -> None:
@@ -104,20 +104,23 @@ def test_stages_of_one_run_are_held_against_the_first(make_run: MakeRun, host: P
     assert [(one.before, one.after) for one in compared(host, run).pairs] == [("fp32", "w8a8")]
     named = compared(host, run, stages=("w8a8", "fp32", "optimized_fp32")).pairs
     assert [(one.before, one.after) for one in named] == [("w8a8", "fp32"), ("w8a8", "optimized_fp32")]
-    assert named[0].mean == named[1].mean
+    assert named[0].overall == named[1].overall
 
 
 @pytest.mark.usefixtures("twelve_images_suffice")
 def test_a_seed_repeats_a_comparison(pair: tuple[Path, Path], host: PluginHost) -> None:
     assert compared(host, *pair, seed=4) == compared(host, *pair, seed=4)
-    assert compared(host, *pair, seed=4).pairs[1].mean.interval != compared(host, *pair, seed=5).pairs[1].mean.interval
+    assert (
+        compared(host, *pair, seed=4).pairs[1].overall.interval
+        != compared(host, *pair, seed=5).pairs[1].overall.interval
+    )
 
 
 @pytest.mark.parametrize(
     ("other", "words"),
     [
         ({"limit": 7}, "images: 12 and 7, 7 in common"),
-        ({"split": "trainval"}, "split: test and trainval; images: 12 and 8, 0 in common"),
+        ({"split": "trainval"}, "split: trainval instead of test; images: 12 and 8, 0 in common"),
     ],
 )
 def test_runs_on_other_images_are_refused(
@@ -129,10 +132,10 @@ def test_runs_on_other_images_are_refused(
 
 def test_every_difference_that_matters_is_named_at_once(pair: tuple[Path, Path], host: PluginHost) -> None:
     def other_rule(metrics: dict[str, Any]) -> None:
-        metrics["headline"] = "coco"
         metrics["protocols"][HEADLINE]["definition"] = "another rule"
 
     def other_data(record: dict[str, Any]) -> None:
+        record["headline"] = "coco"
         record["dataset"]["fingerprint"] = "e" * 64
         record["dataset"]["class_names"] = ["green", "red"]
 
@@ -143,18 +146,18 @@ def test_every_difference_that_matters_is_named_at_once(pair: tuple[Path, Path],
         compared(host, *pair)
 
     for words in (
-        "content of images and annotations: ffff",
-        "classes: 2 and 2",
-        "protocol: voc07",
+        "content of images and annotations: eeeeeeeeeeee instead of ffffffffffff;",
+        "classes: in another order",
+        "headline protocol: coco instead of voc07",
         "definition of voc07",
     ):
         assert words in caught.value.fact
 
 
 def test_a_protocol_that_is_named_need_not_be_the_first_of_both(pair: tuple[Path, Path], host: PluginHost) -> None:
-    edit_json(pair[1] / "metrics.json", lambda metrics: metrics.update(headline="coco"))
+    edit_json(pair[1] / "run.json", lambda record: record.update(headline="coco"))
 
-    with pytest.raises(RunError, match="protocol: voc07_11pt/pytorch-ssd and coco"):
+    with pytest.raises(RunError, match="headline protocol: coco instead of voc07_11pt/pytorch-ssd"):
         compared(host, *pair)
     assert compared(host, *pair, protocol="voc_area/devkit").protocol == "voc_area/devkit"
 
@@ -194,6 +197,29 @@ def test_the_command_prints_a_table_or_one_json_object(
 
     assert run_command_line([*arguments, "--json"]) == 0
     (one,) = json.loads(capsys.readouterr().out)["pairs"]
-    assert one["mean"]["difference"] == pytest.approx(one["mean"]["after"] - one["mean"]["before"])
-    assert set(one["classes"]["red"]) == {"before", "after", "difference", "interval", "p_value"}
-    assert set(one["changes"]["red"]) == {"kept", "moved", "lost", "gained"}
+    assert one["overall"]["change"] == pytest.approx(one["overall"]["after"] - one["overall"]["before"])
+    assert set(one["classes"]["red"]) == {"before", "after", "change", "interval", "p_value"}
+    assert set(one["counts"]["red"]) == {"kept", "moved", "lost", "gained"}
+
+
+def test_a_comparison_is_a_table_of_changes(pair: tuple[Path, Path], host: PluginHost) -> None:
+    found = compared(host, *pair, stages=("w8a8",))
+    overall, *classes = found.rows()
+
+    assert (overall["before"], overall["after"], overall["class"]) == ("w8a8", "w8a8", None)
+    assert overall["change"] == found.pairs[0].overall.change
+    assert (overall["low"], overall["high"]) == found.pairs[0].overall.interval
+    assert overall["lost"] == sum(count.lost for count in found.pairs[0].counts.values())
+    assert [row["class"] for row in classes] == ["red", "green"]
+    assert classes[1]["change"] == found.pairs[0].classes["green"].change
+    assert repr(found).splitlines()[0] == f"mAP under {HEADLINE}, grid test, 12 images"
+    assert f"{overall['change']:.4f}" in repr(found)
+
+
+def test_the_change_of_a_stage_and_its_recorded_drop_have_opposite_signs(make_run: MakeRun, host: PluginHost) -> None:
+    run = make_run(noise=0.3)
+    (pair,) = compared(host, run).pairs
+    drop = json.loads((run / "metrics.json").read_text())["stages"]["w8a8"]["drop_points"]
+
+    assert drop > 0
+    assert pair.overall.change == pytest.approx(-drop / 100)

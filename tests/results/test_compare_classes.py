@@ -11,6 +11,7 @@ import pytest
 
 from drawn_classes import CLASSES, write_classes
 from report.synthetic import write_run
+from results.conftest import write_record
 from zoo_core.cli.main import run_command_line
 from zoo_core.datasets.image_folder import ImageFolder
 from zoo_core.errors import RegistryError
@@ -18,7 +19,6 @@ from zoo_core.metrics.bootstrap import resample_weights
 from zoo_core.plugins import PluginHost
 from zoo_core.results.compare import Compared, CompareRequest, compare
 from zoo_core.results.rescore import RescoreRequest, rescore
-from zoo_core.runs.directory import RunDirectory
 from zoo_torchvision_classification import hooks
 
 
@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
     folder = write_classes(tmp_path / "drawn", num_val=20, num_train=1)
     dataset = ImageFolder(folder, "val", class_split="train")
     path = write_run(tmp_path / "run", dataset, folder, "torchvision_resnet18", noise=0.2, warnings=())
-    RunDirectory(path).write_text("image_ids.txt", "".join(f"{image_id}\n" for image_id in dataset.ids))
+    write_record(path, dataset, model="torchvision_resnet18", headline="topk/first")
     return path
 
 
@@ -57,24 +57,26 @@ def test_values_are_those_recorded_and_lost_less_gained_is_the_difference(
     (pair,) = found.pairs
     assert (pair.before, pair.after, found.measured) == ("fp32", "w8a8", "top-1")
     old, new = (recorded(run, stage, found.protocol) for stage in ("fp32", "w8a8"))
-    assert pair.mean.before == pytest.approx(old["top1"])
-    assert pair.mean.after == pytest.approx(new["top1"])
+    assert pair.overall.before == pytest.approx(old["top1"])
+    assert pair.overall.after == pytest.approx(new["top1"])
     assert {name: value.after for name, value in pair.classes.items()} == pytest.approx(new["per_class"])
     for name in CLASSES:
-        count = pair.changes[name]
-        difference = pair.classes[name].difference
-        assert difference is not None
-        assert count.gained - count.lost == round(20 * difference)
-    assert pair.mean.interval is not None
-    assert pair.mean.difference is not None
-    assert pair.mean.interval[0] <= pair.mean.difference <= pair.mean.interval[1]
+        count = pair.counts[name]
+        change = pair.classes[name].change
+        assert change is not None
+        assert count.gained - count.lost == round(20 * change)
+    assert pair.overall.interval is not None
+    assert pair.overall.change is not None
+    assert pair.overall.interval[0] <= pair.overall.change <= pair.overall.interval[1]
     assert len(pair.most_changed) == 5
 
 
 def test_the_interval_is_that_of_counting_each_draw_anew(run: Path, plugins: PluginHost) -> None:
     (pair,) = compared(run, plugins).pairs
     rescored = rescore(RescoreRequest(source=run), plugins)
-    assert rescored.stages["w8a8"]["topk/first"].headline == pytest.approx(pair.mean.after)
+    assert rescored.stages["w8a8"]["topk/first"].headline == pytest.approx(pair.overall.after)
+    assert {"stage": "w8a8", "protocol": "topk/first", "key": "top1", "value": pair.overall.after} in rescored.rows()
+    assert repr(rescored).splitlines()[1].split() == ["stage", "protocol", "key", "value"]
     # Rows as the run has them: which images are right in each stage, from the stored predictions alone.
     from zoo_core.datatypes import Classification
     from zoo_core.results.stored import open_run
@@ -92,13 +94,13 @@ def test_the_interval_is_that_of_counting_each_draw_anew(run: Path, plugins: Plu
     )
     weights = resample_weights(60, 200, 0)
     differences = ((right[1] - right[0]) @ weights) / 60
-    assert pair.mean.interval == pytest.approx(np.percentile(differences, [2.5, 97.5]).tolist())
+    assert pair.overall.interval == pytest.approx(np.percentile(differences, [2.5, 97.5]).tolist())
 
 
 def test_a_stage_against_itself_shows_nothing(run: Path, plugins: PluginHost) -> None:
     (pair,) = compared(run, plugins, stages=("fp32", "fp32")).pairs
-    assert (pair.mean.difference, pair.mean.interval, pair.mean.p_value) == (0.0, (0.0, 0.0), 1.0)
-    assert all(count.lost == count.gained == count.moved == 0 for count in pair.changes.values())
+    assert (pair.overall.change, pair.overall.interval, pair.overall.p_value) == (0.0, (0.0, 0.0), 1.0)
+    assert all(count.lost == count.gained == count.moved == 0 for count in pair.counts.values())
 
 
 def test_a_protocol_of_another_task_is_refused(run: Path, plugins: PluginHost) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,3 +84,39 @@ def test_a_run_whose_process_died_is_listed_as_interrupted(make_run: MakeRun) ->
     assert read_listed(path).status == "interrupted"
     with RunDirectory(path).locked():
         assert read_listed(path).status == "running"
+
+
+def test_a_list_is_a_table_with_a_row_for_each_stage(folder: Path) -> None:
+    runs = list_runs(folder)
+    rows = runs.rows()
+
+    assert [(row["model"], row["status"], row["stage"]) for row in rows] == [
+        ("other", "failed", ""),
+        ("toy_squares", "complete", "fp32"),
+        ("toy_squares", "complete", "w8a8"),
+        ("toy_squares", "complete", "optimized_fp32"),
+        ("?", "unreadable", ""),
+    ]
+    assert rows[1]["value"] == runs[1].values["fp32"]
+    assert repr(runs).startswith("3 runs\n")
+    assert repr(list_runs(folder, "nothing")) == "0 runs"
+
+
+def test_a_run_whose_record_is_damaged_in_parts_is_listed_as_far_as_it_can_be_read(make_run: MakeRun) -> None:
+    path = make_run()
+
+    def spoil(record: dict[str, Any]) -> None:
+        record["dataset"]["num_images"] = "12"
+        record["recipe"] = None
+
+    edit_json(path / "run.json", spoil)
+    run = read_listed(path)
+
+    assert (run.model, run.status, run.dataset, run.num_images, run.recipe) == (
+        "toy_squares",
+        "complete",
+        "?",
+        None,
+        "",
+    )
+    assert set(run.values) == {"fp32", "w8a8", "optimized_fp32"}

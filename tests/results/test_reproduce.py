@@ -43,6 +43,11 @@ def test_predictions_are_compared_byte_for_byte() -> None:
     assert byte_changes([("a", detections([]), detections([]))]).identical
 
 
+def test_no_more_predictions_change_than_there_are() -> None:
+    changes = byte_changes([("a", detections([0.5]), detections([0.25, 0.125, 0.0625]))])
+    assert (changes.num_rows_changed, changes.num_rows) == (3, 3)
+
+
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "toy.safetensors"
@@ -67,12 +72,17 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_workers(run: Path, host:
     found = again(run, host, workers=workers)
     assert found.identical
     assert [stage.name for stage in found.stages] == ["fp32", "w8a8"]
-    assert [stage.difference for stage in found.stages] == [0.0, 0.0]
+    assert [stage.change for stage in found.stages] == [0.0, 0.0]
     assert found.conditions == []
     for stage in found.stages:
         chunks = [path / "predictions" / stage.name / "chunk-00000.parquet" for path in (run, found.again)]
         assert chunks[0].read_bytes() == chunks[1].read_bytes()
-    assert open_run(found.again).record.object("settings").number("batch_size") == 5
+    assert open_run(found.again).record.settings.batch_size == 5
+    assert [(row["stage"], row["change"], row["num_predictions_changed"]) for row in found.rows()] == [
+        ("fp32", 0.0, 0),
+        ("w8a8", 0.0, 0),
+    ]
+    assert repr(found).splitlines()[0].endswith(": identical")
 
 
 @pytest.mark.parametrize("engine", ["aimet", "fast"])
@@ -91,8 +101,7 @@ def test_every_stage_of_a_recipe_is_reproduced_adaround_computed_anew(
     found = again(run, host)
     assert found.identical
     assert {"optimized_fp32", "optimized_w8a8"} <= {stage.name for stage in found.stages}
-    steps = open_run(found.again).record.items("steps")
-    assert not any("from the cache" in (step.text("summary") or "") for step in steps)
+    assert not any("from the cache" in step.summary for step in open_run(found.again).record.steps)
     weights_of = [artifacts.load_state_dict(path / "quantized" / "network.safetensors") for path in (run, found.again)]
     assert all(tensor.equal(weights_of[1][name]) for name, tensor in weights_of[0].items())
     encodings = [(path / "quantized" / "encodings.json").read_bytes() for path in (run, found.again)]

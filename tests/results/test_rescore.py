@@ -89,7 +89,7 @@ def test_a_limited_run_is_scored_on_its_own_images(rescore: Rescore, make_run: M
     found = rescore(make_run(limit=5))
 
     assert found["num_images"] == 5
-    assert "Limited run: scored on its 5 images alone." in found["notes"]
+    assert "Limited run: scored on its 5 images only." in found["notes"]
 
 
 def test_a_run_without_metrics_is_scored_on_what_is_there_and_says_so(
@@ -242,7 +242,7 @@ def test_what_cannot_be_a_source_is_refused(fails: Callable[..., str], squares: 
     assert "nowhere does not exist" in fails(tmp_path / "nowhere")
     assert "Nothing says which annotations" in fails(tmp_path)
     assert "detections on 1 images that are not among the 2 of 'test'" in fails(tmp_path, *options)
-    assert "is no run directory, so it has no stages" in fails(tmp_path, *options, "--stages", "fp32")
+    assert "is not a run directory, so it has no stages" in fails(tmp_path, *options, "--stages", "fp32")
     assert "holds no file comp4_det_<split>_<class>.txt" in fails(squares, *options)
 
 

@@ -44,29 +44,29 @@ def run(make_run: MakeRun, grid: Path, tmp_path: Path) -> Path:
     recipe = override(load_recipe(tmp_path / "recipe.yaml"), ["quantsim.param_bw=4"])
 
     def complete(record: dict[str, Any]) -> None:
-        record["checkpoint"] = {"path": str(tmp_path / "weights"), "sha256": hashlib.sha256(b"weights").hexdigest()}
-        record["recipe"] = {
-            "name": recipe.name,
-            "source": str(recipe.source),
-            "sha256": recipe.sha256,
-            "overrides": ["quantsim.param_bw=4"],
-            "steps": [{"step": spec.step, **dict(spec.params)} for spec in recipe.steps],
-        }
+        record["checkpoint"].update(path=str(tmp_path / "weights"), sha256=hashlib.sha256(b"weights").hexdigest())
+        record["recipe"].update(
+            name=recipe.name,
+            source=str(recipe.source),
+            sha256=recipe.sha256,
+            overrides=["quantsim.param_bw=4"],
+            steps=[{"step": spec.step, **dict(spec.params)} for spec in recipe.steps],
+        )
         record["dataset"]["fingerprint"] = fingerprint(
             {image_id: dataset.content_hash(image_id) for image_id in dataset.ids}
         )
         record["dataset"]["image_ids_sha256"] = hashlib.sha256("\n".join(dataset.ids).encode()).hexdigest()
-        record["environment"] = {
-            "python": platform.python_version(),
-            "packages": {name: installed_version(name) for name in ("numpy", "pluggy")},
-        }
+        record["environment"].update(
+            python=platform.python_version(),
+            packages={name: installed_version(name) for name in ("numpy", "pluggy")},
+        )
 
     edit_json(path / "run.json", complete)
     return path
 
 
 def stale(host: PluginHost, run: Path, **options: Any) -> dict[str, str]:
-    return {check.what: check.words for check in verify(open_run(run), host, **options) if check.state == "stale"}
+    return {check.what: check.message for check in verify(open_run(run), host, **options) if check.state == "stale"}
 
 
 def test_a_record_that_is_true_holds(host: PluginHost, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,96 +1,139 @@
+"""The lenient reader: what is missing or wrong is a gap, and the rest is used."""
+
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from zoo_core.runs.directory import SCHEMA
-from zoo_core.runs.facts import Facts, joined, percent, points, read_facts
+from typed_records import HEADLINE, metrics_record, run_record
+from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, joined, percent, points, read_leniently
+from zoo_core.runs.migration import SCHEMA
+from zoo_core.runs.record import record_text
+
+Edit = Callable[[dict[str, Any]], object]
 
 
-def test_a_value_of_the_right_kind_is_given_and_leaves_no_gap() -> None:
+def read(folder: Path, edit: Edit = dict) -> tuple[ReadableRecord, list[str]]:
+    """A record read after an edit, and its gaps."""
+    content = json.loads(record_text(run_record()))
+    edit(content)
+    (folder / "run.json").write_text(json.dumps(content))
     gaps: list[str] = []
-    facts = Facts({"t": "x", "n": 2, "f": True, "o": {"a": 1}, "l": ["a"], "i": [{"a": 1}]}, "run.json", gaps)
+    record = read_leniently(folder / "run.json", gaps, ReadableRecord)
+    assert record is not None
+    return record, gaps
 
-    assert (facts.text("t"), facts.number("n"), facts.flag("f")) == ("x", 2, True)
-    assert facts.object("o").number("a") == 1
-    assert facts.texts("l") == ["a"]
-    assert [item.number("a") for item in facts.items("i")] == [1]
+
+def test_a_valid_record_is_read_without_a_gap(tmp_path: Path) -> None:
+    record, gaps = read(tmp_path)
+    valid = run_record()
+
     assert gaps == []
+    assert (record.model, record.dataset, record.steps) == (valid.model, valid.dataset, valid.steps)
+    assert (record.stages, record.simulations) == (valid.stages, valid.simulations)
 
 
-@pytest.mark.parametrize(
-    ("value", "gap"),
-    [
-        ("3", "run.json.n is a text, not a number."),
-        (True, "run.json.n is true or false, not a number."),
-        ([3], "run.json.n is a list, not a number."),
-        (float("nan"), "run.json.n is a number, not a number."),
-    ],
-)
-def test_a_value_of_the_wrong_kind_is_none_and_a_gap(value: Any, gap: str) -> None:
+def test_valid_metrics_are_read_without_a_gap(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text(record_text(metrics_record()))
     gaps: list[str] = []
 
-    assert Facts({"n": value}, "run.json", gaps).number("n") is None
-    assert gaps == [gap.replace("a number, not a number", "a number that is not finite")]
+    metrics = read_leniently(tmp_path / "metrics.json", gaps, ReadableMetrics)
 
-
-def test_what_is_absent_is_a_gap_only_where_it_is_needed() -> None:
-    gaps: list[str] = []
-    facts = Facts({"null": None}, "run.json", gaps)
-
-    assert facts.text("a") is None
-    assert facts.text("null") is None
     assert gaps == []
-    assert facts.text("a", needed=True) is None
-    assert gaps == ["run.json.a is missing."]
+    assert metrics is not None
+    assert metrics.stages["w8a8"].scores[HEADLINE].headline == 0.5
 
 
-def test_a_gap_is_noted_once() -> None:
-    gaps: list[str] = []
-    facts = Facts({"n": "x"}, "run.json", gaps)
+def test_a_missing_field_is_a_gap(tmp_path: Path) -> None:
+    record, gaps = read(tmp_path, lambda content: content.pop("git"))
 
-    facts.number("n")
-    facts.number("n")
+    assert record.git is None
+    assert gaps == ["run.json: git is missing."]
 
+
+def test_a_part_with_a_wrong_field_is_left_out_as_a_whole(tmp_path: Path) -> None:
+    record, gaps = read(tmp_path, lambda content: content["calibration"].update(overlap="test_000"))
+
+    assert record.calibration is None
+    assert record.dataset is not None
     assert len(gaps) == 1
+    assert gaps[0].startswith("run.json: calibration is left out: overlap: ")
 
 
-def test_members_that_are_no_objects_are_left_out_and_named() -> None:
-    gaps: list[str] = []
-    facts = Facts({"stages": {"fp32": {"a": 1}, "w8a8": 3}, "steps": [{}, None], "ids": ["a", 1]}, "run.json", gaps)
+def test_of_a_collection_only_wrong_entries_are_left_out(tmp_path: Path) -> None:
+    def spoil(content: dict[str, Any]) -> None:
+        content["stages"]["w8a8"] = 3
+        content["steps"].append(None)
+        content["warnings"] = ["one", 2]
+        content["seconds"]["prepare"] = "long"
 
-    assert list(facts.objects("stages")) == ["fp32"]
-    assert len(facts.items("steps")) == 1
-    assert facts.texts("ids") == ["a"]
-    assert gaps == [
-        "run.json.stages.w8a8 is a number, not an object.",
-        "run.json.steps[1] is null, not an object.",
-        "run.json.ids holds 1 values that are no text.",
+    record, gaps = read(tmp_path, spoil)
+
+    assert list(record.stages) == ["fp32"]
+    assert [step.step for step in record.steps] == ["fold_batch_norms"]
+    assert record.warnings == ("one",)
+    assert record.seconds == {}
+    assert [gap.partition(" is left out")[0] for gap in gaps] == [
+        "run.json: steps[1]",
+        "run.json: stages.w8a8",
+        "run.json: seconds.prepare",
+        "run.json: warnings[1]",
     ]
 
 
-def test_a_file_of_this_schema_is_read_without_a_gap(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    path.write_text(json.dumps({"schema": SCHEMA, "model": "m"}))
+def test_an_unknown_field_is_a_gap_and_its_part_is_used(tmp_path: Path) -> None:
+    def extend(content: dict[str, Any]) -> None:
+        content["colour"] = "red"
+        content["dataset"]["depth"] = 3
+        content["stages"]["fp32"]["batch_sizes"]["1"]["tint"] = "blue"
+
+    record, gaps = read(tmp_path, extend)
+
+    assert record.dataset == run_record().dataset
+    assert record.stages == run_record().stages
+    assert gaps == [
+        "run.json: dataset.depth is unknown to this version.",
+        "run.json: stages.fp32.batch_sizes.1.tint is unknown to this version.",
+        "run.json: colour is unknown to this version.",
+    ]
+
+
+def test_a_collection_of_another_kind_is_left_out(tmp_path: Path) -> None:
+    record, gaps = read(tmp_path, lambda content: content.update(steps={"step": "adaround"}, stages=[]))
+
+    assert (record.steps, record.stages) == ((), {})
+    assert len(gaps) == 2
+
+
+def test_a_record_of_a_newer_schema_is_shown_as_far_as_it_is_known(tmp_path: Path) -> None:
+    record, gaps = read(tmp_path, lambda content: content.update(schema=SCHEMA + 1))
+
+    assert record.model == "toy_squares"
+    assert gaps == [f"run.json has schema {SCHEMA + 1}; this version writes {SCHEMA} and shows what it knows."]
+
+
+@pytest.mark.parametrize(
+    ("content", "gap"),
+    [
+        (None, "run.json is missing."),
+        (b"\xff\xfe\x00", "run.json cannot be read: "),
+        (b"{", "run.json cannot be read: "),
+        (b"[" * 100_000, "run.json cannot be read: "),
+        (b"[1]", "run.json holds no JSON object."),
+    ],
+)
+def test_a_file_that_is_no_record_is_none_and_a_gap(tmp_path: Path, content: bytes | None, gap: str) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_bytes(content)
     gaps: list[str] = []
 
-    facts = read_facts(path, gaps)
-
-    assert facts is not None
-    assert facts.text("model") == "m"
-    assert gaps == []
-
-
-def test_a_file_that_is_no_text_is_a_gap_that_says_why(tmp_path: Path) -> None:
-    path = tmp_path / "run.json"
-    path.write_bytes(b"\xff\xfe\x00")
-    gaps: list[str] = []
-
-    assert read_facts(path, gaps) is None
-    assert gaps[0].startswith("run.json cannot be read:")
+    assert read_leniently(tmp_path / "run.json", gaps, ReadableRecord) is None
+    assert len(gaps) == 1
+    assert gaps[0].startswith(gap)
 
 
 def test_numbers_in_print() -> None:

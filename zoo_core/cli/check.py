@@ -60,7 +60,7 @@ def _print(verdict: Verdict) -> None:
             chosen.append(f"The reference of {name} is its value for {finding.versions}.")
     aside = [
         f"Not compared: {one.reference.stage} {one.reference.protocol} {percent(one.reference.value)} "
-        f"({one.reference.source}), {one.words}."
+        f"({one.reference.source}), {one.reason}."
         for one in verdict.set_aside
     ]
     columns = ("value", "measured", "reference", "tolerance", "", "source")

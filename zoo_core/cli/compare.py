@@ -14,7 +14,7 @@ from zoo_core.cli.options import FILE, OUTPUT, SCORE, options
 from zoo_core.display import percent, points
 
 if TYPE_CHECKING:
-    from zoo_core.results.compare import Compared, Difference
+    from zoo_core.results.compare import Compared, PairedChange
     from zoo_core.results.compare_tasks import ChangeCounts
 
 
@@ -60,9 +60,9 @@ def compare(*, run_dir: Path, as_json: bool, verbose: bool, **given: Any) -> int
 def _content(result: Compared) -> dict[str, Any]:
     content = asdict(result)
     for pair, compared in zip(content["pairs"], result.pairs, strict=True):
-        pair["mean"]["difference"] = compared.mean.difference
-        for name, difference in compared.classes.items():
-            pair["classes"][name]["difference"] = difference.difference
+        pair["overall"]["change"] = compared.overall.change
+        for name, value in compared.classes.items():
+            pair["classes"][name]["change"] = value.change
     return content
 
 
@@ -71,18 +71,18 @@ def _print(result: Compared) -> None:
     from zoo_core.cli.tables import print_table
 
     for pair in result.pairs:
-        rows = [_row(name, pair.classes[name], pair.changes[name]) for name in pair.classes]
-        counts = list(pair.changes.values())
+        rows = [_row(name, pair.classes[name], pair.counts[name]) for name in pair.classes]
+        counts = list(pair.counts.values())
         total = type(counts[0])(
             kept=sum(count.kept for count in counts),
             moved=sum(count.moved for count in counts),
             lost=sum(count.lost for count in counts),
             gained=sum(count.gained for count in counts),
         )
-        rows.append(_row(result.measured, pair.mean, total))
+        rows.append(_row(result.measured, pair.overall, total))
         names = (pair.before, pair.after) if pair.before != pair.after else ("RUN_A", "RUN_B")
         title = f"{pair.after} against {pair.before}" if pair.before != pair.after else f"{pair.after}: RUN_B - RUN_A"
-        columns = ("class", *names, "points", "95 % interval", "p", "kept", "moved", "lost", "gained")
+        columns = ("class", *names, "change", "95 % interval", "p", "kept", "moved", "lost", "gained")
         notes = [f"Most changed images: {', '.join(pair.most_changed) or 'none'}."]
         print_table(f"{title}, {result.dataset}, {result.num_images} images, {result.protocol}", columns, rows, notes)
     notes = [
@@ -94,13 +94,13 @@ def _print(result: Compared) -> None:
     print_table("", (), (), notes)
 
 
-def _row(name: str, value: Difference, changes: ChangeCounts) -> list[str]:
+def _row(name: str, value: PairedChange, changes: ChangeCounts) -> list[str]:
     interval = value.interval
     return [
         name,
         percent(value.before),
         percent(value.after),
-        points(None if value.difference is None else 100 * value.difference),
+        points(None if value.change is None else 100 * value.change),
         "-" if interval is None else " to ".join(points(100 * end) for end in interval),
         "-" if value.p_value is None else f"{value.p_value:.3f}",
         *(str(count) for count in (changes.kept, changes.moved, changes.lost, changes.gained)),

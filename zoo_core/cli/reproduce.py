@@ -51,9 +51,7 @@ def _content(result: Reproduced) -> dict[str, Any]:
         "again": str(result.again),
         "identical": result.identical,
         "headline": result.headline,
-        "stages": [
-            {**asdict(stage), "identical": stage.identical, "difference": stage.difference} for stage in result.stages
-        ],
+        "stages": [{**asdict(stage), "identical": stage.identical, "change": stage.change} for stage in result.stages],
         "conditions": list(result.conditions),
     }
 
@@ -69,7 +67,7 @@ def _print(result: Reproduced) -> None:
                 stage.name,
                 percent(stage.before, digits=4),
                 percent(stage.after, digits=4),
-                points(None if stage.difference is None else 100 * stage.difference, digits=3),
+                points(None if stage.change is None else 100 * stage.change, digits=3),
                 f"{len(changes.changed)} of {changes.num_images}",
                 f"{changes.num_rows_changed} of {changes.num_rows}",
             ]

@@ -31,5 +31,5 @@ def verify(*, run_dir: Path, data: Path | None, as_json: bool, verbose: bool) ->
         click.echo(json.dumps({"run": str(run_dir), "stale": stale, "checks": [asdict(check) for check in checks]}))
     else:
         for check in checks:
-            click.echo(f"{check.state:<9}  {check.what}: {check.words}")
+            click.echo(f"{check.state:<9}  {check.what}: {check.message}")
     return STALE if stale else 0

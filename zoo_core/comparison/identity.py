@@ -19,9 +19,8 @@ class ByteChanges:
 
     Attributes:
         num_images: Compared.
-        num_rows: Rows of predictions before, over all images: detections of a detector.
-        num_rows_changed: Of these, rows that no row after equals, and rows after that no row before equals, whichever
-            are more.
+        num_rows: Rows of predictions over all images, of each image those of the longer side: detections of a detector.
+        num_rows_changed: Of these, rows without an equal row on the other side; never more than ``num_rows``.
         changed: Ids of the images whose predictions differ, in order.
         first: What differs in the first of them, in words; empty where nothing does.
     """
@@ -50,7 +49,7 @@ def byte_changes(pairs: Iterable[tuple[str, Prediction, Prediction]]) -> ByteCha
     for image_id, before, after in pairs:
         num_images += 1
         rows, others = _rows(before), _rows(after)
-        num_rows += len(rows)
+        num_rows += max(len(rows), len(others))
         if _bytes(before) == _bytes(after):
             continue
         first = first or _words(before, after)

@@ -1,15 +1,16 @@
-"""A run held against the registry's references: what regressed, improved, is new or is missing."""
+"""Compares a run with the registry's reference values: regressions, improvements, missing and new values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from zoo_core.errors import RecipeError, RunError
+from zoo_core.errors import RecipeError, RegistryError, RunError
 from zoo_core.files import replace_file
 from zoo_core.results.references import References
+from zoo_core.runs.rows import Row, text_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from zoo_core.plugins import PluginHost
     from zoo_core.results.references import Fitting, SetAside
     from zoo_core.results.stored import StoredRun
-    from zoo_core.runs.facts import Facts
+    from zoo_core.runs.parts import StageScores
 
 Status: TypeAlias = Literal["reproduced", "improvement", "regression", "missing", "new"]
 
@@ -27,7 +28,7 @@ FAILING: tuple[Status, ...] = ("regression", "missing")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One reference beside what the run measured, or a headline value that no reference speaks of.
+    """A reference beside the measured value, or a headline value without a reference.
 
     Attributes:
         status: ``reproduced`` within the tolerance below or above the reference, ``regression`` further below,
@@ -36,7 +37,7 @@ class Finding:
         protocol: Protocol id; ``key`` names the value inside it.
         value: As measured; None when missing.
         reference: With the value that holds for the run's library versions; None when new.
-        versions: The versions for which that value was taken, in words; empty for the reference's own value.
+        versions: Library versions for which that value was taken, as text; empty for the reference's own value.
     """
 
     status: Status
@@ -55,26 +56,26 @@ class Finding:
         return f"{self.reference.source}, for {self.versions}" if self.versions else self.reference.source
 
     @property
-    def words(self) -> str:
+    def message(self) -> str:
         """The finding in one sentence."""
         name = f"{self.stage} {self.protocol} {self.key}"
         if self.reference is None:
             return f"{name} is {self.value}; the registry has no reference for it."
         least = f"at least {self.reference.value:.6g} - {self.reference.tolerance:g} ({self.source})"
         if self.value is None:
-            return f"{name} was not measured; the reference wants {least}."
-        return f"{name} is {self.value:.6g}; the reference wants {least}."
+            return f"{name} was not measured; the reference requires {least}."
+        return f"{name} is {self.value:.6g}; the reference requires {least}."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Verdict:
-    """What a gate says of a run.
+    """Outcome of a gate.
 
     Attributes:
         model: Its name.
         run: The run directory.
         obstacles: Why the run cannot satisfy any gate, in sentences; empty when it can.
-        findings: References in the registry's order, then what is new.
+        findings: References in the registry's order, then values without one.
         set_aside: References taken with other recipes than the run's: not compared, and they satisfy nothing.
     """
 
@@ -87,23 +88,45 @@ class Verdict:
     @property
     def passed(self) -> bool:
         """No obstacle, at least one reference, and none regressed or missing."""
-        held = any(finding.reference is not None for finding in self.findings)
-        return held and not self.obstacles and all(finding.status not in FAILING for finding in self.findings)
+        compared = any(finding.reference is not None for finding in self.findings)
+        return compared and not self.obstacles and all(finding.status not in FAILING for finding in self.findings)
+
+    def rows(self) -> list[Row]:
+        """One row per finding, for ``pandas.DataFrame``."""
+        return [
+            {
+                "status": finding.status,
+                "stage": finding.stage,
+                "protocol": finding.protocol,
+                "key": finding.key,
+                "value": finding.value,
+                "reference": finding.reference.value if finding.reference else None,
+                "tolerance": finding.reference.tolerance if finding.reference else None,
+                "source": finding.source,
+            }
+            for finding in self.findings
+        ]
+
+    def __repr__(self) -> str:
+        title = f"{self.model}: {'passed' if self.passed else 'failed'}"
+        return "\n".join([text_table(title, self.rows()), *self.obstacles])
 
 
 def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Sequence[str] = ()) -> Verdict:
-    """Hold a run against the references of its model that were taken under its conditions.
+    """Compare a run with the references of its model that were taken under its conditions.
 
     Args:
         run: Complete or not; an incomplete one never passes.
         entry: The model's entry in the registry.
         host: Gives the recipes that references were taken with.
-        stages: Only references of these stages count; empty for all.
+        stages: Compare these stages only, each of which needs a reference that fits the run; empty for all references.
 
     Raises:
-        RecipeError: No reference speaks of a stage that was named, and the run does not have it either.
+        RecipeError: A stage that was named exists neither in the run nor among the references.
+        RunError: A measured value is outside ``[0, 1]``.
+        RegistryError: A reference is.
     """
-    measured = run.metrics.objects("stages") if run.metrics is not None else {}
+    measured: Mapping[str, StageScores] = run.metrics.stages if run.metrics is not None else {}
     known = {*measured, *(reference.stage for reference in entry.references)}
     for stage in stages:
         if stage not in known:
@@ -114,24 +137,9 @@ def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Seque
     wanted, set_aside = References(run, entry, host).sort(
         [reference for reference in entry.references if not stages or reference.stage in stages]
     )
-    findings = [_against(fitting, measured) for fitting in wanted]
-    spoken_of = {(finding.stage, finding.protocol) for finding in findings}
-    for stage, scores in measured.items():
-        if (stages and stage not in stages) or (stage, entry.headline) in spoken_of:
-            continue
-        values = scores.object("metrics").object(entry.headline)
-        key = next((name for name in values if name != "per_class"), None)
-        if key is not None:
-            findings.append(
-                Finding(
-                    status="new",
-                    stage=stage,
-                    protocol=entry.headline,
-                    key=key,
-                    value=values.number(key),
-                    reference=None,
-                )
-            )
+    _refuse_out_of_range(run, entry, measured, [fitting.reference for fitting in wanted])
+    findings = [_compare(fitting, measured) for fitting in wanted]
+    findings += _new(findings, measured, stages, entry)
     obstacles = _obstacles(run, entry)
     if not wanted:
         of = f" of {', '.join(stages)}" if stages else ""
@@ -139,13 +147,19 @@ def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Seque
         obstacles.append(
             f"The registry ({entry.source}) has no reference{of} for {entry.model_id!r}{fits}: nothing was checked."
         )
+    else:
+        without = [stage for stage in stages if all(fitting.reference.stage != stage for fitting in wanted)]
+        obstacles += [
+            f"No reference of stage {stage!r} fits the run, so that stage was not checked." for stage in without
+        ]
     return Verdict(model=entry.model_id, run=run.path, obstacles=obstacles, findings=findings, set_aside=set_aside)
 
 
-def _against(fitting: Fitting, measured: dict[str, Facts]) -> Finding:
-    reference, value = fitting.reference, None
-    if reference.stage in measured:
-        value = measured[reference.stage].object("metrics").object(reference.protocol).number(reference.key)
+def _compare(fitting: Fitting, measured: Mapping[str, StageScores]) -> Finding:
+    reference = fitting.reference
+    stage = measured.get(reference.stage)
+    score = stage.scores.get(reference.protocol) if stage is not None else None
+    value = score.values.get(reference.key) if score is not None else None
     status: Status = "reproduced"
     if value is None:
         status = "missing"
@@ -164,27 +178,65 @@ def _against(fitting: Fitting, measured: dict[str, Facts]) -> Finding:
     )
 
 
+def _refuse_out_of_range(
+    run: StoredRun, entry: ModelEntry, measured: Mapping[str, StageScores], references: Sequence[Reference]
+) -> None:
+    """A percentage where a fraction belongs would pass as an improvement."""
+    for name, stage in measured.items():
+        for protocol, score in stage.scores.items():
+            for key, value in score.values.items():
+                if value is not None and not 0.0 <= value <= 1.0:
+                    raise RunError(
+                        f"{run.path / 'metrics.json'}: {name} {protocol} {key} is {value:g}, outside [0, 1].",
+                        fix="restore the file, or run again with a metric that gives fractions.",
+                    )
+    for reference in references:
+        if not 0.0 <= reference.value <= 1.0:
+            raise RegistryError(
+                f"{entry.source}: the reference of {entry.model_id!r} for {reference.stage} {reference.protocol} "
+                f"{reference.key} is {reference.value:g}, outside [0, 1].",
+                fix="write a fraction, not percent.",
+            )
+
+
+def _new(
+    findings: Sequence[Finding], measured: Mapping[str, StageScores], stages: Sequence[str], entry: ModelEntry
+) -> list[Finding]:
+    """Headline values of the run's stages that no reference was compared with."""
+    compared = {(finding.stage, finding.protocol) for finding in findings}
+    return [
+        Finding(
+            status="new",
+            stage=name,
+            protocol=entry.headline,
+            key=score.key,
+            value=score.headline,
+            reference=None,
+        )
+        for name, stage in measured.items()
+        if (not stages or name in stages)
+        and (name, entry.headline) not in compared
+        and (score := stage.scores.get(entry.headline)) is not None
+    ]
+
+
 def _obstacles(run: StoredRun, entry: ModelEntry) -> list[str]:
-    """Why the run's numbers are not those that a reference speaks of."""
-    found = []
+    """Why the run's values cannot be compared with any reference."""
+    obstacles = []
     if run.status != "complete" or run.metrics is None:
-        found.append(f"The run is not complete: its status is {run.status!r}.")
-    dataset = run.record.object("dataset")
-    limited = dataset.flag("limited") or (run.metrics is not None and run.metrics.flag("limited"))
-    if limited or dataset.number("num_images") != dataset.number("num_images_in_split"):
-        num, of = dataset.number("num_images") or 0, dataset.number("num_images_in_split") or 0
-        found.append(f"The run is limited: {num:.0f} of the {of:.0f} images of the split.")
-    if dataset.text("split") != entry.dataset.split:
-        found.append(f"The run evaluated split {dataset.text('split')!r}; references are for {entry.dataset.split!r}.")
-    overlap = run.record.object("calibration").texts("overlap")
-    if overlap:
-        found.append(f"{len(overlap)} calibration images belong to the evaluated split.")
-    found.extend(
-        f"The step {step.text('step')} was cut short: {step.text('summary')}."
-        for step in run.record.items("steps")
-        if step.object("effect").flag("short")
-    )
-    return found
+        obstacles.append(f"The run is not complete: its status is {run.status!r}.")
+    dataset, calibration = run.record.dataset, run.record.calibration
+    limited = dataset.limited or (run.metrics is not None and run.metrics.limited)
+    if limited or dataset.num_images != dataset.num_images_in_split:
+        obstacles.append(
+            f"The run is limited: {dataset.num_images} of the {dataset.num_images_in_split} images of the split."
+        )
+    if dataset.split != entry.dataset.split:
+        obstacles.append(f"The run evaluated split {dataset.split!r}; references are for {entry.dataset.split!r}.")
+    if calibration is not None and calibration.overlap:
+        obstacles.append(f"{len(calibration.overlap)} calibration images belong to the evaluated split.")
+    obstacles += [f"The step {step.step} was cut short: {step.summary}." for step in run.record.steps if step.short]
+    return obstacles
 
 
 def junit_xml(verdict: Verdict) -> bytes:
@@ -202,16 +254,16 @@ def junit_xml(verdict: Verdict) -> bytes:
             name += f" ({finding.source})"
         case = SubElement(suite, "testcase", classname=verdict.model, name=_plain(name))
         if finding.status in FAILING:
-            SubElement(case, "failure", type=finding.status, message=_plain(finding.words))
+            SubElement(case, "failure", type=finding.status, message=_plain(finding.message))
         elif finding.status == "new":
-            SubElement(case, "skipped", message=_plain(finding.words))
+            SubElement(case, "skipped", message=_plain(finding.message))
         else:
-            SubElement(case, "system-out").text = _plain(f"{finding.status}: {finding.words}")
+            SubElement(case, "system-out").text = _plain(f"{finding.status}: {finding.message}")
     for aside in verdict.set_aside:
         reference = aside.reference
         name = f"{reference.stage} {reference.protocol} {reference.key} ({reference.source})"
         case = SubElement(suite, "testcase", classname=verdict.model, name=_plain(name))
-        SubElement(case, "skipped", message=_plain(f"not compared: {aside.words}"))
+        SubElement(case, "skipped", message=_plain(f"not compared: {aside.reason}"))
     cases = suite.findall("testcase")
     suite.set("tests", str(len(cases)))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))

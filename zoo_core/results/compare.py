@@ -1,4 +1,4 @@
-"""Two stages paired by image: the difference of their values with an interval, class by class, and what was lost."""
+"""Compares two stages image by image: the change of their values with an interval, class by class, and lost objects."""
 
 from __future__ import annotations
 
@@ -22,23 +22,17 @@ from zoo_core.metrics.bootstrap import (
 from zoo_core.report.loading import compared_pair
 from zoo_core.results.compare_tasks import ChangeCounts, PairedImages, StageValues, paired_task
 from zoo_core.results.stored import StoredRun, open_run
+from zoo_core.runs.record import HEADLINE_PROTOCOL, MetricsRecord
+from zoo_core.runs.rows import Row, text_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo_core.plugins import PluginHost
-    from zoo_core.runs.facts import Facts
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
 MOST_CHANGED = 5
-
-# What must agree, and where run.json says it.
-_SAME: tuple[tuple[str, str], ...] = (
-    ("data set", "name"),
-    ("split", "split"),
-    ("content of images and annotations", "fingerprint"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,13 +51,13 @@ class CompareRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """One value before and after; ``difference`` is after minus before.
+class PairedChange:
+    """One value before and after.
 
     Attributes:
         before: In ``[0, 1]``; None where undefined.
         after: Likewise.
-        interval: Of the difference, 95 %, from resampled images; None where undefined.
+        interval: Of the change, 95 %, from resampled images; None where undefined.
         p_value: Two-sided, from the same resamples; for classes Holm's correction for their number is applied.
     """
 
@@ -73,35 +67,35 @@ class Difference:
     p_value: float | None
 
     @property
-    def difference(self) -> float | None:
-        """After minus before, or None."""
+    def change(self) -> float | None:
+        """After minus before, so negative is worse; None where a value is undefined."""
         return None if self.before is None or self.after is None else self.after - self.before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairedDifference:
-    """A stage held against another.
+class ComparedStages:
+    """A stage compared with another.
 
     Attributes:
         before: Name of the baseline stage.
         after: Name of the other.
-        mean: The protocol's first value: the mean AP, or top-1.
-        classes: That of each class: its AP, or top-1 of its images.
-        changes: Of each class, what became of its detections or images.
+        overall: The protocol's headline value: mAP or top-1.
+        classes: That value of each class: its AP, or top-1 of its images.
+        counts: Of each class, how many detections or images were kept, moved, lost and gained.
         most_changed: Ids of the images that changed most, most first.
     """
 
     before: str
     after: str
-    mean: Difference
-    classes: Mapping[str, Difference]
-    changes: Mapping[str, ChangeCounts]
+    overall: PairedChange
+    classes: Mapping[str, PairedChange]
+    counts: Mapping[str, ChangeCounts]
     most_changed: Sequence[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Compared:
-    """Every pair, and the conditions they share; ``measured`` is what people call the protocol's first value."""
+    """Every pair of stages, and the conditions they share; ``measured`` is the display name of the headline value."""
 
     protocol: str
     measured: str
@@ -110,8 +104,42 @@ class Compared:
     num_resamples: int
     seed: int
     score_threshold: float
-    pairs: Sequence[PairedDifference]
+    pairs: Sequence[ComparedStages]
     notes: Sequence[str]
+
+    def rows(self) -> list[Row]:
+        """One row per pair of stages (``class`` is None) and one per class, for ``pandas.DataFrame``."""
+        rows: list[Row] = []
+        for pair in self.pairs:
+            rows.append(self._row(pair, None, pair.overall))
+            rows += [self._row(pair, name, change) for name, change in pair.classes.items()]
+        return rows
+
+    def _row(self, pair: ComparedStages, name: str | None, change: PairedChange) -> Row:
+        low, high = change.interval or (None, None)
+        counts = [pair.counts[name]] if name is not None else list(pair.counts.values())
+        return {
+            "before": pair.before,
+            "after": pair.after,
+            "class": name,
+            "value_before": change.before,
+            "value_after": change.after,
+            "change": change.change,
+            "low": low,
+            "high": high,
+            "p_value": change.p_value,
+            "kept": sum(count.kept for count in counts),
+            "moved": sum(count.moved for count in counts),
+            "lost": sum(count.lost for count in counts),
+            "gained": sum(count.gained for count in counts),
+        }
+
+    def __repr__(self) -> str:
+        title = f"{self.measured} under {self.protocol}, {self.dataset}, {self.num_images} images"
+        return text_table(title, [row for row in self.rows() if row["class"] is None], _OVERALL)
+
+
+_OVERALL = ("before", "after", "value_before", "value_after", "change", "low", "high", "p_value")
 
 
 def compare(request: CompareRequest, host: PluginHost) -> Compared:
@@ -125,13 +153,14 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
         raise DataError(f"--resamples is {request.num_resamples}.", fix="give 1000 or more.")
     if request.seed < 0:
         raise DataError(f"--seed is {request.seed}.", fix="give 0 or more.")
-    run = _complete(open_run(request.run))
-    other = run if request.other is None else _complete(open_run(request.other))
-    protocol = request.protocol or _headline(run)
+    run = open_run(request.run)
+    other = run if request.other is None else open_run(request.other)
+    protocol = request.protocol or run.record.headline
+    metrics, _ = run.complete_metrics, other.complete_metrics
     if other is not run:
         _refuse_unlike(run, other, protocol, asked=request.protocol is not None)
     pairs = _stage_pairs(run, other, request)
-    entry = host.model(run.needed("model"))
+    entry = host.model(run.record.model)
     dataset = run.open_dataset(entry, host, data=request.data, labels=request.labels)
     images = PairedImages(
         class_names=dataset.class_names,
@@ -142,16 +171,15 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
         score_threshold=request.score_threshold,
     )
     work = _Work(host.metric(entry, dataset.class_names).prediction_type, images)
-    found = [work.compare(run, before, other, after) for before, after in pairs]
     return Compared(
         protocol=protocol,
-        measured=_measured(run, protocol),
+        measured=_measured(metrics, protocol),
         dataset=f"{dataset.name} {dataset.split}",
         num_images=len(run.image_ids),
         num_resamples=request.num_resamples,
         seed=request.seed,
         score_threshold=request.score_threshold,
-        pairs=found,
+        pairs=[work.compare(run, before, other, after) for before, after in pairs],
         notes=_notes(run),
     )
 
@@ -164,61 +192,42 @@ def _weights(num_images: int, request: CompareRequest) -> NDArray[np.int32]:
 
 def _notes(run: StoredRun) -> list[str]:
     notes, num_images = [], len(run.image_ids)
-    if run.record.object("dataset").flag("limited"):
-        notes.append(f"Limited: compared on {num_images} images of the split alone.")
+    if run.record.dataset.limited:
+        notes.append(f"Limited: compared on {num_images} images of the split only.")
     if num_images < MIN_IMAGES:
         notes.append(f"No interval: {num_images} images; intervals and p-values need {MIN_IMAGES} or more.")
     return notes
 
 
-def _measured(run: StoredRun, protocol: str) -> str:
-    stages = run.metrics.objects("stages") if run.metrics is not None else {}
-    keys = (key for stage in stages.values() for key in stage.object("metrics").object(protocol))
-    return measure(next((key for key in keys if key != "per_class"), "value")).overall
-
-
-def _complete(run: StoredRun) -> StoredRun:
-    if run.status != "complete" or run.metrics is None:
-        raise RunError(
-            f"The run in {run.path} is not complete: its status is {run.status!r}.", fix="finish it, or run it again."
-        )
-    return run
-
-
-def _headline(run: StoredRun) -> str:
-    return (run.metrics.text("headline") if run.metrics else None) or run.needed("headline")
+def _measured(metrics: MetricsRecord, protocol: str) -> str:
+    keys = (stage.scores[protocol].key for stage in metrics.stages.values() if protocol in stage.scores)
+    return measure(next(keys, "value")).overall
 
 
 def _refuse_unlike(run: StoredRun, other: StoredRun, protocol: str, *, asked: bool) -> None:
-    """Name everything that makes the numbers of two runs incomparable."""
-    differ = []
-    for what, key in _SAME:
-        mine, theirs = (_text(one.record.object("dataset"), key) for one in (run, other))
-        if mine != theirs:
-            differ.append(f"{what}: {mine} and {theirs}")
+    """Name everything that makes the values of two runs incomparable."""
+    differ = [
+        str(difference)
+        for difference in run.record.differences(other.record, "compare")
+        if difference.refused and not (asked and difference.what == HEADLINE_PROTOCOL)
+    ]
+    # Not conditions of the record: the images of the run are a file of their own, whose order does not matter here,
+    # and the definition belongs to the protocol that was asked for.
     if frozenset(run.image_ids) != frozenset(other.image_ids):
         common = len(frozenset(run.image_ids) & frozenset(other.image_ids))
         differ.append(f"images: {len(run.image_ids)} and {len(other.image_ids)}, {common} in common")
-    classes = [one.record.object("dataset").texts("class_names") for one in (run, other)]
-    if classes[0] != classes[1]:
-        differ.append(f"classes: {len(classes[0])} and {len(classes[1])}, not the same in the same order")
-    if not asked and _headline(run) != _headline(other):
-        differ.append(f"protocol: {_headline(run)} and {_headline(other)}")
-    rules = [
-        one.metrics.object("protocols").object(protocol).text("definition") if one.metrics else None
-        for one in (run, other)
-    ]
-    if rules[0] != rules[1]:
+    if len({_definition(one.metrics, protocol) for one in (run, other)}) > 1:
         differ.append(f"definition of {protocol}")
     if differ:
         raise RunError(
             f"The runs in {run.path} and {other.path} cannot be compared; they differ in " + "; ".join(differ) + ".",
-            fix="compare runs on the same images under one protocol; --protocol names it where only the first differs.",
+            fix="compare runs on the same images under one protocol; --protocol names it where the headlines differ.",
         )
 
 
-def _text(facts: Facts, key: str) -> str:
-    return facts.text(key) or "unknown"
+def _definition(metrics: MetricsRecord | None, protocol: str) -> str | None:
+    rule = metrics.protocols.get(protocol) if metrics is not None else None
+    return rule.definition if rule is not None else None
 
 
 def _stage_pairs(run: StoredRun, other: StoredRun, request: CompareRequest) -> list[tuple[str, str]]:
@@ -244,7 +253,7 @@ def _stage_pairs(run: StoredRun, other: StoredRun, request: CompareRequest) -> l
 
 
 class _Work:
-    """What all pairs of a comparison share; each stage is read and matched once."""
+    """State that all pairs of a comparison share; each stage is read and matched once."""
 
     def __init__(self, kind: type[Prediction], images: PairedImages) -> None:
         self._kind = kind
@@ -253,24 +262,24 @@ class _Work:
         self._task = paired_task(kind, images)
         self._read: dict[tuple[Path, str], tuple[Mapping[str, Prediction], StageValues]] = {}
 
-    def compare(self, run: StoredRun, before: str, other: StoredRun, after: str) -> PairedDifference:
+    def compare(self, run: StoredRun, before: str, other: StoredRun, after: str) -> ComparedStages:
         old, old_values = self._stage(run, before)
         new, new_values = self._stage(other, after)
         differences = new_values.classes - old_values.classes
         p_values = holm([two_sided_p_value(row[1:], self._num_images) for row in differences])
         changes = self._task.changes(old, new, MOST_CHANGED)
-        return PairedDifference(
+        return ComparedStages(
             before=before,
             after=after,
-            mean=_difference(old_values.overall, new_values.overall, self._num_images),
+            overall=_change(old_values.overall, new_values.overall, self._num_images),
             classes={
                 name: replace(
-                    _difference(old_values.classes[label], new_values.classes[label], self._num_images),
+                    _change(old_values.classes[label], new_values.classes[label], self._num_images),
                     p_value=p_values[label],
                 )
                 for label, name in enumerate(self._class_names)
             },
-            changes=dict(zip(self._class_names, changes.classes, strict=True)),
+            counts=dict(zip(self._class_names, changes.classes, strict=True)),
             most_changed=changes.most_changed,
         )
 
@@ -278,15 +287,15 @@ class _Work:
         """Predictions by image, and the values in every resample, the first column being the images as they are."""
         key = (run.path, run.stages.get(name, name))
         if key not in self._read:
-            found = run.predictions(name, self._kind)
-            self._read[key] = found, self._task.values(found)
+            predictions = run.predictions(name, self._kind)
+            self._read[key] = predictions, self._task.values(predictions)
         return self._read[key]
 
 
-def _difference(before: NDArray[np.float64], after: NDArray[np.float64], num_images: int) -> Difference:
+def _change(before: NDArray[np.float64], after: NDArray[np.float64], num_images: int) -> PairedChange:
     """From ``(1 + R,)`` values: of the images as they are, then of each resample."""
     resampled = (after - before)[1:]
-    return Difference(
+    return PairedChange(
         before=_known(before[0]),
         after=_known(after[0]),
         interval=percentile_interval(resampled, num_images, CONFIDENCE),

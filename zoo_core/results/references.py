@@ -1,4 +1,4 @@
-"""Which references speak of a run: those taken with its recipe, at the value for its library versions."""
+"""Selects the references that apply to a run: taken with its recipe, at the value for its library versions."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _NO_RECIPE = "fp32"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitting:
-    """A reference that speaks of the run.
+    """A reference that applies to the run.
 
     Attributes:
         reference: With the value and tolerance that hold for the run's library versions.
-        versions: The versions for which that value was taken, in words; empty for the reference's own.
+        versions: Library versions for which that value was taken, as text; empty for the reference's own.
     """
 
     reference: Reference
@@ -40,11 +40,11 @@ class SetAside:
     """A reference that was taken under other conditions than the run's, and why it is not compared."""
 
     reference: Reference
-    words: str
+    reason: str
 
 
 class References:
-    """Sorts a model's references by whether they speak of a run.
+    """Sorts a model's references by whether they apply to a run.
 
     Args:
         run: The run.
@@ -56,19 +56,18 @@ class References:
         self._run = run
         self._entry = entry
         self._host = host
-        packages = run.record.object("environment").object("packages")
-        self._versions = {name: packages.text(name) or "" for name in packages}
+        self._versions = run.record.environment.packages
         self._known: dict[tuple[str, tuple[str, ...]], str | None] = {}
 
     def sort(self, references: Sequence[Reference]) -> tuple[list[Fitting], list[SetAside]]:
-        """Return those that speak of the run, and the others with the reason, each in the order given."""
+        """Return those that apply to the run, and the others with the reason, each in the order given."""
         fitting, aside = [], []
         for reference in references:
             other = self._other_recipe(reference)
             if other is None:
                 fitting.append(self._fit(reference))
             else:
-                aside.append(SetAside(reference=reference, words=other))
+                aside.append(SetAside(reference=reference, reason=other))
         return fitting, aside
 
     def _other_recipe(self, reference: Reference) -> str | None:
@@ -77,14 +76,12 @@ class References:
             return None
         name = reference.recipe or self._entry.recipe
         taken = " ".join([name, *(f"--set {setting}" for setting in reference.settings)])
-        facts = self._run.record.object("recipe")
-        used = " ".join(
-            [facts.text("name") or "an unknown one", *(f"--set {text}" for text in facts.texts("overrides"))]
-        )
+        recipe = self._run.record.recipe
+        used = " ".join([recipe.name, *(f"--set {text}" for text in recipe.overrides)])
         expected = self._content(name, reference.settings)
         if expected is None:
             return f"taken with recipe {taken}, which cannot be read here; the run used {used}"
-        if expected == facts.text("sha256"):
+        if expected == recipe.sha256:
             return None
         content = ", of other content" if used == taken else ""
         return f"taken with recipe {taken}; the run used {used}{content}"
@@ -113,6 +110,6 @@ class References:
 
     def _holds(self, variant: ReferenceVariant) -> bool:
         return all(
-            bool(self._versions.get(name)) and SpecifierSet(wanted).contains(self._versions[name], prereleases=True)
+            name in self._versions and SpecifierSet(wanted).contains(self._versions[name], prereleases=True)
             for name, wanted in variant.versions.items()
         )

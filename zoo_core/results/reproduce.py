@@ -1,4 +1,4 @@
-"""A run made again from its record, and whether it gave the same bytes."""
+"""Repeats a run from its record and compares the predictions byte by byte."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from zoo_core.evaluation.resume import recorded_threads
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.results.stored import StoredRun, open_run
 from zoo_core.results.verify import verify
-from zoo_core.runs.record import read_record
+from zoo_core.runs.rows import Row, text_table
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Prediction
     from zoo_core.evaluation.request import Reporter
     from zoo_core.plugins import PluginHost
+    from zoo_core.runs.record import RunRecord
     from zoo_core.runs.request import EvaluationRequest
 
 _SETTLED_BY_THE_RUN = ("record", "scores", "recipe", "configuration")
-"""Checks of a record that say nothing of another run: it has a record of its own, and the kept recipe."""
+"""Checks of a record that do not matter to another run: it has a record of its own, and the kept recipe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +47,8 @@ class ReproducedStage:
     Attributes:
         name: Of the stage.
         before: Its headline value in the run; None where undefined.
-        after: In the new run.
-        predictions: How they differ.
+        after: Its headline value in the new run.
+        predictions: Differences of the predictions, byte for byte.
     """
 
     name: str
@@ -61,21 +62,21 @@ class ReproducedStage:
         return self.predictions.identical and self.before == self.after
 
     @property
-    def difference(self) -> float | None:
-        """Headline value after minus before."""
+    def change(self) -> float | None:
+        """Headline value after minus before, so negative is worse; None where one is undefined."""
         return None if self.before is None or self.after is None else self.after - self.before
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Reproduced:
-    """A run and the one made again from its record.
+    """A run and its repetition.
 
     Attributes:
         run: The run directory.
         again: The new run's.
         headline: Protocol of the values.
         stages: Each once, whatever names it has.
-        conditions: What was not as in the run, in sentences: libraries, machine, weights, data.
+        conditions: Conditions that differ from the run's, as text: libraries, machine, weights, data.
     """
 
     run: Path
@@ -89,16 +90,36 @@ class Reproduced:
         """Every stage gave the same bytes."""
         return all(stage.identical for stage in self.stages)
 
+    def rows(self) -> list[Row]:
+        """One row per stage, for ``pandas.DataFrame``."""
+        return [
+            {
+                "stage": stage.name,
+                "before": stage.before,
+                "after": stage.after,
+                "change": stage.change,
+                "num_images": stage.predictions.num_images,
+                "num_images_changed": len(stage.predictions.changed),
+                "num_predictions": stage.predictions.num_rows,
+                "num_predictions_changed": stage.predictions.num_rows_changed,
+            }
+            for stage in self.stages
+        ]
+
+    def __repr__(self) -> str:
+        title = f"{self.run}, {self.headline}: {'identical' if self.identical else 'not identical'}"
+        return "\n".join([text_table(title, self.rows()), *self.conditions])
+
 
 def reproduce(request: ReproduceRequest, host: PluginHost, reporter: Reporter) -> Reproduced:
-    """Run a run again from its record and compare, stage by stage and image by image.
+    """Repeat a run from its record and compare both, stage by stage and image by image.
 
-    The recipe and the labels are the run's own copies, and nothing comes from the cache of slow steps: every step is
-    computed anew.
+    The recipe and the labels are the run's own copies, and every step is computed again: the cache of slow steps is
+    not used.
 
     Raises:
-        RunError: The run is not complete, or its record does not say what was asked for.
-        ZooError: As a run of its own: data or weights are not there any more.
+        RunError: The run is not complete, or its record is not valid.
+        ZooError: As any run: data or weights are missing.
     """
     run = open_run(request.run)
     if run.status != "complete" or run.metrics is None or not run.stages:
@@ -107,76 +128,63 @@ def reproduce(request: ReproduceRequest, host: PluginHost, reporter: Reporter) -
             f"{len(run.stages)} stages with predictions.",
             fix="name a complete run of `zoo-eval run`.",
         )
-    # Before the new run, which fails where what is said here is that the data are gone.
+    # Before the new run, which fails where the data are gone.
     conditions = [
-        f"{check.what}: {check.words}"
+        f"{check.what}: {check.message}"
         for check in verify(run, host, data=request.data)
         if check.state == "stale" and check.what not in _SETTLED_BY_THE_RUN
     ]
     for text in conditions:
         reporter.warn(text)
-    with recorded_threads(read_record(run.path)):
+    with recorded_threads(run.record):
         result = evaluate_request(_request(request), host=host, reporter=reporter)
     again = open_run(result.run_dir)
-    conditions += _machine(run, again)
-    headline = run.needed("headline")
+    conditions += _changed_conditions(run.record, again.record)
     return Reproduced(
         run=run.path,
         again=again.path,
-        headline=headline,
-        stages=[_stage(run, again, name, headline, host) for name, folder in run.stages.items() if name == folder],
+        headline=run.record.headline,
+        stages=[_stage(run, again, name, host) for name, folder in run.stages.items() if name == folder],
         conditions=conditions,
     )
 
 
 def _request(request: ReproduceRequest) -> EvaluationRequest:
     kept = (request.run / INPUTS).is_dir()  # runs of earlier versions have none
-    found = recorded_request(request.run, kept=kept)
+    recorded = recorded_request(request.run, kept=kept)
     return replace(
-        found,
+        recorded,
         out=request.out,
-        data=request.data or found.data,
-        checkpoint=request.checkpoint or found.checkpoint,
-        workers=found.workers if request.workers is None else request.workers,
-        batch_size=request.batch_size or found.batch_size,
-        offline=request.offline or found.offline,
+        data=request.data or recorded.data,
+        checkpoint=request.checkpoint or recorded.checkpoint,
+        workers=recorded.workers if request.workers is None else request.workers,
+        batch_size=request.batch_size or recorded.batch_size,
+        offline=request.offline or recorded.offline,
         cache=False,
         batch_sizes=(),
         command=("zoo-eval", "reproduce", str(request.run.absolute())),
     )
 
 
-def _machine(run: StoredRun, again: StoredRun) -> list[str]:
-    """What of machine and settings differs between the records."""
-    found = []
-    for key, what in (("processor", "processor"), ("torch_threads", "threads of torch"), ("device", "device")):
-        before, after = (_shown(one, "environment", key) for one in (run, again))
-        if before != after:
-            found.append(f"{what}: {after} instead of {before}")
-    before, after = (_shown(one, "settings", "batch_size") for one in (run, again))
-    if before != after:
-        found.append(f"batch size: {after} instead of {before}")
-    for name, stage in run.record.objects("stages").items():
-        restarted = stage.number("batch_size")
-        if restarted is not None and f"{restarted:g}" != before:
-            found.append(f"batch size of {name}: {after} instead of {restarted:g}, at which memory sufficed")
-    return found
+def _changed_conditions(record: RunRecord, again: RunRecord) -> list[str]:
+    """Differences of machine and settings between two records."""
+    conditions = [str(difference) for difference in record.differences(again, "reproduce")]
+    # A stage has a batch size of its own where memory did not suffice for that of the run.
+    for name, stage in record.stages.items():
+        size = again.stages[name].batch_size if name in again.stages else again.settings.batch_size
+        if stage.batch_size not in (record.settings.batch_size, size):
+            conditions.append(f"batch size of {name}: {size} instead of {stage.batch_size}, at which memory sufficed")
+    return conditions
 
 
-def _shown(run: StoredRun, part: str, key: str) -> str:
-    facts = run.record.object(part)
-    number = facts.number(key) if key in ("batch_size", "torch_threads") else None
-    return f"{number:g}" if number is not None else facts.text(key) or "unknown"
-
-
-def _stage(run: StoredRun, again: StoredRun, name: str, headline: str, host: PluginHost) -> ReproducedStage:
-    entry = host.model(run.needed("model"))
-    kind = host.metric(entry, tuple(run.record.object("dataset").texts("class_names"))).prediction_type
+def _stage(run: StoredRun, again: StoredRun, name: str, host: PluginHost) -> ReproducedStage:
+    record = run.record
+    kind = host.metric(host.model(record.model), record.dataset.class_names).prediction_type
     before, after = run.predictions(name, kind), again.predictions(name, kind)
     return ReproducedStage(
         name=name,
-        before=_value(run, name, headline),
-        after=_value(again, name, headline),
+        before=_headline(run, name),
+        after=_headline(again, name),
         predictions=byte_changes(_pairs(run, again, before, after)),
     )
 
@@ -193,9 +201,6 @@ def _pairs(
     return ((image_id, before[image_id], after[image_id]) for image_id in run.image_ids)
 
 
-def _value(run: StoredRun, stage: str, headline: str) -> float | None:
-    if run.metrics is None:
-        return None
-    values = run.metrics.objects("stages")[stage].object("metrics").object(headline)
-    key = next((name for name in values if name != "per_class"), None)
-    return None if key is None else values.number(key)
+def _headline(run: StoredRun, stage: str) -> float | None:
+    scores = run.complete_metrics.stages[stage].scores
+    return scores[run.record.headline].headline if run.record.headline in scores else None

@@ -13,6 +13,7 @@ from zoo_core.datatypes import DatasetRequest, Detections
 from zoo_core.errors import DataError, RegistryError, RunError, closest_hint
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.results.stored import StoredRun, is_run, open_run
+from zoo_core.runs.rows import Row, text_table
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import EvalDataset, Metric, Prediction, ProtocolScore, Target
@@ -35,21 +36,33 @@ class RescoreRequest:
     offline: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Rescored:
     """Scores by protocol, for each stage of a run; a submission is one stage without a name.
 
     Attributes:
-        source: What was read: ``run``, ``comp4`` or ``coco``.
+        source: Kind of the source: ``run``, ``comp4`` or ``coco``.
         dataset: Name and split, for people.
         stages: Protocol scores by stage name; the name is ``""`` for a submission.
-        notes: What limits the numbers.
+        notes: Limits of the numbers.
     """
 
     source: str
     dataset: str
     stages: Mapping[str, Mapping[str, ProtocolScore]]
     notes: tuple[str, ...] = field(default=())
+
+    def rows(self) -> list[Row]:
+        """One row per stage, protocol and value, for ``pandas.DataFrame``."""
+        return [
+            {"stage": stage, "protocol": protocol, "key": key, "value": value}
+            for stage, scores in self.stages.items()
+            for protocol, score in scores.items()
+            for key, value in score.values.items()
+        ]
+
+    def __repr__(self) -> str:
+        return "\n".join([text_table(self.dataset, self.rows()), *self.notes])
 
 
 def rescore(request: RescoreRequest, host: PluginHost) -> Rescored:
@@ -61,7 +74,7 @@ def rescore(request: RescoreRequest, host: PluginHost) -> Rescored:
     if is_run(request.source):
         return _rescore_run(open_run(request.source), request, host)
     if request.stages:
-        raise RunError(f"{request.source} is no run directory, so it has no stages.", fix="leave out --stages.")
+        raise RunError(f"{request.source} is not a run directory, so it has no stages.", fix="leave out --stages.")
     if request.source.is_dir():
         return _rescore_comp4(request, host)
     if request.source.is_file():
@@ -75,7 +88,7 @@ def rescore(request: RescoreRequest, host: PluginHost) -> Rescored:
 def _rescore_run(run: StoredRun, request: RescoreRequest, host: PluginHost) -> Rescored:
     if request.split is not None or request.ids_file is not None:
         raise RunError("A run is scored on the images it was run on.", fix="leave out --split and --ids.")
-    entry = host.model(request.model or run.needed("model"))
+    entry = host.model(request.model or run.record.model)
     dataset = run.open_dataset(entry, host, data=request.data, labels=request.labels)
     targets = {image_id: dataset.target(image_id) for image_id in run.image_ids}
     names = request.stages or tuple(run.stages)
@@ -86,8 +99,8 @@ def _rescore_run(run: StoredRun, request: RescoreRequest, host: PluginHost) -> R
         metric = host.metric(entry, dataset.class_names)
         stages[name] = score(metric, run.predictions(name, metric.prediction_type), targets, request.protocols)
     notes = [f"The run is not complete: its status is {run.status!r}."] if run.status != "complete" else []
-    if run.record.object("dataset").flag("limited"):
-        notes.append(f"Limited run: scored on its {len(run.image_ids)} images alone.")
+    if run.record.dataset.limited:
+        notes.append(f"Limited run: scored on its {len(run.image_ids)} images only.")
     return Rescored(source="run", dataset=f"{dataset.name} {dataset.split}", stages=stages, notes=tuple(notes))
 
 

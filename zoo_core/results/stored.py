@@ -1,4 +1,4 @@
-"""A run directory read back: every name in it checked before it is used, whatever the file says."""
+"""Opens run directories for the commands that decide something: records are valid, names in them are checked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from zoo_core.datatypes import DatasetRequest, Prediction
 from zoo_core.errors import DataError, RunError
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.facts import Facts
 from zoo_core.runs.predictions import PredictionStore
+from zoo_core.runs.record import MetricsRecord, RunRecord, read_metrics, read_record
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import EvalDataset, ModelEntry
@@ -22,24 +22,24 @@ _FIX = "restore the run directory, or run again."
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """A run as its directory tells it.
+    """A run directory whose records are valid.
 
     Attributes:
         path: The run directory.
-        record: ``run.json``.
-        metrics: ``metrics.json``; None where the run is not complete.
+        record: Content of ``run.json``.
+        metrics: Content of ``metrics.json``; None where the run is not complete.
         image_ids: The evaluated images, in the order of the run.
     """
 
     path: Path
-    record: Facts
-    metrics: Facts | None
+    record: RunRecord
+    metrics: MetricsRecord | None
     image_ids: tuple[str, ...]
 
     @property
     def status(self) -> str:
         """``running``, ``complete``, ``failed`` or ``interrupted``, which a run that was killed is too."""
-        return RunDirectory(self.path).true_status(self.record.text("status") or "unknown")
+        return RunDirectory(self.path).true_status(self.record.status)
 
     @property
     def stages(self) -> dict[str, str]:
@@ -49,22 +49,22 @@ class StoredRun:
         if self.metrics is None:
             return {name: name for name in there}
         # A name becomes a path only where the directory holds it.
-        listed = {name: stage.text("same_as") or name for name, stage in self.metrics.objects("stages").items()}
+        listed = {name: stage.same_as or name for name, stage in self.metrics.stages.items()}
         return {name: twin for name, twin in listed.items() if twin in there}
 
-    def needed(self, *keys: str) -> str:
-        """A text of ``run.json``, ``("dataset", "split")`` for example.
+    @property
+    def complete_metrics(self) -> MetricsRecord:
+        """The metrics of a complete run.
 
         Raises:
-            RunError: It is missing.
+            RunError: The run is not complete.
         """
-        facts = self.record
-        for key in keys[:-1]:
-            facts = facts.object(key)
-        value = facts.text(keys[-1])
-        if value is None:
-            raise RunError(f"{self.path / 'run.json'} does not say {'.'.join(keys)}.", fix=_FIX)
-        return value
+        if self.status != "complete" or self.metrics is None:
+            raise RunError(
+                f"The run in {self.path} is not complete: its status is {self.status!r}.",
+                fix="finish it, or run it again.",
+            )
+        return self.metrics
 
     def open_dataset(
         self, entry: ModelEntry, host: PluginHost, *, data: Path | None = None, labels: Path | None = None
@@ -74,15 +74,12 @@ class StoredRun:
         Raises:
             DataError: It cannot be opened, has other classes than the run, or lacks an evaluated image.
         """
-        label_file = self.record.object("request").text("labels")
+        recorded = self.record.dataset
         request = DatasetRequest(
-            root=data or Path(self.needed("dataset", "root")),
-            split=self.needed("dataset", "split"),
-            label_file=labels or (Path(label_file) if label_file else None),
+            root=data or Path(recorded.root), split=recorded.split, label_file=labels or self.record.request.labels
         )
         dataset = host.dataset(entry, request)
-        recorded = tuple(self.record.object("dataset").texts("class_names"))
-        if recorded and recorded != dataset.class_names:
+        if recorded.class_names != dataset.class_names:
             raise DataError(
                 f"The data at {dataset.root} has other classes than the run in {self.path}.",
                 fix="name the run's label file with --labels.",
@@ -98,7 +95,7 @@ class StoredRun:
         return dataset
 
     def predictions(self, stage: str, prediction_type: type[Prediction]) -> Mapping[str, Prediction]:
-        """What a stage said of every evaluated image, in the order of the run.
+        """Read a stage's predictions of every evaluated image, in the order of the run.
 
         Raises:
             RunError: The stage has no predictions, they are damaged, or are not those of the run's images.
@@ -109,31 +106,27 @@ class StoredRun:
                 f"{self.path} holds no predictions of a stage {stage!r}.",
                 fix=f"choose from {', '.join(self.stages) or 'another run: this one has none'}.",
             )
-        found: dict[str, Prediction] = {}
+        stored: dict[str, Prediction] = {}
         for chunk in PredictionStore(self.path / "predictions" / folder, prediction_type):
-            found.update(zip(chunk.image_ids, chunk.predictions, strict=True))
-        missing = [image_id for image_id in self.image_ids if image_id not in found]
-        if missing or len(found) != len(self.image_ids):
-            strangers = len(found) - (len(self.image_ids) - len(missing))
+            stored.update(zip(chunk.image_ids, chunk.predictions, strict=True))
+        missing = [image_id for image_id in self.image_ids if image_id not in stored]
+        if missing or len(stored) != len(self.image_ids):
+            strangers = len(stored) - (len(self.image_ids) - len(missing))
             raise RunError(
                 f"{self.path / 'predictions' / folder} lacks {len(missing)} of the run's {len(self.image_ids)} images "
                 f"and holds {strangers} others.",
                 fix="finish the run first, or run again.",
             )
-        return {image_id: found[image_id] for image_id in self.image_ids}
+        return {image_id: stored[image_id] for image_id in self.image_ids}
 
 
 def open_run(path: Path) -> StoredRun:
     """Read a run directory.
 
     Raises:
-        RunError: It is no run directory, or a file of it is damaged.
+        RunError: It is not a run directory, or a record has unknown, missing or ill-typed fields; they are named.
     """
-    directory = RunDirectory(path)
-    gaps: list[str] = []
-    record = Facts(directory.read_json("run.json"), "run.json", gaps)
-    has_metrics = (path / "metrics.json").exists()
-    metrics = Facts(directory.read_json("metrics.json"), "metrics.json", gaps) if has_metrics else None
+    record, metrics = read_record(path), read_metrics(path)
     listing = path / "image_ids.txt"
     try:
         image_ids = tuple(listing.read_text(encoding="utf-8").splitlines())
@@ -143,5 +136,5 @@ def open_run(path: Path) -> StoredRun:
 
 
 def is_run(path: Path) -> bool:
-    """Whether ``path`` is a run directory."""
+    """Return True where ``path`` is a run directory."""
     return (path / "run.json").is_file()

@@ -1,4 +1,4 @@
-"""Whether a run's record still holds: every hash taken again, and what has changed since is named."""
+"""Takes the hashes of a run's record again and names what has changed since."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import EvalDataset, ModelEntry
     from zoo_core.plugins import PluginHost
     from zoo_core.results.stored import StoredRun
-    from zoo_core.runs.facts import Facts
+    from zoo_core.runs.parts import CheckpointRecord, EnvironmentRecord, RecipeRecord
 
 State: TypeAlias = Literal["holds", "stale", "unchecked"]
 
@@ -31,17 +31,17 @@ _LAST_DIGITS = 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that a record claims.
+    """Outcome of checking one claim of a record.
 
     Attributes:
         what: For example ``checkpoint``.
-        state: ``holds``, ``stale`` where it is no longer so, ``unchecked`` where that cannot be said here.
-        words: What was found, in a sentence.
+        state: ``holds``, ``stale`` where it is no longer so, ``unchecked`` where this cannot be decided here.
+        message: The reason, without a full stop.
     """
 
     what: str
     state: State
-    words: str
+    message: str
 
 
 def verify(run: StoredRun, host: PluginHost, *, data: Path | None = None) -> Sequence[Check]:
@@ -52,138 +52,126 @@ def verify(run: StoredRun, host: PluginHost, *, data: Path | None = None) -> Seq
         host: The plugins; the model's owner opens the data.
         data: Root of the dataset; None for where the run found it.
 
-    Raises:
-        RunError: The record does not say what is needed.
     """
     return list(_checks(run, host, data))
 
 
 def _checks(run: StoredRun, host: PluginHost, data: Path | None) -> Iterator[Check]:
     complete = run.status == "complete"
-    yield Check(what="record", state="holds" if complete else "stale", words=f"its status is {run.status!r}")
-    found = hashlib.sha256("\n".join(run.image_ids).encode()).hexdigest()
-    yield _same("image list", found, run.record.object("dataset").text("image_ids_sha256"), "image_ids.txt")
-    yield _checkpoint(run, "checkpoint")
-    if run.record.object("optimized_checkpoint").text("sha256") is not None:
-        yield _checkpoint(run, "optimized_checkpoint")
-    yield _recipe(run.record.object("recipe"))
+    yield Check(what="record", state="holds" if complete else "stale", message=f"its status is {run.status!r}")
+    record = run.record
+    digest = hashlib.sha256("\n".join(run.image_ids).encode()).hexdigest()
+    yield _same("image list", digest, record.dataset.image_ids_sha256, "image_ids.txt")
+    yield _checkpoint("checkpoint", record.checkpoint)
+    if record.optimized_checkpoint is not None:
+        yield _checkpoint("optimized checkpoint", record.optimized_checkpoint)
+    yield _recipe(record.recipe)
     config = _config(run)
     if config is not None:
         yield config
-    yield _libraries(run.record.object("environment"))
+    yield _libraries(record.environment)
     if not run.image_ids:
         return  # only quantized: nothing was evaluated
     yield from _data(run, host, data)
 
 
-def _same(what: str, found: str, recorded: str | None, name: str) -> Check:
-    if recorded is None:
-        return Check(what=what, state="unchecked", words=f"no hash of {name} was recorded")
-    if found == recorded:
-        return Check(what=what, state="holds", words=f"{name} has the recorded hash {recorded[:12]}")
-    return Check(what=what, state="stale", words=f"{name} has the hash {found[:12]}; {recorded[:12]} was recorded")
+def _same(what: str, digest: str, recorded: str, name: str) -> Check:
+    if digest == recorded:
+        return Check(what=what, state="holds", message=f"{name} has the recorded hash {recorded[:12]}")
+    return Check(what=what, state="stale", message=f"{name} has the hash {digest[:12]}; {recorded[:12]} was recorded")
 
 
-def _checkpoint(run: StoredRun, key: str) -> Check:
-    what = key.replace("_", " ")
-    facts = run.record.object(key)
-    path = facts.text("path")
-    if path is None:
-        return Check(what=what, state="unchecked", words="the record names none")
+def _checkpoint(what: str, checkpoint: CheckpointRecord | None) -> Check:
+    if checkpoint is None:
+        return Check(what=what, state="unchecked", message="the record names none")
     try:
-        return _same(what, artifacts.sha256_of(Path(path)), facts.text("sha256"), path)
+        return _same(what, artifacts.sha256_of(Path(checkpoint.path)), checkpoint.sha256, checkpoint.path)
     except ArtifactError as error:
-        return Check(what=what, state="stale", words=error.fact)
+        return Check(what=what, state="stale", message=error.fact)
 
 
-def _recipe(facts: Facts) -> Check:
-    source = facts.text("source")
-    if source is None:
-        return Check(what="recipe", state="unchecked", words="the record names none")
+def _recipe(recorded: RecipeRecord) -> Check:
     try:
-        recipe = load_recipe(Path(source))
-        settings = facts.texts("overrides")
-        recipe = override(recipe, settings) if settings else recipe
+        recipe = load_recipe(Path(recorded.source))
+        recipe = override(recipe, recorded.overrides) if recorded.overrides else recipe
     except ZooError as error:
-        return Check(what="recipe", state="stale", words=f"it cannot be read any more: {error.fact}")
-    return _same("recipe", recipe.sha256, facts.text("sha256"), source)
+        return Check(what="recipe", state="stale", message=f"it cannot be read any more: {error.fact}")
+    return _same("recipe", recipe.sha256, recorded.sha256, recorded.source)
 
 
 def _config(run: StoredRun) -> Check | None:
     """The AIMET configuration beside the recipe against the copy that the run kept; None where it kept none."""
     copy = run.path / "quantized" / _CONFIG_COPY
-    facts = run.record.object("recipe")
-    steps, source = facts.items("steps"), facts.text("source")
-    name = steps[-1].text("config_file") if steps else None
-    if not copy.is_file() or name is None or source is None:
+    recipe = run.record.recipe
+    if not copy.is_file() or recipe.config_file is None:
         return None
-    path = Path(source).parent / name
+    path = Path(recipe.source).parent / recipe.config_file
     try:
         same = path.read_bytes() == copy.read_bytes()
     except OSError as error:
-        return Check(what="configuration", state="stale", words=f"{path} cannot be read: {error.strerror or error}")
-    words = f"{path.name} is {'as' if same else 'not as'} the run's copy of it"
-    return Check(what="configuration", state="holds" if same else "stale", words=words)
+        return Check(what="configuration", state="stale", message=f"{path} cannot be read: {error.strerror or error}")
+    message = f"{path.name} is {'as' if same else 'not as'} the run's copy of it"
+    return Check(what="configuration", state="holds" if same else "stale", message=message)
 
 
-def _libraries(environment: Facts) -> Check:
-    packages = environment.object("packages")
-    recorded = {name: packages.text(name) for name in packages} | {"python": environment.text("python")}
+def _libraries(environment: EnvironmentRecord) -> Check:
+    packages = environment.packages
+    recorded = {**packages, "python": environment.python}
     here = {name: provenance.installed_version(name) for name in packages} | {"python": platform.python_version()}
     differ = [
         f"{name} {here[name] or 'not installed'} instead of {was}"
         for name, was in recorded.items()
         if here[name] != was
     ]
-    if len(recorded) == 1:
-        return Check(what="libraries", state="unchecked", words="no versions were recorded")
-    words = ", ".join(differ) or f"{len(recorded)} versions are those of the run"
-    return Check(what="libraries", state="stale" if differ else "holds", words=words)
+    if not packages:
+        return Check(what="libraries", state="unchecked", message="no versions were recorded")
+    message = ", ".join(differ) or f"{len(recorded)} versions are those of the run"
+    return Check(what="libraries", state="stale" if differ else "holds", message=message)
 
 
 def _data(run: StoredRun, host: PluginHost, data: Path | None) -> Iterator[Check]:
-    root = data or Path(run.needed("dataset", "root"))
+    root = data or Path(run.record.dataset.root)
     if not root.exists():
-        yield Check(what="data", state="unchecked", words=f"{root} does not exist here")
-        yield Check(what="scores", state="unchecked", words="the annotations are not here")
+        yield Check(what="data", state="unchecked", message=f"{root} does not exist here")
+        yield Check(what="scores", state="unchecked", message="the annotations are not here")
         return
     try:
-        entry = host.model(run.needed("model"))
+        entry = host.model(run.record.model)
         dataset = run.open_dataset(entry, host, data=data)
         hashes = {image_id: dataset.content_hash(image_id) for image_id in run.image_ids}
     except ZooError as error:
-        yield Check(what="data", state="stale", words=error.fact)
-        yield Check(what="scores", state="unchecked", words="the data cannot be read")
+        yield Check(what="data", state="stale", message=error.fact)
+        yield Check(what="scores", state="unchecked", message="the data cannot be read")
         return
-    found = _same("data", fingerprint(hashes), run.record.object("dataset").text("fingerprint"), str(dataset.root))
-    yield found
-    if found.state == "stale":
-        yield Check(what="scores", state="unchecked", words="the data has changed")
+    content = _same("data", fingerprint(hashes), run.record.dataset.fingerprint, str(dataset.root))
+    yield content
+    if content.state == "stale":
+        yield Check(what="scores", state="unchecked", message="the data has changed")
     else:
         yield _scores(run, entry, dataset, host)
 
 
 def _scores(run: StoredRun, entry: ModelEntry, dataset: EvalDataset, host: PluginHost) -> Check:
-    """Whether ``metrics.json`` follows from the stored predictions."""
+    """Score the stored predictions again and compare every value with ``metrics.json``."""
     if run.metrics is None:
-        return Check(what="scores", state="unchecked", words="the run has no metrics.json")
+        return Check(what="scores", state="unchecked", message="the run has no metrics.json")
     differ = []
     try:
         targets = {image_id: dataset.target(image_id) for image_id in run.image_ids}
-        for name, stage in run.metrics.objects("stages").items():
-            if stage.text("same_as") is not None:
+        for name, stage in run.metrics.stages.items():
+            if stage.same_as is not None:
                 continue
             metric = host.metric(entry, dataset.class_names)
             scores = score(metric, run.predictions(name, metric.prediction_type), targets)
-            for protocol, found in scores.items():
-                recorded = stage.object("metrics").object(protocol)
-                for key, value in found.values.items():
-                    was = recorded.number(key)
+            for protocol, computed in scores.items():
+                recorded = stage.scores.get(protocol)
+                for key, value in computed.values.items():
+                    was = recorded.values.get(key) if recorded is not None else None
                     if (value is None) != (was is None) or abs((value or 0.0) - (was or 0.0)) > _LAST_DIGITS:
                         differ.append(f"{name} {protocol} {key} is {value}, {was} was recorded")
     except ZooError as error:
-        return Check(what="scores", state="stale", words=error.fact)
+        return Check(what="scores", state="stale", message=error.fact)
     if differ:
         more = f", and {len(differ) - 1} more values differ" if len(differ) > 1 else ""
-        return Check(what="scores", state="stale", words=f"{differ[0]}{more}")
-    return Check(what="scores", state="holds", words="metrics.json follows from the stored predictions")
+        return Check(what="scores", state="stale", message=f"{differ[0]}{more}")
+    return Check(what="scores", state="holds", message="metrics.json follows from the stored predictions")

@@ -1,18 +1,14 @@
-"""What has been run: the run directories below a folder, newest first, with their headline numbers."""
+"""Lists the run directories below a folder, newest first, with their headline values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from zoo_core.errors import RunError
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.facts import Facts, read_facts
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from zoo_core.runs.rows import Row, text_table
 
 _DEPTH = 3
 """Folders looked into below the one given: ``runs/<model>/<time>-<id>`` needs two."""
@@ -48,7 +44,34 @@ class ListedRun:
     values: Mapping[str, float | None] = field(default_factory=dict)
 
 
-def list_runs(folder: Path, model: str | None = None) -> Sequence[ListedRun]:
+class RunList(list[ListedRun]):
+    """Runs, newest first."""
+
+    def rows(self) -> list[Row]:
+        """One row per run and stage, with one row for a run without values, for ``pandas.DataFrame``."""
+        return [
+            {
+                "run": str(run.path),
+                "model": run.model,
+                "started": run.started,
+                "status": run.status,
+                "dataset": run.dataset,
+                "num_images": run.num_images,
+                "limited": run.limited,
+                "recipe": run.recipe,
+                "headline": run.headline,
+                "stage": stage,
+                "value": value,
+            }
+            for run in self
+            for stage, value in (run.values or {"": None}).items()
+        ]
+
+    def __repr__(self) -> str:
+        return text_table(f"{len(self)} runs", self.rows(), ("run", "model", "status", "stage", "value"))
+
+
+def list_runs(folder: Path, model: str | None = None) -> RunList:
     """List the runs in a folder and three levels below it, newest first.
 
     Args:
@@ -60,9 +83,9 @@ def list_runs(folder: Path, model: str | None = None) -> Sequence[ListedRun]:
     """
     if not folder.is_dir():
         raise RunError(f"{folder} is not a directory.", fix="name the folder that holds run directories.")
-    found = [read_listed(path) for path in _run_directories(folder, _DEPTH)]
-    kept = [run for run in found if model is None or run.model == model]
-    return sorted(kept, key=lambda run: (run.started, str(run.path)), reverse=True)
+    runs = [read_listed(path) for path in _run_directories(folder, _DEPTH)]
+    kept = [run for run in runs if model is None or run.model == model]
+    return RunList(sorted(kept, key=lambda run: (run.started, str(run.path)), reverse=True))
 
 
 def _run_directories(folder: Path, depth: int) -> Iterator[Path]:
@@ -74,36 +97,33 @@ def _run_directories(folder: Path, depth: int) -> Iterator[Path]:
     try:
         below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
     except OSError:
-        return  # somebody else's folder is no run of ours
+        return  # not readable, so not a run of this user
     for path in below:
         yield from _run_directories(path, depth - 1)
 
 
 def read_listed(path: Path) -> ListedRun:
     """One line of the list, as far as the directory can be read."""
-    gaps: list[str] = []
-    record = read_facts(path / "run.json", gaps)
+    from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, read_leniently
+
+    gaps: list[str] = []  # the report shows them; a list has no room
+    record = read_leniently(path / "run.json", gaps, ReadableRecord)
     if record is None:
         return ListedRun(path=path, model="?", started="", status="unreadable")
-    metrics = read_facts(path / "metrics.json", gaps) or Facts({}, "metrics.json", [])
-    dataset, headline = record.object("dataset"), record.text("headline") or ""
-    num_images = dataset.number("num_images")
+    metrics = read_leniently(path / "metrics.json", gaps, ReadableMetrics) or ReadableMetrics()
+    dataset, headline = record.dataset, record.headline or ""
     return ListedRun(
         path=path,
-        model=record.text("model") or "?",
-        started=record.text("started") or "",
-        status=RunDirectory(path).true_status(record.text("status") or "?"),
-        dataset=f"{dataset.text('name') or '?'} {dataset.text('split') or '?'}",
-        num_images=None if num_images is None else int(num_images),
-        limited=dataset.flag("limited"),
-        recipe=record.object("recipe").text("name") or "",
+        model=record.model or "?",
+        started=record.started or "",
+        status=RunDirectory(path).true_status(record.status or "?"),
+        dataset=f"{dataset.name} {dataset.split}" if dataset else "?",
+        num_images=dataset.num_images if dataset else None,
+        limited=dataset.limited if dataset else False,
+        recipe=record.recipe.name if record.recipe else "",
         headline=headline,
         values={
-            name: _first(stage.object("metrics").object(headline)) for name, stage in metrics.objects("stages").items()
+            name: stage.scores[headline].headline if headline in stage.scores else None
+            for name, stage in metrics.stages.items()
         },
     )
-
-
-def _first(values: Facts) -> float | None:
-    key = next((name for name in values if name != "per_class"), None)
-    return None if key is None else values.number(key)

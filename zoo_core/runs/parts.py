@@ -44,6 +44,12 @@ class RecipeRecord(Part):
     quant_scheme: str
     config_sha256: str
 
+    @property
+    def config_file(self) -> str | None:
+        """Path of the AIMET configuration relative to the recipe, as the recipe's last step names it."""
+        name = self.steps[-1].get("config_file") if self.steps else None
+        return name if isinstance(name, str) else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRecord(Part):

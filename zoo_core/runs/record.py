@@ -8,7 +8,7 @@ for the report and the listing.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,13 +40,16 @@ if TYPE_CHECKING:
 Purpose: TypeAlias = Literal["resume", "compare", "report", "reproduce"]
 T = TypeVar("T")
 
+HEADLINE_PROTOCOL = "headline protocol"
+"""Condition that a comparison under a named protocol ignores."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A condition in which two runs differ.
+    """A condition in which two runs differ; as text, ``split: trainval instead of test``.
 
     Attributes:
-        what: The condition in words, e.g. ``split``.
+        what: Name of the condition, e.g. ``split``.
         mine: Value in the first run.
         theirs: Value in the other.
         refused: The purpose does not allow the difference; otherwise it is only worth a mention.
@@ -58,6 +61,29 @@ class Difference:
     theirs: Any
     refused: bool
     is_hash: bool
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self._change()}"
+
+    def _change(self) -> str:
+        """Entries of tables and lists that differ, the first digits of hashes, or the two values."""
+        mine, theirs = self.mine, self.theirs
+        if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+            names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+            return ", ".join(f"{name} {theirs.get(name, 'none')} instead of {mine.get(name, 'none')}" for name in names)
+        if isinstance(mine, tuple) and isinstance(theirs, tuple):
+            gone, new = ([item for item in one if item not in other] for one, other in ((mine, theirs), (theirs, mine)))
+            return f"{_first_of(gone)} gone, {_first_of(new)} new" if gone or new else "in another order"
+        short = slice(12) if self.is_hash else slice(None)
+        return f"{_text(theirs)[short]} instead of {_text(mine)[short]}"
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else str(value)
+
+
+def _first_of(items: Sequence[Any]) -> str:
+    return f"{len(items)} ({items[0]}{', ...' if len(items) > 1 else ''})" if items else "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,7 +172,7 @@ _CONDITIONS: tuple[_Condition, ...] = (
     _condition("Python", lambda run: run.environment.python, refuse=("resume",)),
     _condition("libraries", lambda run: run.environment.packages, refuse=("resume",), mention=("report",)),
     _condition("model", lambda run: run.model, mention=("report",)),
-    _condition("headline protocol", lambda run: run.headline, refuse=("resume", "compare"), mention=("report",)),
+    _condition(HEADLINE_PROTOCOL, lambda run: run.headline, refuse=("resume", "compare"), mention=("report",)),
     _condition("stages", lambda run: run.settings.stages, refuse=("resume",)),
     _condition("device", lambda run: run.settings.device, refuse=("resume",), mention=("report", "reproduce")),
     _condition("batch size", lambda run: run.settings.batch_size, mention=("report", "reproduce")),
@@ -255,7 +281,7 @@ def _read(path: Path, kind: type[T]) -> T:
 
     content = migrated(load_object(path), path)
     try:
-        valid: T = adapter(cast("Hashable", kind)).validate_json(json.dumps(content))
+        valid: T = adapter(cast("Hashable", kind)).validate_json(json.dumps(content), strict=True)
     except (ValidationError, ValueError) as error:
         problems = validation_problems(error) if isinstance(error, ValidationError) else [str(error)]
         raise RunError(

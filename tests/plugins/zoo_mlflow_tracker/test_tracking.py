@@ -9,8 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -18,12 +18,15 @@ import requests
 from toy_detector import data
 from toy_detector import hooks as toy_detector
 from toy_detector.model import untrained
+from typed_records import HEADLINE, STAGE, metrics_record, run_record
 from zoo_core import api, artifacts
 from zoo_core.errors import PluginError
-from zoo_core.evaluation.run import EvaluationResult
+from zoo_core.evaluation.result import EvaluationResult
 from zoo_core.plugins import PluginHost
+from zoo_core.runs.parts import ScoreRecord
+from zoo_core.runs.record import MetricsRecord, RunRecord, read_metrics, read_record
 from zoo_mlflow_tracker import hooks as mlflow_tracker
-from zoo_mlflow_tracker.tracking import log_run, our_settings, parameters, stage_metrics
+from zoo_mlflow_tracker.tracking import log_run, our_settings, parameters, stage_metrics, tags
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +46,12 @@ def run_toy(folder: Path, stages: str) -> EvaluationResult:
     return api.evaluate(
         "toy_squares", host=host, data=root, checkpoint=weights, out=folder / "run", stages=stages, limit=8
     )
+
+
+def recorded(result: EvaluationResult) -> tuple[RunRecord, MetricsRecord]:
+    metrics = read_metrics(result.run_dir)
+    assert metrics is not None
+    return read_record(result.run_dir), metrics
 
 
 def free_port() -> int:
@@ -121,17 +130,18 @@ def test_a_finished_run_is_on_the_server(
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
 
-    assert result.record["warnings"] == [text for text in result.record["warnings"] if "mlflow" not in text]
+    record, metrics = recorded(result)
+    assert not any("mlflow" in text for text in record.warnings)
     assert run.info.status == "FINISHED"
     assert run.data.params["model"] == "toy_squares"
-    assert run.data.params["dataset.fingerprint"] == result.metrics["fingerprint"]
-    assert run.data.params["recipe.sha256"] == result.record["recipe"]["sha256"]
+    assert run.data.params["dataset.fingerprint"] == metrics.fingerprint
+    assert run.data.params["recipe.sha256"] == record.recipe.sha256
     assert run.data.params["step.0.fold_batch_norms"] == "default"
     for stage in ("fp32", "w8a8"):
-        scores = result.metrics["stages"][stage]
-        assert run.data.metrics[f"{stage}/coco/map"] == scores["metrics"]["coco"]["map"]
-        assert run.data.metrics[f"{stage}/voc07_11pt/devkit/map"] == scores["metrics"]["voc07_11pt/devkit"]["map"]
-        assert run.data.metrics[f"{stage}/drop_points"] == scores["drop_points"]
+        measured = metrics.stages[stage]
+        for protocol in ("coco", "voc07_11pt/devkit"):
+            assert run.data.metrics[f"{stage}/{protocol}/map"] == measured.scores[protocol].headline
+        assert run.data.metrics[f"{stage}/drop_points"] == measured.drop_points
     assert "Limited run" in run.data.tags["mlflow.note.content"]
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert names == {"report.html", "metrics.json", "run.json"}
@@ -139,7 +149,7 @@ def test_a_finished_run_is_on_the_server(
     assert Path(page).read_bytes() == (result.run_dir / "report.html").read_bytes()
 
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "another")
-    log_run(server, result.run_dir, {**result.record, "metrics": result.metrics})
+    log_run(server, result.run_dir, record, metrics)
     another = client.get_experiment_by_name("another")
     assert another is not None
     assert len(client.search_runs([another.experiment_id])) == 1
@@ -151,9 +161,10 @@ def test_a_dead_server_is_a_warning_and_the_number_stands(tmp_path: Path, monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{free_port()}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     result = run_toy(tmp_path, "fp32")
-    (text,) = [text for text in result.record["warnings"] if "mlflow_tracker" in text]
+    record, _ = recorded(result)
+    (text,) = [text for text in record.warnings if "mlflow_tracker" in text]
 
-    assert result.record["status"] == "complete"
+    assert record.status == "complete"
     assert "The MLflow server at http://127.0.0.1:" in text
     assert "secret" not in text
 
@@ -167,7 +178,7 @@ def test_a_server_that_never_answers_does_not_hold_the_run(tmp_path: Path, monke
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         with pytest.raises(PluginError, match="did not take the run"):
-            log_run(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, RECORD)
+            log_run(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, run_record(), metrics_record())
 
 
 def test_patience_with_a_server_is_bounded_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,46 +190,47 @@ def test_patience_with_a_server_is_bounded_unless_the_user_says_otherwise(monkey
 
 
 def test_without_a_server_named_nothing_happens(tmp_path: Path) -> None:
-    mlflow_tracker.zoo_evaluation_finished(tmp_path, {})
+    mlflow_tracker.zoo_evaluation_finished(tmp_path, run_record(), None)
 
 
-def test_what_is_undefined_is_left_out_and_a_twin_has_the_facts_of_its_stage() -> None:
-    assert stage_metrics(RECORD) == {
-        "fp32/coco/map": 0.5,
+def test_undefined_values_are_left_out_and_a_twin_has_the_cost_of_its_stage() -> None:
+    record = run_record(stages={"fp32": replace(STAGE, images_per_second=2.0)})
+
+    assert stage_metrics(record, metrics_record()) == {
+        f"fp32/{HEADLINE}/map": 0.75,
         "fp32/drop_points": 0.0,
         "fp32/images_per_second": 2.0,
-        "optimized_fp32/coco/map": 0.5,
+        "fp32/weights_bytes": 12_000_000.0,
+        f"w8a8/{HEADLINE}/map": 0.5,
+        "w8a8/drop_points": 25.0,
+        f"optimized_fp32/{HEADLINE}/map": 0.75,
         "optimized_fp32/drop_points": 0.0,
         "optimized_fp32/images_per_second": 2.0,
+        "optimized_fp32/weights_bytes": 12_000_000.0,
     }
+    undefined = ScoreRecord(values={"map": None}, per_class={})
+    stages = metrics_record().stages
+    fp32 = replace(stages["fp32"], scores={"coco": undefined}, drop_points=None)
+    assert stage_metrics(run_record(stages={}), metrics_record(stages={"fp32": fp32})) == {}
+    assert stage_metrics(run_record(), None) == {}
 
 
 def test_parameters_hold_every_step_and_no_long_text() -> None:
-    found = parameters(RECORD)
+    steps = ({"step": "adaround", "engine": "fast"}, {"step": "quantsim"})
+    values = parameters(
+        run_record(recipe=replace(run_record().recipe, name=600 * "r", steps=steps), checkpoint=None, calibration=None)
+    )
 
-    assert found["step.0.adaround.engine"] == "fast"
-    assert found["step.1.quantsim"] == "default"
-    assert found["recipe.name"] == 500 * "r"
-    assert "checkpoint_sha256" not in found
+    assert values["step.0.adaround.engine"] == "fast"
+    assert values["step.1.quantsim"] == "default"
+    assert values["recipe.name"] == 500 * "r"
+    assert values["dataset.fingerprint"] == 64 * "f"
+    assert "checkpoint_sha256" not in values
+    assert not any(name.startswith("calibration") for name in values)
 
 
-SCORES: dict[str, Any] = {"metrics": {"coco": {"map": 0.5, "map_small": None}}, "drop_points": 0.0}
-RECORD: dict[str, Any] = {
-    "model": "toy",
-    "task": "detection",
-    "headline": "coco",
-    "zoo_eval": "0",
-    "status": "complete",
-    "started": "2026-11-23T10:00:00+00:00",
-    "finished": "2026-11-23T10:01:00+00:00",
-    "checkpoint": None,
-    "optimized_checkpoint": None,
-    "calibration": None,
-    "dataset": {"name": "d"},
-    "git": None,
-    "warnings": [],
-    "settings": {},
-    "recipe": {"name": 600 * "r", "steps": [{"step": "adaround", "engine": "fast"}, {"step": "quantsim"}]},
-    "stages": {"fp32": {"images_per_second": 2.0, "weights_bytes": None}},
-    "metrics": {"stages": {"fp32": SCORES, "optimized_fp32": {**SCORES, "same_as": "fp32"}}},
-}
+def test_tags_name_the_commit_and_show_warnings_first() -> None:
+    assert tags(run_record(git=None)) == {"zoo_eval.version": "0.0.test", "zoo_eval.status": "complete"}
+    limited = tags(run_record(warnings=("Limited run.", "Another.")))
+    assert limited["zoo_eval.git_commit"] == 40 * "d"
+    assert limited["mlflow.note.content"] == "Limited run.\n\nAnother."
