@@ -13,10 +13,10 @@ from zoo_core.cli.tables import percent
 from zoo_core.datatypes import measure
 
 if TYPE_CHECKING:
+    from zoo_core.comparison.tasks import ChangeCounts
     from zoo_core.datatypes import ProtocolScore
     from zoo_core.results.check import Verdict
     from zoo_core.results.compare import Compared, Difference
-    from zoo_core.results.compare_tasks import ChangeCounts
     from zoo_core.results.rescore import Rescored
 
 

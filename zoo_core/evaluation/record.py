@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from zoo_core.inference import InferenceStats
     from zoo_core.quantization.pipeline import Simulation, StepOutcome
     from zoo_core.quantization.sqnr import LayerSqnr
+    from zoo_core.runs.parts import ChangeRecord
 
 
 def given_facts(job: Job) -> dict[str, Any]:
@@ -245,8 +247,12 @@ class Record:
         }
         self._save()
 
-    def write_metrics(self) -> None:
-        """Write ``metrics.json``; only a complete run has one."""
+    def write_metrics(self, changes: Mapping[str, ChangeRecord]) -> None:
+        """Write ``metrics.json``; only a complete run has one.
+
+        Args:
+            changes: By stage, those that share another's predictions left out.
+        """
         job = self._job
         stages = {
             stage.name: {**self._scores[stage.same_as or stage.name], "same_as": stage.same_as} for stage in job.stages
@@ -256,6 +262,9 @@ class Record:
             value = _headline(scores, job.entry.headline)
             known = baseline is not None and value is not None
             scores["drop_points"] = 100.0 * (baseline - value) if known else None  # type: ignore[operator]
+        for stage in job.stages:
+            change = changes.get(stage.same_as or stage.name)
+            stages[stage.name]["change"] = asdict(change) if change is not None else None
         self.metrics = {
             "schema": SCHEMA,
             "model": job.entry.model_id,

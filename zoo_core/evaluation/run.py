@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from zoo_core.comparison.changes import headline_changes
+from zoo_core.comparison.stages import BASELINE
 from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
 from zoo_core.errors import RunError
 from zoo_core.evaluation.batch_sizes import Moved, moved
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from zoo_core.evaluation.onnx_backend import Exported
     from zoo_core.inference import InferenceSettings
     from zoo_core.quantization.pipeline import Simulation
+    from zoo_core.runs.parts import ChangeRecord
 
 logger = logging.getLogger("zoo_eval")
 
@@ -189,7 +193,7 @@ class _Run:
     def _finish(self, write_report: WriteReport | None) -> None:
         self.place = ""
         if self._evaluate:
-            self.record.write_metrics()
+            self.record.write_metrics(self._changes())
         self.record.finish("complete")
         self.run_dir.forget_lock()
         if write_report is not None:
@@ -228,6 +232,28 @@ class _Run:
         return PredictionStore(self.run_dir.folder("predictions", stage.name), self._prediction_type)
 
     # ------------------------------------------------------------------ networks
+
+    def _changes(self) -> dict[str, ChangeRecord]:
+        """Compute the change of each stage against fp32, where there is one, from the stored predictions."""
+        job = self.job
+        stages = {stage.name: stage for stage in job.stages if stage.same_as is None}
+        if BASELINE not in stages:
+            return {}
+
+        def predictions(stage: Stage) -> dict[str, Prediction]:
+            pairs = (zip(chunk.image_ids, chunk.predictions, strict=True) for chunk in self._store(stage))
+            return dict(itertools.chain.from_iterable(pairs))
+
+        baseline = predictions(stages.pop(BASELINE))
+        return headline_changes(
+            self._prediction_type,
+            job.data.dataset.class_names,
+            job.data.image_ids,
+            [job.data.targets[image_id] for image_id in job.data.image_ids],
+            baseline,
+            ((name, predictions(stage)) for name, stage in stages.items()),
+            job.entry.headline,
+        )
 
     def _walk(self) -> None:
         """Take the network through the recipe and evaluate at the points asked for."""
