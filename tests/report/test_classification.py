@@ -111,7 +111,7 @@ def test_without_the_data_the_answers_stand_and_the_truth_is_missed(
     shutil.rmtree(folder)
     page = render_report(class_run, host=plugins)
     text = text_of(page)
-    assert "The data cannot be read any more, so pictures and ground truth are not shown:" in text
+    assert "The data cannot be read, so pictures and ground truth are not shown:" in text
     assert "What was right is not known, because the data cannot be read." in text
     assert "~ changed" in text
     assert "no picture" in text

@@ -10,7 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from zoo_core.comparison.stages import BASELINE
+from zoo_core.comparison.verdict import change_cell, verdict
 from zoo_core.datatypes import measure
+from zoo_core.runs.lenient import DASH, MINUS
+from zoo_core.runs.record import MetricsRecord, RunRecord, read_metrics, read_record
 
 NUM_WORST_CLASSES = 3
 
@@ -25,9 +29,13 @@ def make_console() -> Console:
 def print_result(
     record: Mapping[str, Any], metrics: Mapping[str, Any], run_dir: Path, console: Console | None = None
 ) -> None:
-    """Print a run: stages with their drop, every protocol, the classes hit worst, and where the rest lies."""
+    """Print a run: the verdict, the stages, every protocol, the classes hit worst, and where the rest lies."""
     console = console or make_console()
-    console.print(stage_table(record, metrics))
+    scores = read_metrics(run_dir)
+    if scores is not None:
+        for line in verdict(scores):
+            console.print(Text(line.replace(MINUS, "-"), style="bold"))
+        console.print(stage_table(read_record(run_dir), scores))
     console.print(protocol_table(metrics))
     for line in batch_size_lines(record):
         console.print(Text(line))
@@ -58,26 +66,25 @@ def batch_size_lines(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def stage_table(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
-    """One row per stage: headline value, drop against fp32, speed and size."""
-    dataset, headline = record["dataset"], metrics["headline"]
-    title = f"{metrics['model']} on {dataset['name']} {dataset['split']}, {metrics['num_images']} images"
-    values = next(iter(metrics["stages"].values()))["metrics"][headline]
-    measured = measure(next(iter(values))).overall
-    table = Table(title=Text(title), caption=Text(f"{measured}: {headline}, in percent; drop against fp32, in points"))
-    for name, justify in (("stage", "left"), (measured, "right"), ("drop", "right"), ("images/s", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("weights MB", justify="right")
-    for name, stage in metrics["stages"].items():
-        cost = record["stages"].get(stage["same_as"] or name, {})
-        values = stage["metrics"][headline]
-        alias = f" (= {stage['same_as']})" if stage["same_as"] else ""
+def stage_table(record: RunRecord, metrics: MetricsRecord) -> Table:
+    """One row per stage: headline value, change against fp32 with its interval, speed and size."""
+    dataset, protocol = record.dataset, metrics.headline
+    title = f"{metrics.model} on {dataset.name} {dataset.split}, {metrics.num_images} images"
+    measured = measure(next(iter(metrics.stages.values())).scores[protocol].key).overall
+    caption = f"{measured}: {protocol}, in percent; change against fp32 (95 % interval), in points: negative is worse"
+    table = Table(title=Text(title), caption=Text(caption))
+    table.add_column("stage")
+    for name in (measured, "change, 95 % interval", "images/s", "weights MB"):
+        table.add_column(name, justify="right")
+    for name, stage in metrics.stages.items():
+        cost = record.stages.get(stage.same_as or name)
+        rate = cost.images_per_second if cost is not None else None
         table.add_row(
-            Text(name + alias),
-            percent(next(iter(values.values()))),
-            "" if name == "fp32" or stage["drop_points"] is None else points(stage["drop_points"]),
-            f"{cost['images_per_second']:.1f}" if cost.get("images_per_second") else "",
-            f"{cost['weights_bytes'] / 1e6:.2f}" if cost else "",
+            Text(f"{name} (= {stage.same_as})" if stage.same_as else name),
+            percent(stage.scores[protocol].headline),
+            "" if name == BASELINE else change_cell(stage).replace(MINUS, "-").replace(DASH, "-"),
+            "" if rate is None else f"{rate:.1f}",
+            "" if cost is None else f"{cost.weights_bytes / 1e6:.2f}",
         )
     return table
 

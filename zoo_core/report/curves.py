@@ -14,7 +14,7 @@ from zoo_core.metrics.average_precision import RECALL_POINTS_11, average_precisi
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import headline
-from zoo_core.runs.facts import percent
+from zoo_core.runs.lenient import percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from zoo_core.report.curves import SCORE_BINS
 from zoo_core.report.sections import Table
-from zoo_core.runs.facts import DASH, percent, points
+from zoo_core.runs.lenient import DASH, percent, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
