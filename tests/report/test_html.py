@@ -19,6 +19,7 @@ from zoo_core.errors import RunError
 from zoo_core.plugins import PluginHost
 from zoo_core.report.html import render_report, write_report
 from zoo_core.runs.predictions import Chunk, PredictionStore
+from zoo_core.runs.record import read_metrics
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "image", "use"}
 
@@ -77,7 +78,7 @@ def test_the_report_of_a_complete_run_misses_nothing(run_dir: Path, host: Plugin
 
     assert path == run_dir / "report.html"
     page = Page(path.read_text())
-    assert "could not show" not in page.text
+    assert "Missing from this page" not in page.text
     for words in (
         "toy_squares on grid test",
         "Limited run: a warning of the test.",
@@ -92,6 +93,53 @@ def test_the_report_of_a_complete_run_misses_nothing(run_dir: Path, host: Plugin
     ):
         assert words in page.text
     assert page.shots
+
+
+def test_the_page_and_its_paragraph_start_with_the_verdict(run_dir: Path, host: PluginHost) -> None:
+    metrics = read_metrics(run_dir)
+    assert metrics is not None
+    changed = metrics.stages["w8a8"].change
+    assert changed is not None
+    assert changed.low is not None
+    assert changed.high is not None
+    low, high = (f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") for value in (changed.low, changed.high))
+    assert changed.high < 0
+
+    text = render_report(run_dir, host=host)
+
+    sentence = f"w8a8 loses {-changed.points:.2f} points (95 % interval {low} to {high}) on 40 images."
+    assert Page(text).text.index(sentence) < Page(text).text.index("Stages")
+    paragraph = re.search(r'<p class="paste" id="paste">([^<]+)', text)
+    assert paragraph is not None
+    assert paragraph[1].startswith(sentence)
+    assert f"({low}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high})" in text
+
+
+def test_a_run_of_an_earlier_version_has_no_interval_and_the_page_says_so(run_dir: Path, host: PluginHost) -> None:
+    def age(metrics: dict[str, Any]) -> None:
+        metrics["schema"] = 1
+        for stage in metrics["stages"].values():
+            del stage["change"]
+
+    edit(run_dir / "metrics.json", age)
+
+    page = Page(render_report(run_dir, host=host))
+
+    assert "points against fp32 on 40 images; the run recorded no interval." in page.text
+    assert "Missing from this page" not in page.text
+
+
+def test_a_record_that_is_not_valid_cannot_be_compared_by_its_conditions(
+    run_dir: Path, host: PluginHost, tmp_path: Path
+) -> None:
+    other = shutil.copytree(run_dir, tmp_path / "other")
+    edit(other / "run.json", lambda record: record.pop("settings"))
+
+    page = Page(render_report(run_dir, host=host, against=other))
+
+    assert "The conditions of the runs cannot be compared:" in page.text
+    assert "settings: Field required" in page.text
+    assert "the difference is this run minus the other." in page.text
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(run_dir: Path, host: PluginHost) -> None:
@@ -163,7 +211,7 @@ def test_without_the_data_the_page_says_so_and_shows_the_rest(run_dir: Path, hos
 
     page = Page(text)
     assert "The data cannot be read, so pictures and ground truth are not shown:" in page.text
-    assert "Precision over recall needs the annotations, which are not there" in page.text
+    assert "Precision over recall needs the annotations, which are missing" in page.text
     assert "data:image" not in text
     assert page.shots
     assert "lost, were right" not in page.text
@@ -200,7 +248,7 @@ def test_one_missing_file_is_named_and_the_other_shown(run_dir: Path, host: Plug
         assert "voc07_11pt/devkit" in page.text
     else:
         assert "recipe_of_the_test" in page.text
-        assert "What changed from fp32 to w8a8" in page.text
+        assert "Changes from fp32 to w8a8" in page.text
 
 
 def test_a_directory_without_either_file_is_an_error_that_names_both(tmp_path: Path) -> None:
@@ -293,7 +341,7 @@ def test_a_stage_without_predictions_is_named(run_dir: Path, host: PluginHost) -
     page = Page(render_report(run_dir, host=host))
 
     assert "predictions/w8a8 is missing: its predictions cannot be shown." in page.text
-    assert "The detections of two stages are needed for this" in page.text
+    assert "This section needs the detections of two stages" in page.text
 
 
 def test_a_damaged_chunk_is_named(run_dir: Path, host: PluginHost) -> None:
@@ -330,7 +378,7 @@ def test_scores_edited_by_hand_are_found_out(run_dir: Path, host: PluginHost) ->
 
     page = Page(render_report(run_dir, host=host))
 
-    assert "1 AP values in metrics.json are not those that the stored predictions give" in page.text
+    assert "1 AP values in metrics.json differ from those of the stored predictions" in page.text
     assert "green w8a8: 99.00 recorded" in page.text
 
 
@@ -373,7 +421,7 @@ def test_against_a_run_without_metrics_shows_what_there_is(run_dir: Path, host: 
 
     page = Page(render_report(run_dir, host=host, against=other))
 
-    assert "Of the other run this is missing: metrics.json is missing." in page.text
+    assert "Missing from the other run: metrics.json is missing." in page.text
 
 
 def test_a_report_that_cannot_be_written_is_an_error(run_dir: Path, host: PluginHost, tmp_path: Path) -> None:

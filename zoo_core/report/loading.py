@@ -124,18 +124,18 @@ def load_predictions(run: LoadedRun, kind: type[Prediction] | None) -> None:
             run.gaps.append(f"The predictions of {stage} cannot be shown: {error.fact}")
             continue
         run.predictions[stage] = {
-            image_id: found
+            image_id: pred
             for chunk in chunks
-            for image_id, found in zip(chunk.image_ids, chunk.predictions, strict=True)
+            for image_id, pred in zip(chunk.image_ids, chunk.predictions, strict=True)
         }
     _check_counts(run)
 
 
 def _check_counts(run: LoadedRun) -> None:
     recorded = run.metrics.num_images
-    for stage, found in run.predictions.items():
-        if recorded is not None and len(found) != recorded:
-            run.gaps.append(f"predictions/{stage} holds {len(found)} images; metrics.json says {recorded}.")
+    for stage, preds in run.predictions.items():
+        if recorded is not None and len(preds) != recorded:
+            run.gaps.append(f"predictions/{stage} holds {len(preds)} images; metrics.json says {recorded}.")
     if len(run.predictions) == 2:
         first, second = run.predictions.values()
         if first.keys() != second.keys():
@@ -193,8 +193,8 @@ def _targets(
 def predictions_of(run: LoadedRun, kind: type[P]) -> dict[str, dict[str, P]]:
     """Select the predictions of a kind, by stage and image id."""
     return {
-        stage: {image_id: one for image_id, one in found.items() if isinstance(one, kind)}
-        for stage, found in run.predictions.items()
+        stage: {image_id: one for image_id, one in preds.items() if isinstance(one, kind)}
+        for stage, preds in run.predictions.items()
     }
 
 

@@ -31,7 +31,7 @@ def provenance(run: LoadedRun) -> list[tuple[str, Table]]:
         ("Data set", _table("data set", _pairs(record.dataset))),
         ("Calibration", _table("calibration", _pairs(record.calibration))),
         ("Settings", _table("setting", _pairs(record.settings))),
-        ("Environment", _environment(record)),
+        ("Environment", _table("environment", _pairs(record.environment))),
         ("Hashes", _hashes(record)),
     ]
     return [(heading, table) for heading, table in groups if table.rows]
@@ -51,7 +51,7 @@ def _pairs(part: Part | None, *, without: tuple[str, ...] = ()) -> list[tuple[st
         if isinstance(value, Mapping):
             pairs += [(str(name), _text(entry)) for name, entry in value.items()]
         else:
-            pairs.append((field.name.replace("_", " "), _text(value)))
+            pairs.append((field.name.removeprefix("num_").replace("_", " "), _text(value)))
     return pairs
 
 
@@ -84,13 +84,6 @@ def _recipe(record: ReadableRecord) -> Table:
         parameters = ", ".join(f"{key} = {_text(value)}" for key, value in step.items() if key != "step")
         rows.append((f"step {index}", f"{step.get('step', '?')}{f': {parameters}' if parameters else ''}"))
     return _table("recipe", rows)
-
-
-def _environment(record: ReadableRecord) -> Table:
-    rows = _pairs(record.environment)
-    if record.zoo_eval is not None:
-        rows.insert(0, ("zoo-eval", record.zoo_eval))
-    return _table("environment", rows)
 
 
 def _hashes(record: ReadableRecord) -> Table:

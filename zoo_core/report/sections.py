@@ -76,6 +76,10 @@ def all_warnings(run: LoadedRun) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*run.metrics.warnings, *run.record.warnings]))
 
 
+_UNBROKEN_TO = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}"
+"""A narrow column breaks before the interval, not inside it."""
+
+
 def stage_table(run: LoadedRun) -> Table:
     """Build one row per stage: headline value, change with its interval, time and size."""
     protocol = headline(run)
@@ -84,7 +88,7 @@ def stage_table(run: LoadedRun) -> Table:
         (
             f"{name} (= {stage.same_as})" if stage.same_as else name,
             percent(headline_value(stage, protocol)),
-            "baseline" if name == BASELINE else change_cell(stage),
+            "baseline" if name == BASELINE else change_cell(stage).replace(" to ", _UNBROKEN_TO),
             *_costs(run.record.stages.get(stage.same_as or name)),
         )
         for name, stage in run.metrics.stages.items()
@@ -94,8 +98,8 @@ def stage_table(run: LoadedRun) -> Table:
             "stage",
             f"{name_of_value}, %",
             "change (95 % interval), points",
-            "images per second",
-            "network, ms an image",
+            "images/s",
+            "network, ms/image",
             "weights, MB",
         ),
         rows=rows,
