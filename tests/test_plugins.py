@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from example_records import example_record
 from toy_detector import data
 from toy_detector import hooks as toy_detector
+from typed_records import run_record
 from zoo_core import __version__
 from zoo_core.api_version import API_VERSION
 from zoo_core.cli.main import run_command_line
@@ -117,7 +117,7 @@ def test_everybody_is_told_of_a_finished_evaluation_and_a_failure_is_named(plugi
 
     plugins.register(Tracker(), "a_tracker")
 
-    failed = plugins.evaluation_finished(tmp_path, example_record(), None)
+    failed = plugins.evaluation_finished(tmp_path, run_record(), None)
 
     assert (tmp_path / "toy_was_told.json").exists()
     assert [(plugin.plugin_id, plugin.cause) for plugin in failed] == [

@@ -173,6 +173,7 @@ def metrics_record(**changes: Any) -> MetricsRecord:
             scores={HEADLINE: score},
             same_as=same_as,
             drop_points=100.0 * (0.75 - value),
+            change=None,
         )
 
     metrics = MetricsRecord(

@@ -155,6 +155,26 @@ def test_nothing_is_wider_than_the_window_and_no_text_is_tiny(opened: Chrome) ->
     assert smallest >= 11.0
 
 
+def test_tables_use_the_whole_width_of_a_wide_window(opened: Chrome) -> None:
+    stages, protocols, definitions, main = opened.execute_script(
+        "return ['#stages table', '#protocols table', '#protocols details', 'main']"
+        ".map(s => document.querySelector(s).getBoundingClientRect().toJSON())"
+    )
+    assert stages["width"] >= 0.98 * main["width"]
+    if main["width"] > 1000:
+        assert definitions["left"] >= protocols["right"]
+        assert definitions["right"] == pytest.approx(main["right"], abs=2)
+
+
+def test_the_verdict_comes_first_and_a_phone_folds_what_is_long(opened: Chrome) -> None:
+    verdict, warnings, stages = opened.execute_script(
+        "return ['.verdict', '.notice', '#stages'].map(s => document.querySelector(s).getBoundingClientRect().top)"
+    )
+    assert verdict < warnings < stages
+    opened_parts = opened.execute_script("return [...document.querySelectorAll('.narrow-closed')].map(d => d.open)")
+    assert opened_parts == [opened.execute_script("return window.innerWidth > 1152")] * 2
+
+
 def test_the_plot_of_the_drops_stands_beside_its_table_where_there_is_room(opened: Chrome) -> None:
     table, plot, width = opened.execute_script(
         "const boxes = [...document.querySelector('.beside').children].map(e => e.getBoundingClientRect());"

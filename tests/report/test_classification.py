@@ -65,10 +65,10 @@ def flips(run: Path, folder: Path) -> tuple[int, int, int]:
 def test_the_page_speaks_of_accuracy_and_misses_nothing(class_run: Path, folder: Path, plugins: PluginHost) -> None:
     page = render_report(class_run, host=plugins)
     text = text_of(page)
-    assert "could not show" not in text
+    assert "Missing from this page" not in text
     assert "mAP" not in text
     assert "AP of" not in text
-    for words in ("top-1, %", "top-1 under topk/first", "topk/expected class-balanced top-1", "What is taken for what"):
+    for words in ("top-1, %", "top-1 under topk/first", "topk/expected class-balanced top-1", "Confusions"):
         assert words in text, words
     lost, gained, moved = flips(class_run, folder)
     assert lost > gained > 0
@@ -111,8 +111,8 @@ def test_without_the_data_the_answers_stand_and_the_truth_is_missed(
     shutil.rmtree(folder)
     page = render_report(class_run, host=plugins)
     text = text_of(page)
-    assert "The data cannot be read any more, so pictures and ground truth are not shown:" in text
-    assert "What was right is not known, because the data cannot be read." in text
+    assert "The data cannot be read, so pictures and ground truth are not shown:" in text
+    assert "Which answers were right is not known, because the data cannot be read." in text
     assert "~ changed" in text
     assert "no picture" in text
     assert "data:image" not in page
@@ -121,7 +121,7 @@ def test_without_the_data_the_answers_stand_and_the_truth_is_missed(
 def test_a_run_whose_plugin_is_not_installed_still_shows_what_changed(class_run: Path) -> None:
     text = text_of(render_report(class_run, host=PluginHost(installed=False)))
     assert "images have another most probable class in w8a8 than in fp32" in text
-    assert "What was right is not known" in text
+    assert "Which answers were right is not known" in text
 
 
 def test_two_runs_of_a_classifier_lie_side_by_side(
@@ -148,8 +148,10 @@ def test_of_an_unknown_kind_everything_else_is_shown(class_run: Path, plugins: P
         store.write(Chunk(index=0, image_ids=("a",), predictions=(Depths(metres=np.zeros(3, np.float32)),)))
     text = text_of(render_report(class_run, host=plugins))
     assert "The predictions have the fields metres, a kind that this version has no view for" in text
-    assert "of a kind that this version cannot show image by image; the scores above stand." in text
-    for words in ("top-1 under topk/first", "Quantization noise in w8a8", "The same run again"):
+    assert (
+        "This version cannot show predictions of this kind image by image; the scores above are not affected." in text
+    )
+    for words in ("top-1 under topk/first", "Quantization noise in w8a8", "Command that repeats the run"):
         assert words in text
 
 

@@ -19,6 +19,7 @@ from zoo_core.errors import RunError
 from zoo_core.plugins import PluginHost
 from zoo_core.report.html import render_report, write_report
 from zoo_core.runs.predictions import Chunk, PredictionStore
+from zoo_core.runs.record import read_metrics
 
 VOID = {"meta", "br", "hr", "img", "input", "link", "image", "use"}
 
@@ -77,7 +78,7 @@ def test_the_report_of_a_complete_run_misses_nothing(run_dir: Path, host: Plugin
 
     assert path == run_dir / "report.html"
     page = Page(path.read_text())
-    assert "could not show" not in page.text
+    assert "Missing from this page" not in page.text
     for words in (
         "toy_squares on grid test",
         "Limited run: a warning of the test.",
@@ -92,6 +93,53 @@ def test_the_report_of_a_complete_run_misses_nothing(run_dir: Path, host: Plugin
     ):
         assert words in page.text
     assert page.shots
+
+
+def test_the_page_and_its_paragraph_start_with_the_verdict(run_dir: Path, host: PluginHost) -> None:
+    metrics = read_metrics(run_dir)
+    assert metrics is not None
+    changed = metrics.stages["w8a8"].change
+    assert changed is not None
+    assert changed.low is not None
+    assert changed.high is not None
+    low, high = (f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") for value in (changed.low, changed.high))
+    assert changed.high < 0
+
+    text = render_report(run_dir, host=host)
+
+    sentence = f"w8a8 loses {-changed.points:.2f} points (95 % interval {low} to {high}) on 40 images."
+    assert Page(text).text.index(sentence) < Page(text).text.index("Stages")
+    paragraph = re.search(r'<p class="paste" id="paste">([^<]+)', text)
+    assert paragraph is not None
+    assert paragraph[1].startswith(sentence)
+    assert f"({low}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{high})" in text
+
+
+def test_a_run_of_an_earlier_version_has_no_interval_and_the_page_says_so(run_dir: Path, host: PluginHost) -> None:
+    def age(metrics: dict[str, Any]) -> None:
+        metrics["schema"] = 1
+        for stage in metrics["stages"].values():
+            del stage["change"]
+
+    edit(run_dir / "metrics.json", age)
+
+    page = Page(render_report(run_dir, host=host))
+
+    assert "points against fp32 on 40 images; the run recorded no interval." in page.text
+    assert "Missing from this page" not in page.text
+
+
+def test_a_record_that_is_not_valid_cannot_be_compared_by_its_conditions(
+    run_dir: Path, host: PluginHost, tmp_path: Path
+) -> None:
+    other = shutil.copytree(run_dir, tmp_path / "other")
+    edit(other / "run.json", lambda record: record.pop("settings"))
+
+    page = Page(render_report(run_dir, host=host, against=other))
+
+    assert "The conditions of the runs cannot be compared:" in page.text
+    assert "settings: Field required" in page.text
+    assert "the difference is this run minus the other." in page.text
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(run_dir: Path, host: PluginHost) -> None:
@@ -162,8 +210,8 @@ def test_without_the_data_the_page_says_so_and_shows_the_rest(run_dir: Path, hos
     text = render_report(run_dir, host=host)
 
     page = Page(text)
-    assert "The data cannot be read any more, so pictures and ground truth are not shown:" in page.text
-    assert "Precision over recall needs the annotations, which are not there" in page.text
+    assert "The data cannot be read, so pictures and ground truth are not shown:" in page.text
+    assert "Precision over recall needs the annotations, which are missing" in page.text
     assert "data:image" not in text
     assert page.shots
     assert "lost, were right" not in page.text
@@ -200,7 +248,7 @@ def test_one_missing_file_is_named_and_the_other_shown(run_dir: Path, host: Plug
         assert "voc07_11pt/devkit" in page.text
     else:
         assert "recipe_of_the_test" in page.text
-        assert "What changed from fp32 to w8a8" in page.text
+        assert "Changes from fp32 to w8a8" in page.text
 
 
 def test_a_directory_without_either_file_is_an_error_that_names_both(tmp_path: Path) -> None:
@@ -232,7 +280,7 @@ def test_empty_objects_give_a_page_that_says_what_is_missing(tmp_path: Path, hos
     page = Page(render_report(tmp_path, host=host))
 
     assert "run.json has schema None" in page.text
-    assert "run.json.status is missing." in page.text
+    assert "run.json: status is missing." in page.text
     assert "No stage has a score." in page.text
 
 
@@ -241,7 +289,7 @@ def test_a_newer_schema_is_named_and_what_is_known_is_shown(run_dir: Path, host:
 
     page = Page(render_report(run_dir, host=host))
 
-    assert "metrics.json has schema 99; this version writes 1 and shows what it knows." in page.text
+    assert "metrics.json has schema 99; this version writes 2 and shows what it knows." in page.text
     assert "voc07_11pt/devkit" in page.text
 
 
@@ -292,8 +340,8 @@ def test_a_stage_without_predictions_is_named(run_dir: Path, host: PluginHost) -
 
     page = Page(render_report(run_dir, host=host))
 
-    assert "predictions/w8a8 is missing: what it saw cannot be shown." in page.text
-    assert "The detections of two stages are needed for this" in page.text
+    assert "predictions/w8a8 is missing: its predictions cannot be shown." in page.text
+    assert "This section needs the detections of two stages" in page.text
 
 
 def test_a_damaged_chunk_is_named(run_dir: Path, host: PluginHost) -> None:
@@ -302,7 +350,7 @@ def test_a_damaged_chunk_is_named(run_dir: Path, host: PluginHost) -> None:
 
     page = Page(render_report(run_dir, host=host))
 
-    assert "What w8a8 saw cannot be shown:" in page.text
+    assert "The predictions of w8a8 cannot be shown:" in page.text
     assert str(chunk) in page.text
 
 
@@ -330,18 +378,18 @@ def test_scores_edited_by_hand_are_found_out(run_dir: Path, host: PluginHost) ->
 
     page = Page(render_report(run_dir, host=host))
 
-    assert "1 AP values in metrics.json are not those that the stored predictions give" in page.text
+    assert "1 AP values in metrics.json differ from those of the stored predictions" in page.text
     assert "green w8a8: 99.00 recorded" in page.text
 
 
 def test_a_stage_name_that_leaves_the_directory_reads_nothing(run_dir: Path, host: PluginHost) -> None:
-    edit(
-        run_dir / "metrics.json",
-        lambda metrics: metrics.update(stages={"fp32": {}, "../../predictions_w8a8": {}, "w8a8": {}}),
-    )
-    shutil.rmtree(run_dir / "predictions" / "w8a8")
+    def rename(metrics: dict[str, Any]) -> None:
+        metrics["stages"]["../../w8a8"] = metrics["stages"].pop("w8a8")
+        metrics["stages"]["../predictions_w8a8"] = metrics["stages"]["../../w8a8"]
 
-    assert "predictions/w8a8 is missing" in render_report(run_dir, host=host)
+    edit(run_dir / "metrics.json", rename)
+
+    assert "predictions/../predictions_w8a8 is missing" in render_report(run_dir, host=host)
 
 
 def test_against_itself_every_difference_is_zero(run_dir: Path, host: PluginHost) -> None:
@@ -363,7 +411,7 @@ def test_against_another_run_the_differing_conditions_are_said(
     assert "The runs differ in split: test here, trainval there." in page.text
     assert "The runs differ in evaluated images" in page.text
     assert "The runs show different protocols first: voc07_11pt/pytorch-ssd here, coco there." in page.text
-    assert "One of the runs is limited to a part of its split, the other is not." in page.text
+    assert "The runs differ in limit: no here, yes there." in page.text
 
 
 def test_against_a_run_without_metrics_shows_what_there_is(run_dir: Path, host: PluginHost, tmp_path: Path) -> None:
@@ -373,7 +421,7 @@ def test_against_a_run_without_metrics_shows_what_there_is(run_dir: Path, host: 
 
     page = Page(render_report(run_dir, host=host, against=other))
 
-    assert "Of the other run this is missing: metrics.json is missing." in page.text
+    assert "Missing from the other run: metrics.json is missing." in page.text
 
 
 def test_a_report_that_cannot_be_written_is_an_error(run_dir: Path, host: PluginHost, tmp_path: Path) -> None:
@@ -388,8 +436,8 @@ def test_the_reproducing_command_writes_every_default_out(run_dir: Path, host: P
 
     assert (
         f"zoo-eval run toy_squares \\ --data {grid} \\ --checkpoint /somewhere/weights.safetensors "
-        "\\ --set quantsim.param_bw=8 \\ --stages fp32,w8a8 \\ --calibration-size 64 \\ --workers 2 \\ --seed 0 "
-        "\\ --batch-size 8 \\ --device cpu"
+        "\\ --stages fp32,w8a8 \\ --calibration-size 64 \\ --workers 2 \\ --seed 0 "
+        "\\ --batch-size 8 \\ --device cpu \\ --backend torch \\ --set quantsim.param_bw=8"
     ) in page.text
     assert "zoo-eval run toy_squares \\ --data 'a folder'" in page.text
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from zoo_core.report.loading import compared_pair
+from zoo_core.comparison.stages import compared_pair
 
 
 @pytest.mark.parametrize(

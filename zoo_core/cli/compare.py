@@ -14,8 +14,8 @@ from zoo_core.cli.options import FILE, OUTPUT, SCORE, options
 from zoo_core.display import percent, points
 
 if TYPE_CHECKING:
+    from zoo_core.comparison.tasks import ChangeCounts
     from zoo_core.results.compare import Compared, PairedChange
-    from zoo_core.results.compare_tasks import ChangeCounts
 
 
 @click.command()

@@ -10,8 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from zoo_core.comparison.stages import BASELINE
+from zoo_core.comparison.verdict import change_cell, verdict
 from zoo_core.datatypes import measure
 from zoo_core.display import percent, points
+from zoo_core.runs.lenient import DASH, MINUS
 
 if TYPE_CHECKING:
     from zoo_core.runs.record import MetricsRecord, RunRecord
@@ -40,8 +43,10 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 
 def print_result(record: RunRecord, metrics: MetricsRecord, run_dir: Path, console: Console | None = None) -> None:
-    """Print a run: stages with their drop, every protocol, the classes hit worst, and where the rest lies."""
+    """Print a run: the verdict, the stages, every protocol, the classes hit worst, and where the rest lies."""
     console = console or make_console()
+    for line in verdict(metrics):
+        console.print(Text(line.replace(MINUS, "-"), style="bold"))
     console.print(stage_table(record, metrics))
     console.print(protocol_table(metrics))
     for line in batch_size_lines(record):
@@ -74,24 +79,24 @@ def batch_size_lines(record: RunRecord) -> list[str]:
 
 
 def stage_table(record: RunRecord, metrics: MetricsRecord) -> Table:
-    """One row per stage: headline value, drop against fp32, speed and size."""
-    dataset, headline = record.dataset, metrics.headline
+    """One row per stage: headline value, change against fp32 with its interval, speed and size."""
+    dataset, protocol = record.dataset, metrics.headline
     title = f"{metrics.model} on {dataset.name} {dataset.split}, {metrics.num_images} images"
-    score = next(iter(metrics.stages.values())).scores[headline]
-    measured = measure(score.key).overall
-    table = Table(title=Text(title), caption=Text(f"{measured}: {headline}, in percent; drop against fp32, in points"))
-    for name, justify in (("stage", "left"), (measured, "right"), ("drop", "right"), ("images/s", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("weights MB", justify="right")
+    measured = measure(next(iter(metrics.stages.values())).scores[protocol].key).overall
+    caption = f"{measured}: {protocol}, in percent; change against fp32 (95 % interval), in points: negative is worse"
+    table = Table(title=Text(title), caption=Text(caption))
+    table.add_column("stage")
+    for name in (measured, "change, 95 % interval", "images/s", "weights MB"):
+        table.add_column(name, justify="right")
     for name, stage in metrics.stages.items():
         cost = record.stages.get(stage.same_as or name)
-        alias = f" (= {stage.same_as})" if stage.same_as else ""
+        rate = cost.images_per_second if cost is not None else None
         table.add_row(
-            Text(name + alias),
-            percent(stage.scores[headline].headline),
-            "" if name == "fp32" or stage.drop_points is None else points(stage.drop_points),
-            f"{cost.images_per_second:.1f}" if cost and cost.images_per_second else "",
-            f"{cost.weights_bytes / 1e6:.2f}" if cost else "",
+            Text(f"{name} (= {stage.same_as})" if stage.same_as else name),
+            percent(stage.scores[protocol].headline),
+            "" if name == BASELINE else change_cell(stage).replace(MINUS, "-").replace(DASH, "-"),
+            "" if rate is None else f"{rate:.1f}",
+            "" if cost is None else f"{cost.weights_bytes / 1e6:.2f}",
         )
     return table
 

@@ -11,6 +11,7 @@ from zoo_core.runs import provenance
 from zoo_core.runs.migration import SCHEMA
 from zoo_core.runs.parts import (
     BatchSizeRecord,
+    ChangeRecord,
     LayerRecord,
     ProtocolRecord,
     ScoreRecord,
@@ -227,6 +228,7 @@ class Recorder:
             },
             same_as=None,
             drop_points=None,
+            change=None,
         )
         self._protocols[stage.name] = {
             protocol: ProtocolRecord(
@@ -239,15 +241,20 @@ class Recorder:
         }
         self._save_stage(stage, replace(self.record.stages[stage.name], scoring_seconds=seconds))
 
-    def write_metrics(self) -> None:
-        """Write ``metrics.json``; only a complete run has one."""
+    def write_metrics(self, changes: Mapping[str, ChangeRecord]) -> None:
+        """Write ``metrics.json``; only a complete run has one.
+
+        Args:
+            changes: By stage, without those that share another stage's predictions.
+        """
         job = self._job
         baseline = self._headline(self._scores.get("fp32"))
         stages = {}
         for stage in job.stages:
             scores = self._scores[stage.same_as or stage.name]
             drop = points_above(baseline, self._headline(scores))
-            stages[stage.name] = replace(scores, same_as=stage.same_as, drop_points=drop)
+            change = changes.get(stage.same_as or stage.name)
+            stages[stage.name] = replace(scores, same_as=stage.same_as, drop_points=drop, change=change)
         self.metrics = MetricsRecord(
             schema=SCHEMA,
             model=job.entry.model_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from zoo_core.comparison.changes import headline_changes
+from zoo_core.comparison.stages import BASELINE
 from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
 from zoo_core.evaluation.batch_sizes import BatchSizeEffect, compare_batch_sizes
 from zoo_core.evaluation.memory import out_of_memory, with_less_memory
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from zoo_core.inference import InferenceSettings
     from zoo_core.quantization.aimet.simulation import Simulation
     from zoo_core.quantization.pipeline import RecipePoint
+    from zoo_core.runs.parts import ChangeRecord
     from zoo_core.runs.record import MetricsRecord, RunRecord
 
 logger = logging.getLogger("zoo_eval")
@@ -179,7 +183,7 @@ class _Run:
     def _finish(self, write_report: WriteReport | None) -> None:
         self.place = ""
         if self._evaluate:
-            self.recorder.write_metrics()
+            self.recorder.write_metrics(self._changes())
         self.recorder.finish("complete")
         self.run_dir.forget_lock()
         if write_report is not None:
@@ -215,6 +219,28 @@ class _Run:
         return PredictionStore(self.run_dir.folder("predictions", stage.name), self._prediction_type)
 
     # ------------------------------------------------------------------ networks
+
+    def _changes(self) -> dict[str, ChangeRecord]:
+        """Compute the change of each stage against fp32, where there is one, from the stored predictions."""
+        job = self.job
+        stages = {stage.name: stage for stage in job.stages if stage.same_as is None}
+        if BASELINE not in stages:
+            return {}
+
+        def predictions(stage: Stage) -> dict[str, Prediction]:
+            pairs = (zip(chunk.image_ids, chunk.predictions, strict=True) for chunk in self._store(stage))
+            return dict(itertools.chain.from_iterable(pairs))
+
+        baseline = predictions(stages.pop(BASELINE))
+        return headline_changes(
+            self._prediction_type,
+            job.data.dataset.class_names,
+            job.data.image_ids,
+            [job.data.targets[image_id] for image_id in job.data.image_ids],
+            baseline,
+            ((name, predictions(stage)) for name, stage in stages.items()),
+            job.entry.headline,
+        )
 
     def _walk(self, context: Callable[[], StepContext]) -> None:
         """Take the network through the recipe and evaluate the stages at each point."""

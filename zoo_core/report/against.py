@@ -1,38 +1,18 @@
-"""Two runs side by side: their stages, and every condition in which they differ."""
+"""Puts two runs side by side: their stages, and every condition in which they differ."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from zoo_core.errors import RunError
 from zoo_core.report.sections import Table, headline, headline_measure, headline_value
-from zoo_core.runs.facts import DASH, percent, points
+from zoo_core.runs.lenient import DASH, joined, percent, points
+from zoo_core.runs.record import Difference, read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from zoo_core.report.loading import LoadedRun
-    from zoo_core.runs.facts import Facts
-
-# What is compared, where it stands in run.json, and whether a difference makes the numbers incomparable.
-_CONDITIONS: tuple[tuple[str, str, str, bool], ...] = (
-    ("data set", "dataset", "name", True),
-    ("split", "dataset", "split", True),
-    ("evaluated images", "dataset", "image_ids_sha256", True),
-    ("content of images and annotations", "dataset", "fingerprint", True),
-    ("number of images", "dataset", "num_images", True),
-    ("checkpoint", "checkpoint", "sha256", False),
-    ("optimized checkpoint", "optimized_checkpoint", "sha256", False),
-    ("recipe", "recipe", "name", False),
-    ("recipe content", "recipe", "sha256", False),
-    ("calibration split", "calibration", "split", False),
-    ("calibration images", "calibration", "num_images", False),
-    ("seed", "settings", "seed", False),
-    ("batch size", "settings", "batch_size", False),
-    ("device", "settings", "device", False),
-    ("backend of float stages", "settings", "backend", False),
-)
-_PACKAGES = ("torch", "aimet-torch", "numpy", "opencv-python")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +21,10 @@ class Comparison:
 
     Attributes:
         other: The other run's directory.
-        stages: Stage by stage.
-        cautions: Differences that make the numbers not comparable, in sentences.
+        stages: Values of each stage in both runs.
+        cautions: Sentences on differences that make the numbers incomparable.
         conditions: Every difference, as a table.
-        gaps: What the other run lacks.
+        gaps: Parts that the other run lacks.
     """
 
     other: str
@@ -55,40 +35,43 @@ class Comparison:
 
 
 def compare_runs(this: LoadedRun, other: LoadedRun) -> Comparison:
-    """Put two runs side by side; refuses nothing, but says what differs."""
-    rows, cautions = [], []
-    for what, section, key, serious in _CONDITIONS:
-        mine, theirs = _value(this.record.object(section), key), _value(other.record.object(section), key)
-        if mine != theirs:
-            rows.append((what, mine, theirs))
-            if serious:
-                # A hash tells a reader nothing; the table of conditions holds it.
-                values = "" if key.endswith(("sha256", "fingerprint")) else f": {mine} here, {theirs} there"
-                cautions.append(f"The runs differ in {what}{values}.")
-    for what, key in (("model", "model"), ("zoo-eval", "zoo_eval")):
-        mine, theirs = this.record.text(key) or DASH, other.record.text(key) or DASH
-        if mine != theirs:
-            rows.append((what, mine, theirs))
-    for package in _PACKAGES:
-        mine, theirs = (
-            run.record.object("environment").object("packages").text(package) or DASH for run in (this, other)
-        )
-        if mine != theirs:
-            rows.append((package, mine, theirs))
-    cautions += _protocol_cautions(this, other)
+    """Put two runs side by side; refuses nothing, but lists the differences."""
+    cautions: list[str] = []
+    try:
+        differences = read_record(this.path).differences(read_record(other.path), "report")
+    except RunError as error:
+        differences = []
+        cautions.append(f"The conditions of the runs cannot be compared: {error.fact}")
+    rows = tuple((difference.what, *_texts(difference)) for difference in differences)
+    for difference, (what, mine, theirs) in zip(differences, rows, strict=True):
+        if difference.refused:
+            # A hash tells a reader nothing; the table of conditions holds it.
+            values = "" if difference.is_hash else f": {mine} here, {theirs} there"
+            cautions.append(f"The runs differ in {what}{values}.")
     return Comparison(
         other=str(other.path),
         stages=_stages(this, other),
-        cautions=cautions,
-        conditions=Table(
-            columns=("condition", "this run", "other run"), rows=tuple(rows), caption="Conditions that differ."
-        ),
+        cautions=[*cautions, *_protocol_cautions(this, other)],
+        conditions=Table(columns=("condition", "this run", "other run"), rows=rows, caption="Conditions that differ."),
         gaps=tuple(other.gaps),
     )
 
 
-def _value(facts: Facts, key: str) -> str:
-    return next((value for name, value in facts.pairs() if name == key), DASH)
+def _texts(difference: Difference) -> tuple[str, str]:
+    """Both values as text; of two mappings only the entries that differ."""
+    mine, theirs = difference.mine, difference.theirs
+    if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
+        names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        mine, theirs = ([f"{name} {side.get(name, DASH)}" for name in names] for side in (mine, theirs))
+    return _text(mine), _text(theirs)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple | list):
+        return joined([str(entry) for entry in value])
+    return DASH if value is None else str(value)
 
 
 def _protocol_cautions(this: LoadedRun, other: LoadedRun) -> list[str]:
@@ -99,17 +82,15 @@ def _protocol_cautions(this: LoadedRun, other: LoadedRun) -> list[str]:
             f"The runs show different protocols first: {protocol} here, {theirs} there. The table compares under "
             f"{protocol}."
         )
-    mine, rule = (run.metrics.object("protocols").object(protocol).text("definition") for run in (this, other))
-    if mine != rule and mine is not None and rule is not None:
+    rules = [run.metrics.protocols[protocol].definition for run in (this, other) if protocol in run.metrics.protocols]
+    if len(set(rules)) == 2:
         cautions.append(f"The runs define {protocol} differently.")
-    if this.metrics.flag("limited") != other.metrics.flag("limited"):
-        cautions.append("One of the runs is limited to a part of its split, the other is not.")
     return cautions
 
 
 def _stages(this: LoadedRun, other: LoadedRun) -> Table:
     protocol = headline(this)
-    mine, theirs = this.stages, other.stages
+    mine, theirs = this.metrics.stages, other.metrics.stages
     rows = []
     for name in dict.fromkeys([*mine, *theirs]):
         here = headline_value(mine[name], protocol) if name in mine else None

@@ -16,7 +16,7 @@ from zoo_core.report.drawing import class_name
 from zoo_core.report.gallery import BYTES_BUDGET, data_uri, read_pixels, token_classes
 from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import Table
-from zoo_core.runs.facts import percent
+from zoo_core.runs.lenient import percent
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun

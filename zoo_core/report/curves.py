@@ -1,4 +1,4 @@
-"""The numbers behind the plots: precision-recall curves and score histograms of the compared stages."""
+"""Computes the numbers behind the plots: precision-recall curves and score histograms of the compared stages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo_core.metrics.average_precision import RECALL_POINTS_11, average_precisi
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import headline
-from zoo_core.runs.facts import percent
+from zoo_core.runs.lenient import percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ _MAX_POINTS = 160
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClassCurves:
-    """What is plotted of one class.
+    """Plotted numbers of one class.
 
     Attributes:
         recall_precision: By stage: ``(P, 2)`` float64, recall and precision, thinned for drawing; P is 0 where nothing
@@ -50,7 +50,7 @@ class ClassCurves:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Curves:
-    """Curves of every class, and what came to light on the way.
+    """Curves of every class.
 
     Attributes:
         protocol: The protocol of the curves; empty without ground truth.
@@ -62,9 +62,9 @@ class Curves:
 
 
 def compute_curves(run: LoadedRun, scores: Sequence[ClassScore]) -> Curves:
-    """Work out the curves of the stages whose predictions are loaded.
+    """Compute the curves of the stages whose predictions are loaded.
 
-    Recomputes each class's AP on the way; where it differs from ``metrics.json``, predictions, annotations or scores
+    Recomputes the AP of each class; where it differs from ``metrics.json``, predictions, annotations or scores
     were changed after the run, and a gap says so.
 
     Args:
@@ -73,18 +73,18 @@ def compute_curves(run: LoadedRun, scores: Sequence[ClassScore]) -> Curves:
     """
     class_names = run.class_names
     protocol = headline(run) if headline(run) in DETECTION_PROTOCOLS else DETECTION_PROTOCOLS[0]
-    seen = predictions_of(run, Detections)
-    metrics = _metrics(run, seen, class_names) if run.dataset is not None else {}
-    histograms = {stage: _histograms(found, len(class_names)) for stage, found in seen.items()}
+    predictions = predictions_of(run, Detections)
+    metrics = _metrics(run, predictions, class_names) if run.dataset is not None else {}
+    histograms = {stage: _histograms(by_image, len(class_names)) for stage, by_image in predictions.items()}
     classes: dict[str, ClassCurves] = {}
     computed: dict[tuple[str, str], float] = {}
     for label, name in enumerate(class_names):
-        found = {stage: metric.precision_recall(name, protocol) for stage, metric in metrics.items()}
-        for stage, curve in found.items():
+        curves = {stage: metric.precision_recall(name, protocol) for stage, metric in metrics.items()}
+        for stage, curve in curves.items():
             computed[stage, name] = _average(protocol, curve)
         classes[name] = ClassCurves(
-            recall_precision={stage: _thinned(curve) for stage, curve in found.items()},
-            precision_at={stage: _precision_at_points(curve) for stage, curve in found.items()},
+            recall_precision={stage: _thinned(curve) for stage, curve in curves.items()},
+            precision_at={stage: _precision_at_points(curve) for stage, curve in curves.items()},
             histograms={stage: rows[label] for stage, rows in histograms.items()},
         )
     if protocol != "coco":
@@ -93,15 +93,15 @@ def compute_curves(run: LoadedRun, scores: Sequence[ClassScore]) -> Curves:
 
 
 def _metrics(
-    run: LoadedRun, seen: Mapping[str, Mapping[str, Detections]], class_names: tuple[str, ...]
+    run: LoadedRun, predictions: Mapping[str, Mapping[str, Detections]], class_names: tuple[str, ...]
 ) -> dict[str, DetectionMetric]:
     metrics = {}
     targets = targets_of(run, DetectionTarget)
-    for stage, found in seen.items():
+    for stage, by_image in predictions.items():
         metric = DetectionMetric(class_names)
-        ids = [image_id for image_id in found if image_id in targets]
+        ids = [image_id for image_id in by_image if image_id in targets]
         try:
-            metric.update(ids, [found[image_id] for image_id in ids], [targets[image_id] for image_id in ids])
+            metric.update(ids, [by_image[image_id] for image_id in ids], [targets[image_id] for image_id in ids])
         except ZooError as error:
             run.gaps.append(f"The detections of {stage} cannot be matched to the ground truth: {error.fact}")
             continue
@@ -120,16 +120,16 @@ def _compare(run: LoadedRun, scores: Sequence[ClassScore], computed: Mapping[tup
         for stage, recorded in score.values.items():
             again = computed.get((stage, score.name))
             if recorded is not None and again is not None and abs(recorded - again) > AP_TOLERANCE:
-                differing.append(f"{score.name} {stage}: {percent(recorded)} recorded, {percent(again)} found")
+                differing.append(f"{score.name} {stage}: {percent(recorded)} recorded, {percent(again)} computed")
     if differing:
         run.gaps.append(
-            f"{len(differing)} AP values in metrics.json are not those that the stored predictions give on the data as "
-            f"it is now; one of them was changed after the run. First: {differing[0]} (in %)."
+            f"{len(differing)} AP values in metrics.json differ from those of the stored predictions on the present "
+            f"data: one of the three was changed after the run. First: {differing[0]} (in %)."
         )
 
 
 def _thinned(curve: PrecisionRecall) -> NDArray[np.float64]:
-    """The curve's corners: each detection that raised the recall, and the last one before it."""
+    """Keep the curve's corners: each detection that raised the recall, and the last one before it."""
     if not len(curve.recall):
         return np.zeros((0, 2))
     rises = np.flatnonzero(np.diff(curve.recall, prepend=0.0) > 0)
@@ -144,10 +144,10 @@ def _precision_at_points(curve: PrecisionRecall) -> NDArray[np.float64]:
     return np.array(best, dtype=np.float64)
 
 
-def _histograms(found: Mapping[str, Detections], num_classes: int) -> NDArray[np.int64]:
-    """``(C, 20)``: detections per class and bin; scores outside ``[0, 1]`` and unknown labels are left out."""
+def _histograms(by_image: Mapping[str, Detections], num_classes: int) -> NDArray[np.int64]:
+    """Count detections per class and bin, ``(C, 20)``; scores outside ``[0, 1]`` and unknown labels are left out."""
     table = np.zeros((num_classes, len(SCORE_BINS) - 1), dtype=np.int64)
-    for detections in found.values():
+    for detections in by_image.values():
         known = (
             (detections.labels >= 0)
             & (detections.labels < num_classes)

@@ -1,4 +1,4 @@
-"""A run directory as one self-contained page."""
+"""Writes a run directory as one self-contained page."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 import jinja2
 from markupsafe import Markup
 
+from zoo_core.comparison.verdict import verdict
 from zoo_core.errors import RunError
 from zoo_core.plugins import PluginHost
-from zoo_core.report import origin, plots, sections, views
-from zoo_core.report.against import Comparison, compare_runs
+from zoo_core.report import command, origin, plots, sections, views
+from zoo_core.report.against import compare_runs
 from zoo_core.report.layers import layer_groups
 from zoo_core.report.loading import LoadedRun, load_run
+from zoo_core.report.summary import summary
 from zoo_core.runs.directory import RunDirectory
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ def write_report(
 ) -> Path:
     """Write the page of a run and return its path.
 
-    Built from the run directory alone, and from the data where it still lies in its place. What is missing, damaged or
-    of another version is named on the page, and the rest is shown.
+    The page is built from the run directory, and from the data where they still exist. It names what is missing,
+    damaged or of another version, and shows the rest.
 
     Args:
         run_dir: A run directory, complete or not.
@@ -56,9 +58,9 @@ def write_report(
 
 
 def render_report(run_dir: Path, *, host: PluginHost | None = None, against: Path | None = None) -> str:
-    """The page of a run as text; see ``write_report``."""
+    """Return the page of a run as text; see ``write_report``."""
     run = load_run(run_dir)
-    comparison = _comparison(run, against) if against is not None else None
+    comparison = compare_runs(run, load_run(against)) if against is not None else None
     view = views.choose_view(run)
     views.load_and_open(run, view, host or PluginHost())
     scores = sections.class_scores(run)
@@ -69,7 +71,8 @@ def render_report(run_dir: Path, *, host: PluginHost | None = None, against: Pat
         "classes_template": shown.classes,
         "changed_template": shown.changed,
         "title": _title(run),
-        "summary": sections.summary(run),
+        "summary": summary(run),
+        "verdict": verdict(run.metrics),
         "warnings": sections.all_warnings(run),
         "comparison": comparison,
         "stages": sections.stage_table(run),
@@ -80,23 +83,17 @@ def render_report(run_dir: Path, *, host: PluginHost | None = None, against: Pat
         "pair": run.pair,
         "layers": layer_groups(run),
         "origin": origin.provenance(run),
-        "command": sections.reproducing_command(run),
-        "recorded_command": sections.recorded_command(run),
+        "command": command.reproducing_command(run),
+        "recorded_command": command.recorded_command(run),
         "path": str(run.path.absolute()),
         "gaps": run.gaps,  # last: everything above may have added to it
     }
     return _environment().get_template("report.html.j2").render(context)
 
 
-def _comparison(run: LoadedRun, against: Path) -> Comparison:
-    return compare_runs(run, load_run(against))
-
-
 def _title(run: LoadedRun) -> str:
-    model = run.metrics.text("model") or run.record.text("model") or run.path.name
-    dataset = run.record.object("dataset")
-    where = " ".join(part for part in (dataset.text("name"), dataset.text("split")) if part)
-    return f"{model} on {where}" if where else model
+    model, dataset = run.metrics.model or run.record.model or run.path.name, run.record.dataset
+    return model if dataset is None else f"{model} on {dataset.name} {dataset.split}"
 
 
 def _drops(scores: list[ClassScore], pair: tuple[str, str] | None, measured: Measure) -> Plot | None:
@@ -114,7 +111,7 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     templates = resources.files("zoo_core.report") / "templates"
-    # Ours, and neither holds a closing tag: it may stand in the page as it is.
+    # Our own files, without a closing tag: safe to insert unescaped.
     environment.globals["style"] = Markup((templates / "style.css").read_text(encoding="utf-8"))  # noqa: S704
     environment.globals["script"] = Markup((templates / "script.js").read_text(encoding="utf-8"))  # noqa: S704
     return environment

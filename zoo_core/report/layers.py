@@ -1,18 +1,19 @@
-"""What happened layer by layer: weight ranges around equalization, and quantization noise."""
+"""Plots the measurements of each layer: weight ranges around equalization, and quantization noise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo_core.report.plots import Plot, layer_plot
 from zoo_core.report.sections import Table
-from zoo_core.runs.facts import DASH
+from zoo_core.runs.lenient import DASH
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun
-    from zoo_core.runs.facts import Facts
+    from zoo_core.runs.parts import LayerRecord
 
 _NUM_WORST = 8
 
@@ -22,9 +23,9 @@ class LayerGroup:
     """One measurement over the layers.
 
     Attributes:
-        heading: What was measured, of which stage.
-        text: How to read it.
-        plots: With the numbers of every layer behind each.
+        heading: Quantity and stage.
+        text: Hint for reading the plots.
+        plots: Each with the numbers of every layer behind it.
         worst: The layers to look at first; None where the plots show it.
     """
 
@@ -35,17 +36,21 @@ class LayerGroup:
 
 
 def layer_groups(run: LoadedRun) -> list[LayerGroup]:
-    """Every per-layer measurement that the run recorded."""
-    groups = [_ranges(step) for step in run.record.items("steps") if step.object("effect").objects("weight_ranges")]
-    for stage, simulation in run.record.objects("simulations").items():
-        layers = [layer for layer in simulation.items("layers") if layer.text("layer", needed=True) is not None]
-        if layers:
-            groups.append(_noise(stage, layers))
+    """Return every measurement by layer that the run recorded."""
+    groups = [_ranges(step.step, ranges) for step in run.record.steps if (ranges := _weight_ranges(step.effect))]
+    groups += [_noise(name, sim.layers) for name, sim in run.record.simulations.items() if sim.layers]
     return groups
 
 
-def _ranges(step: Facts) -> LayerGroup:
-    layers = step.object("effect").objects("weight_ranges")
+def _weight_ranges(effect: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Read the ranges by layer from a step's effect, whose content each step defines for itself."""
+    ranges = effect.get("weight_ranges")
+    if not isinstance(ranges, dict):
+        return {}
+    return {layer: values for layer, values in ranges.items() if isinstance(values, dict)}
+
+
+def _ranges(step: str, layers: Mapping[str, Mapping[str, Any]]) -> LayerGroup:
     names = list(layers)
     plots = []
     for key, title, unit in (
@@ -53,12 +58,11 @@ def _ranges(step: Facts) -> LayerGroup:
         ("spread", "Spread of the channels' ranges", "widest over narrowest channel"),
     ):
         series = {
-            when: [_positive(facts.number(f"{key}_{when}")) for facts in layers.values()]
-            for when in ("before", "after")
+            when: [_positive(values.get(f"{key}_{when}")) for values in layers.values()] for when in ("before", "after")
         }
         plots.append(
             layer_plot(
-                f"{step.text('step')}-{key}",
+                f"{step}-{key}",
                 f"{title} of each scaled layer, before and after",
                 unit,
                 names,
@@ -67,21 +71,22 @@ def _ranges(step: Facts) -> LayerGroup:
             )
         )
     return LayerGroup(
-        heading=f"Weight ranges around {step.text('step') or 'a step'}",
-        text="With one range per tensor, a channel much narrower than the widest one is left with few of the levels: "
-        "a spread near 1 uses them all.",
+        heading=f"Weight ranges around {step}",
+        text="With one range per tensor, a channel much narrower than the widest one gets few of the levels; at "
+        "a spread near 1 every channel uses them all.",
         plots=plots,
     )
 
 
-def _positive(value: float | None) -> float | None:
-    return value if value is not None and value > 0 else None  # the axis is logarithmic
+def _positive(value: Any) -> float | None:
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return float(value) if usable else None  # the axis is logarithmic
 
 
-def _noise(stage: str, layers: Sequence[Facts]) -> LayerGroup:
-    names = [layer.text("layer") or "" for layer in layers]
-    weights = [layer.number("weight_sqnr_db") for layer in layers]
-    outputs = [layer.number("output_sqnr_db") for layer in layers]
+def _noise(stage: str, layers: Sequence[LayerRecord]) -> LayerGroup:
+    names = [layer.layer for layer in layers]
+    weights = [layer.weight_sqnr_db for layer in layers]
+    outputs = [layer.output_sqnr_db for layer in layers]
     plot = layer_plot(
         f"sqnr-{stage}",
         f"Signal-to-quantization-noise ratio of weights and outputs in {stage}",
@@ -96,8 +101,8 @@ def _noise(stage: str, layers: Sequence[Facts]) -> LayerGroup:
     ]
     return LayerGroup(
         heading=f"Quantization noise in {stage}",
-        text="Higher is better; 6 dB is one bit. A weight's ratio is its own; an output's holds the noise of every "
-        "layer before it, so look for the layer where it falls.",
+        text="Higher is better; 6 dB is one bit. The ratio of a weight is its own; that of an output includes the "
+        "noise of every layer before it, so look for the layer where it falls.",
         plots=[plot],
         worst=Table(
             columns=("layer", "weight, dB", "output, dB"),
@@ -108,7 +113,7 @@ def _noise(stage: str, layers: Sequence[Facts]) -> LayerGroup:
 
 
 def _lowest(outputs: Sequence[float | None], weights: Sequence[float | None]) -> list[int]:
-    """Indices of the lowest of either, in the order of the network."""
+    """Return the indices of the lowest values of either, in the order of the network."""
     chosen: set[int] = set()
     for values in (outputs, weights):
         known = sorted((value, index) for index, value in enumerate(values) if value is not None)

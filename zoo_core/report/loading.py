@@ -1,49 +1,46 @@
-"""What a run directory holds, as far as it can be read; the data of the run where it still lies in its place."""
+"""Reads a run directory as far as it can be read, and the run's data where it still exists."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from zoo_core.comparison.stages import compared_pair
 from zoo_core.datatypes import DatasetRequest
 from zoo_core.errors import RunError, ZooError
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.facts import Facts, joined, read_facts
+from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, joined, read_leniently
 from zoo_core.runs.predictions import PredictionStore
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import EvalDataset, Prediction, Target
     from zoo_core.plugins import PluginHost
+    from zoo_core.runs.parts import StageScores
 
 P = TypeVar("P", bound="Prediction")
 T = TypeVar("T", bound="Target")
 
-BASELINE = "fp32"
-_PLAIN = re.compile(r"w\d+a\d+")
-_OPTIMIZED = re.compile(r"optimized_w\d+a\d+")
-
 
 @dataclass(slots=True, kw_only=True)
 class LoadedRun:
-    """A run as its directory tells it.
+    """The readable content of a run directory.
 
     Attributes:
         path: The run directory.
-        record: ``run.json``; empty facts where it cannot be read.
+        record: ``run.json``; empty where it cannot be read.
         metrics: ``metrics.json``, likewise.
-        gaps: A sentence for each thing that is missing or not usable; grows while the page is made.
-        pair: The two stages that are compared, or None.
+        gaps: A sentence for each part that is missing or unusable; grows while the page is made.
+        pair: The two compared stages, or None.
         predictions: By stage and image id, for the compared stages; empty where their kind is not known.
         dataset: The evaluated split; None where it cannot be opened, ``gaps`` says why.
         targets: By image id, for the images with predictions.
     """
 
     path: Path
-    record: Facts
-    metrics: Facts
+    record: ReadableRecord
+    metrics: ReadableMetrics
     gaps: list[str]
     pair: tuple[str, str] | None = None
     predictions: dict[str, dict[str, Prediction]] = field(default_factory=dict)
@@ -51,38 +48,19 @@ class LoadedRun:
     targets: dict[str, Target] = field(default_factory=dict)
 
     @property
-    def stages(self) -> dict[str, Facts]:
-        """Scores by stage name, aliases included, in the order of the run."""
-        return self.metrics.objects("stages")
+    def own_stages(self) -> dict[str, StageScores]:
+        """Scores by stage name without aliases, in the order of the run."""
+        return {name: stage for name, stage in self.metrics.stages.items() if stage.same_as is None}
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """As recorded, else the data set's, else those that have a score."""
-        recorded = self.record.object("dataset").texts("class_names")
-        if recorded:
-            return tuple(recorded)
+        """Names from the record, else from the dataset, else those with a score."""
+        if self.record.dataset is not None and self.record.dataset.class_names:
+            return self.record.dataset.class_names
         if self.dataset is not None:
             return self.dataset.class_names
-        for stage in self.stages.values():
-            for protocol in stage.objects("metrics").values():
-                return tuple(protocol.object("per_class"))
-        return ()
-
-
-def compared_pair(stages: list[str]) -> tuple[str, str] | None:
-    """fp32 with plain quantization, else with the optimized network's; None where a run has neither.
-
-    Args:
-        stages: Names, without those that are another stage under a second name.
-    """
-    if BASELINE not in stages:
-        return None
-    for pattern in (_PLAIN, _OPTIMIZED):
-        for name in stages:
-            if pattern.fullmatch(name):
-                return BASELINE, name
-    quantized = [name for name in stages if re.search(r"_w\d+a\d+$", name)]
-    return (BASELINE, quantized[0]) if quantized else None
+        scores = (score for stage in self.metrics.stages.values() for score in stage.scores.values())
+        return next((tuple(score.per_class) for score in scores), ())
 
 
 def load_run(path: Path) -> LoadedRun:
@@ -96,34 +74,30 @@ def load_run(path: Path) -> LoadedRun:
             f"{path} is not a directory.", fix="name a run directory, as `zoo-eval run` prints it at the end."
         )
     gaps: list[str] = []
-    record, metrics = read_facts(path / "run.json", gaps), read_facts(path / "metrics.json", gaps)
+    record = read_leniently(path / "run.json", gaps, ReadableRecord)
+    metrics = read_leniently(path / "metrics.json", gaps, ReadableMetrics)
     if record is None and metrics is None:
         raise RunError(
             f"{path} holds nothing that can be reported: {' '.join(gaps)}",
             fix="name a run directory, as `zoo-eval run` prints it at the end, or run again.",
         )
-    recorded = record.text("status", needed=True) if record else None
-    status = None if recorded is None else RunDirectory(path).true_status(recorded)
-    if record and status is not None and status != "complete":
-        error = record.text("error")
-        gaps.append(f"The run is not complete: its status is {status!r}." + (f" It says: {error}" if error else ""))
-    return LoadedRun(
-        path=path,
-        record=record or Facts({}, "run.json", []),  # that the whole file is missing is noted once
-        metrics=metrics or Facts({}, "metrics.json", []),
-        gaps=gaps,
-    )
+    if record is not None and record.status is not None:
+        status = RunDirectory(path).true_status(record.status)
+        if status != "complete":
+            error = f" It says: {record.error}" if record.error else ""
+            gaps.append(f"The run is not complete: its status is {status!r}.{error}")
+    return LoadedRun(path=path, record=record or ReadableRecord(), metrics=metrics or ReadableMetrics(), gaps=gaps)
 
 
 def stored_fields(run: LoadedRun) -> frozenset[str]:
-    """Fields of the predictions that a run holds, by which their kind is known; empty where there are none."""
+    """List the fields of the stored predictions, which identify their kind; empty where there are none."""
     folder = run.path / "predictions"
     stages = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     return next((fields for stage in stages if (fields := PredictionStore.columns(stage))), frozenset())
 
 
 def load_predictions(run: LoadedRun, kind: type[Prediction] | None) -> None:
-    """Choose the compared stages, and read their predictions, or the baseline's alone, into ``run``.
+    """Choose the compared stages and read their predictions into ``run``; without a pair, those of the first stage.
 
     Args:
         run: ``pair`` and ``predictions`` are filled.
@@ -131,36 +105,37 @@ def load_predictions(run: LoadedRun, kind: type[Prediction] | None) -> None:
     """
     folder = run.path / "predictions"
     there = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
-    named = [name for name, stage in run.stages.items() if stage.text("same_as") is None]
-    # A name comes from the directory, never from a file that somebody may have edited.
-    names = named or sorted(there)
+    # Paths come from names in the directory, never from a file that somebody may have edited.
+    names = list(run.own_stages) or sorted(there)
     run.pair = compared_pair(names)
     if run.pair is None:
-        run.gaps.append("No fp32 stage with a quantized one beside it: what quantization changed cannot be shown.")
+        run.gaps.append(
+            "The run has no fp32 stage with a quantized one beside it: what quantization changed cannot be shown."
+        )
     for stage in run.pair or names[:1]:
         if stage not in there:
-            run.gaps.append(f"predictions/{stage} is missing: what it saw cannot be shown.")
+            run.gaps.append(f"predictions/{stage} is missing: its predictions cannot be shown.")
             continue
         if kind is None:
             continue
         try:
             chunks = list(PredictionStore(folder / stage, kind))
         except ZooError as error:
-            run.gaps.append(f"What {stage} saw cannot be shown: {error.fact}")
+            run.gaps.append(f"The predictions of {stage} cannot be shown: {error.fact}")
             continue
         run.predictions[stage] = {
-            image_id: found
+            image_id: pred
             for chunk in chunks
-            for image_id, found in zip(chunk.image_ids, chunk.predictions, strict=True)
+            for image_id, pred in zip(chunk.image_ids, chunk.predictions, strict=True)
         }
     _check_counts(run)
 
 
 def _check_counts(run: LoadedRun) -> None:
-    recorded = run.metrics.number("num_images")
-    for stage, found in run.predictions.items():
-        if recorded is not None and len(found) != recorded:
-            run.gaps.append(f"predictions/{stage} holds {len(found)} images; metrics.json says {recorded:.0f}.")
+    recorded = run.metrics.num_images
+    for stage, preds in run.predictions.items():
+        if recorded is not None and len(preds) != recorded:
+            run.gaps.append(f"predictions/{stage} holds {len(preds)} images; metrics.json says {recorded}.")
     if len(run.predictions) == 2:
         first, second = run.predictions.values()
         if first.keys() != second.keys():
@@ -169,26 +144,25 @@ def _check_counts(run: LoadedRun) -> None:
 
 
 def open_dataset(run: LoadedRun, host: PluginHost, kind: type[Target]) -> None:
-    """Open the evaluated split where ``run.json`` says it lay, and read the targets; a gap says why not.
+    """Open the evaluated split at the recorded place and read the targets; a gap says why that failed.
 
     Args:
         run: With predictions; ``dataset`` and ``targets`` are filled.
         host: The plugins.
         kind: The class of the targets.
     """
-    facts = run.record.object("dataset")
-    model, root, split = run.record.text("model"), facts.text("root"), facts.text("split")
-    if model is None or root is None or split is None:
-        run.gaps.append("run.json does not say where the data lay: pictures and ground truth cannot be shown.")
+    recorded, asked = run.record.dataset, run.record.request
+    if run.record.model is None or recorded is None:
+        run.gaps.append("run.json does not name the data: pictures and ground truth cannot be shown.")
         return
-    label_file = run.record.object("request").text("labels")
-    request = DatasetRequest(root=Path(root), split=split, label_file=Path(label_file) if label_file else None)
+    labels = asked.labels if asked is not None else None
+    request = DatasetRequest(root=Path(recorded.root), split=recorded.split, label_file=labels)
     try:
-        dataset = host.dataset(host.model(model), request)
+        dataset = host.dataset(host.model(run.record.model), request)
         _check_classes(run, dataset.class_names)
         run.targets = _targets(dataset, run.predictions, kind)
     except ZooError as error:
-        run.gaps.append(f"The data cannot be read any more, so pictures and ground truth are not shown: {error.fact}")
+        run.gaps.append(f"The data cannot be read, so pictures and ground truth are not shown: {error.fact}")
         return
     run.dataset = dataset
 
@@ -217,13 +191,13 @@ def _targets(
 
 
 def predictions_of(run: LoadedRun, kind: type[P]) -> dict[str, dict[str, P]]:
-    """The predictions of that kind, by stage and image id."""
+    """Select the predictions of a kind, by stage and image id."""
     return {
-        stage: {image_id: one for image_id, one in found.items() if isinstance(one, kind)}
-        for stage, found in run.predictions.items()
+        stage: {image_id: one for image_id, one in preds.items() if isinstance(one, kind)}
+        for stage, preds in run.predictions.items()
     }
 
 
 def targets_of(run: LoadedRun, kind: type[T]) -> dict[str, T]:
-    """The targets of that kind, by image id."""
+    """Select the targets of a kind, by image id."""
     return {image_id: target for image_id, target in run.targets.items() if isinstance(target, kind)}

@@ -1,4 +1,4 @@
-"""Plots as inline SVG: text stays text, colours follow the page's theme, the same numbers give the same bytes."""
+"""Draws plots as inline SVG: text stays text, colours follow the page's theme, equal numbers give equal bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from zoo_core.report.curves import SCORE_BINS
 from zoo_core.report.sections import Table
-from zoo_core.runs.facts import DASH, percent, points
+from zoo_core.runs.lenient import DASH, percent, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,11 +71,11 @@ _LINES = ((_FIRST, "-", 2.4), (_SECOND, (0, (4, 1.6)), 1.9))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """A drawing with its numbers.
+    """A drawing and its numbers.
 
     Attributes:
         svg: An ``<svg>`` element.
-        alt: What the drawing shows, in a sentence.
+        alt: Description of the drawing in a sentence.
         table: The numbers behind it.
         width_px: Its natural width, below which text would become too small.
     """
@@ -88,7 +88,7 @@ class Plot:
 
 @mpl.rc_context(_STYLE)
 def precision_recall(name: str, curves: ClassCurves, values: Mapping[str, float | None]) -> Plot:
-    """Precision over recall of one class, one line per stage.
+    """Draw precision over recall of one class, one line per stage.
 
     Args:
         name: The class.
@@ -112,7 +112,7 @@ def precision_recall(name: str, curves: ClassCurves, values: Mapping[str, float 
 
 
 def score_histogram(name: str, curves: ClassCurves) -> Plot:
-    """How many detections of one class have which score, one outline per stage; counts on a logarithmic axis."""
+    """Draw the number of detections of one class by score, one outline per stage; counts on a logarithmic axis."""
     totals = ", ".join(f"{stage} {int(counts.sum())}" for stage, counts in curves.histograms.items())
     return count_histogram(
         f"scores-{name}",
@@ -125,7 +125,7 @@ def score_histogram(name: str, curves: ClassCurves) -> Plot:
 
 
 def score_counts(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How many of ``(N,)`` scores lie in each bin of ``SCORE_BINS``, 1.0 in the last."""
+    """Count ``(N,)`` scores per bin of ``SCORE_BINS``, 1.0 in the last."""
     return np.histogram(scores, SCORE_BINS)[0].astype(np.int64)
 
 
@@ -140,16 +140,16 @@ def count_histogram(
     caption: str,
     width_px: int = 300,
 ) -> Plot:
-    """Counts per bin of ``SCORE_BINS``, one outline per series; counts on a logarithmic axis.
+    """Draw counts per bin of ``SCORE_BINS``, one outline per series; counts on a logarithmic axis.
 
     Args:
         key: Distinguishes this plot's element ids.
         histograms: ``(20,)`` by the series' name; one or two.
-        xlabel: What is binned.
-        ylabel: What is counted.
-        alt: What the drawing shows, in a sentence.
-        caption: Of the table of numbers.
-        width_px: Of the drawing.
+        xlabel: Name of the binned value.
+        ylabel: Name of the counted things.
+        alt: Description of the drawing in a sentence.
+        caption: Caption of the table of numbers.
+        width_px: Width of the drawing.
     """
     figure, axes = _figure(width_px, 190)
     for (stage, counts), (colour, dashes, width) in zip(histograms.items(), _LINES, strict=False):
@@ -175,7 +175,7 @@ def count_histogram(
 
 
 def _legend_above(axes: Axes) -> None:
-    """A legend that covers no data, whatever the data are."""
+    """Place the legend above the axes, where it covers no data."""
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, borderaxespad=0.2)
 
 
@@ -187,7 +187,7 @@ def _count(value: int) -> str:
 def layer_plot(
     key: str, title: str, unit: str, layers: Sequence[str], series: Mapping[str, Sequence[float | None]], *, log: bool
 ) -> Plot:
-    """One marker per layer and series, in the order of the network; the worst layers stand in the text.
+    """Draw one marker per layer and series, in the order of the network.
 
     Args:
         key: Distinguishes this plot's element ids.
@@ -197,7 +197,7 @@ def layer_plot(
         series: Values by name; None leaves a hole.
         log: Logarithmic vertical axis.
     """
-    width = max(340, 66 + (9 if len(layers) <= 100 else 6) * len(layers))
+    width = max(340, min(66 + 6 * len(layers), max(600, 66 + 4 * len(layers))))
     figure, axes = _figure(width, 250, (56, 30, 10, 40))
     at = np.arange(1, len(layers) + 1)
     for (name, values), colour, marker in zip(series.items(), (_FIRST, _SECOND, _THIRD), "osD", strict=False):
@@ -234,12 +234,12 @@ def _figure_text(value: float | None) -> str:
 
 @mpl.rc_context(_STYLE)
 def drop_plot(scores: Sequence[tuple[str, float]], pair: tuple[str, str], measured: str = "AP") -> Plot:
-    """A bar per class: what quantization changed.
+    """Draw a bar per class, the change between the compared stages.
 
     Args:
         scores: Class name and drop in points, in the order to draw, top first.
         pair: The compared stages.
-        measured: What was measured of a class.
+        measured: Display name of a class's value.
     """
     figure, axes = _figure(340, 56 + 21 * len(scores), (150, 6, 12, 44))
     at = np.arange(len(scores))
@@ -260,7 +260,7 @@ def drop_plot(scores: Sequence[tuple[str, float]], pair: tuple[str, str], measur
 
 
 def shortened(name: str, most: int) -> str:
-    """At most so many characters, the last an ellipsis where some were cut off."""
+    """Cut a name to ``most`` characters, the last an ellipsis where some were cut off."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
@@ -291,7 +291,7 @@ def _plot(figure: Figure, key: str, alt: str, table: Table, width_px: int) -> Pl
 
 
 def _inline(svg: str, key: str, alt: str) -> Markup:
-    """What an HTML page needs of an SVG file: no prologue, ids that no other plot has, the page's colours, a name."""
+    """Prepare SVG text for an HTML page: no prologue, unique ids, the page's colours, an accessible name."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
     # A style element inside an inline SVG would rule the whole page; the fonts are the page's.

@@ -1,4 +1,4 @@
-"""One image with what every stage sees in it, side by side in a PNG."""
+"""Draws one image with the detections of every stage, side by side in a PNG."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def side_by_side(
     *,
     score_threshold: float = SCORE_THRESHOLD,
 ) -> bytes:
-    """A PNG with one picture per stage; what a stage lost, gained or moved against the first is marked.
+    """Draw a PNG with one picture per stage; boxes lost, gained or moved against the first stage are marked.
 
     Lost detections are drawn dashed in the picture of the stage that lost them, where the first one had them.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zoo_core.report.classification_view import ClassificationView
 from zoo_core.report.detection_view import DetectionView
 from zoo_core.report.loading import LoadedRun, load_predictions, open_dataset, stored_fields
-from zoo_core.runs.facts import joined
+from zoo_core.runs.lenient import joined
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Prediction, Target

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo_core.comparison import SCORE_THRESHOLD
+from zoo_core.comparison.changes import CONFIDENCE, NUM_RESAMPLES, paired_weights
+from zoo_core.comparison.stages import compared_pair
+from zoo_core.comparison.tasks import ChangeCounts, PairedImages, StageValues, paired_task
 from zoo_core.datatypes import Prediction, measure
 from zoo_core.errors import DataError, RunError
 from zoo_core.metrics.bootstrap import (
     MIN_IMAGES,
     holm,
     percentile_interval,
-    resample_weights,
     two_sided_p_value,
 )
-from zoo_core.report.loading import compared_pair
-from zoo_core.results.compare_tasks import ChangeCounts, PairedImages, StageValues, paired_task
 from zoo_core.results.stored import StoredRun, open_run
 from zoo_core.runs.record import HEADLINE_PROTOCOL, MetricsRecord
 from zoo_core.runs.rows import Row, text_table
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
     from zoo_core.plugins import PluginHost
 
-CONFIDENCE = 0.95
-NUM_RESAMPLES = 2000
 MOST_CHANGED = 5
 
 
@@ -166,7 +164,7 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
         class_names=dataset.class_names,
         image_ids=run.image_ids,
         targets=[dataset.target(image_id) for image_id in run.image_ids],
-        weights=_weights(len(run.image_ids), request),
+        weights=paired_weights(len(run.image_ids), request.num_resamples, request.seed),
         protocol=protocol,
         score_threshold=request.score_threshold,
     )
@@ -182,12 +180,6 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
         pairs=[work.compare(run, before, other, after) for before, after in pairs],
         notes=_notes(run),
     )
-
-
-def _weights(num_images: int, request: CompareRequest) -> NDArray[np.int32]:
-    """The images as they are, then each resample; the same draws serve every stage, which pairs them."""
-    ones = np.ones((num_images, 1), dtype=np.int32)
-    return np.hstack([ones, resample_weights(num_images, request.num_resamples, request.seed)])
 
 
 def _notes(run: StoredRun) -> list[str]:

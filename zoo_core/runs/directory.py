@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from zoo_core.errors import RunError
 from zoo_core.files import DISK_ERRORS, replace_file
+from zoo_core.runs import migration
 
 SCHEMA = 2
 """Version of ``run.json`` and ``metrics.json``; raised when a reader of the old form would misread the new one."""
@@ -199,10 +200,14 @@ class RunDirectory:
             ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{path} cannot be read: {error}", fix="restore the file, or run again.") from error
-        if not isinstance(content, dict) or not isinstance(content.get("schema"), int) or content["schema"] > SCHEMA:
+        if (
+            not isinstance(content, dict)
+            or not isinstance(content.get("schema"), int)
+            or content["schema"] > migration.SCHEMA
+        ):
             raise RunError(
                 f"{path} has schema {content.get('schema') if isinstance(content, dict) else None!r}; "
-                f"this version reads up to {SCHEMA}.",
+                f"this version reads up to {migration.SCHEMA}.",
                 fix="read it with the zoo-eval version that wrote it, or a newer one.",
             )
         return content

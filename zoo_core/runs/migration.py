@@ -47,7 +47,10 @@ def migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
     is_run = path.name == "run.json"
     if schema == 1 and is_run:
         _from_schema_1(content)
-    return content if is_run else {**content, "stages": _split_scores(content.get("stages"))}
+    if is_run:
+        return content
+    added = {"change": None} if schema == 1 else {}
+    return {**content, "stages": _split_scores(content.get("stages"), added)}
 
 
 def _from_schema_1(content: dict[str, Any]) -> None:
@@ -112,15 +115,18 @@ def _flag(values: Any, key: str) -> bool:
     return isinstance(values, dict) and values.get(key) is True
 
 
-def _split_scores(stages: Any) -> Any:
-    """``{"metrics": {protocol: {"map": ..., "per_class": {...}}}}`` as ``{"scores": {protocol: ScoreRecord}}``."""
+def _split_scores(stages: Any, added: dict[str, Any]) -> Any:
+    """``{"metrics": {protocol: {"map": ..., "per_class": {...}}}}`` as ``{"scores": {protocol: ScoreRecord}}``.
+
+    ``added`` holds the fields that the file's schema did not have.
+    """
     if not isinstance(stages, dict):
         return stages
-    return {name: _split_stage(stage) if isinstance(stage, dict) else stage for name, stage in stages.items()}
+    return {name: _split_stage(stage, added) if isinstance(stage, dict) else stage for name, stage in stages.items()}
 
 
-def _split_stage(stage: dict[str, Any]) -> dict[str, Any]:
-    rest = dict(stage)
+def _split_stage(stage: dict[str, Any], added: dict[str, Any]) -> dict[str, Any]:
+    rest = {**added, **stage}
     metrics = rest.pop("metrics", None)
     if isinstance(metrics, dict):
         metrics = {

@@ -224,11 +224,30 @@ class ScoreRecord(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeRecord(Part):
+    """Change of the headline value against fp32 in points, after minus before (negative is worse), with its interval.
+
+    ``low`` and ``high`` bound the 95 % interval; both stages share the ``num_resamples`` draws of the images.
+    ``resolution_points`` is half its width: a smaller difference could not be seen. All three are None where the
+    images are too few for an interval.
+    """
+
+    points: float
+    low: float | None
+    high: float | None
+    resolution_points: float | None
+    num_images: int
+    num_resamples: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageScores(Part):
     """Scores of a stage by protocol id.
 
     ``same_as`` names the stage whose network and predictions this one shares. ``drop_points`` is the fp32 headline
-    value minus this stage's, in points: positive is worse.
+    value minus this stage's, in points: positive is worse. ``change`` is None for a float stage, without an fp32 stage
+    in the run, and for a task whose values cannot be resampled.
     """
 
     quantized: bool
@@ -236,6 +255,7 @@ class StageScores(Part):
     scores: Mapping[str, ScoreRecord]
     same_as: str | None
     drop_points: float | None
+    change: ChangeRecord | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

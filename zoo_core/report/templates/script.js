@@ -1,5 +1,5 @@
 "use strict";
-// Without this script the page is complete: it only adds a filter to the gallery and a copy button.
+// Without this script the page is complete: it adds a filter to the gallery and a copy button, and folds definitions on a phone.
 (function () {
   const form = document.getElementById("filter");
   if (form) {
@@ -23,6 +23,9 @@
     form.addEventListener("submit", function (event) { event.preventDefault(); });
     form.hidden = false;
     apply();
+  }
+  if (window.matchMedia("(max-width: 72rem)").matches) {
+    for (const details of document.querySelectorAll("details.narrow-closed")) { details.open = false; }
   }
   const text = document.getElementById("paste");
   const button = document.createElement("button");
