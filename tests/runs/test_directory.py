@@ -149,7 +149,7 @@ def test_of_two_processes_that_begin_in_one_directory_the_slower_is_refused(tmp_
     run = RunDirectory.create(tmp_path / "run", "toy_squares")
     run.write_json("run.json", {"schema": 1})
 
-    with pytest.raises(RunError, match="Another run has begun in"):
+    with pytest.raises(RunError, match="Another run was started in"):
         run.refuse_a_record()
 
 

@@ -1,4 +1,4 @@
-"""The run directory: everything one evaluation leaves on disk, each file written whole or not at all."""
+"""Run directories: locking, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ SCHEMA = 1
 """Version of ``run.json`` and ``metrics.json``; raised when a reader of the old form would misread the new one."""
 
 MIN_FREE_BYTES = 200_000_000
-"""What four stages of 5,000 images with 100 detections each, the quantized network and the report take, rounded up."""
+"""Four stages of 5,000 images with 100 detections each, the quantized network and the report need this, rounded up."""
 
 _LOCK = ".lock"
 _HOLDER = ".lock.json"
 _LOCK_PATIENCE_S = 1.0
-"""A look at the lock, as a listing of runs takes, must not turn a run away."""
+"""A listing of runs takes the lock for a moment, which must not make a run fail."""
 
 _WORK_PREFIX = ".work-"
-"""Temporary folders of a run begin so."""
+"""Prefix of a run's temporary folders."""
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM}
 
@@ -42,7 +42,7 @@ _BEFORE_THE_RECORD = {
     "image_ids.txt",
     *(f".{name}.partial" for name in (_HOLDER, "image_ids.txt", "run.json")),
 }
-"""What a run that was killed before its first record can leave; nobody's results are among them."""
+"""Files that a run killed before its first record can leave; they hold no results."""
 
 
 class RunDirectory:
@@ -72,10 +72,10 @@ class RunDirectory:
 
     @staticmethod
     def check(out: Path | None, model_id: str) -> Path:
-        """Say where a run would go, or why it cannot, without leaving anything behind.
+        """Return the path of a new run, or refuse it, without writing anything.
 
         Raises:
-            RunError: It exists and is not empty, or its nearest existing parent cannot be written or is all but full.
+            RunError: It exists and is not empty, or its nearest existing parent cannot be written or is almost full.
         """
         if out is None:
             stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
@@ -99,7 +99,7 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        """What a shell goes on with after an interruption."""
+        """Shell command that resumes the run."""
         return f"zoo-eval run --resume {shlex.quote(str(self.path))}"
 
     # ------------------------------------------------------------------ one process at a time
@@ -111,7 +111,7 @@ class RunDirectory:
         The lock is the operating system's: it ends with the process that holds it, however that ends.
 
         Raises:
-            RunError: Another process holds it, and which; or the directory cannot be written.
+            RunError: Another process holds it, which is named; or the directory cannot be written.
         """
         lock = FileLock(self.path / _LOCK)
         try:
@@ -133,13 +133,15 @@ class RunDirectory:
             lock.release()
 
     def refuse_a_record(self) -> None:
-        """Stop where another process was faster; call with the lock held.
+        """Refuse a directory in which another process has started a run; call with the lock held.
 
         Raises:
-            RunError: A run has begun here.
+            RunError: A run was started here.
         """
         if (self.path / "run.json").exists():
-            raise RunError(f"Another run has begun in {self.path} meanwhile.", fix="name another directory with --out.")
+            raise RunError(
+                f"Another run was started in {self.path} meanwhile.", fix="name another directory with --out."
+            )
 
     def forget_lock(self) -> None:
         """Remove the lock's file from a complete run: nobody writes into it again, so there is nothing to guard."""
@@ -148,7 +150,7 @@ class RunDirectory:
 
     @property
     def is_held(self) -> bool:
-        """Whether a process is running in this directory now; True where that cannot be found out."""
+        """True while a process runs in this directory, and where that cannot be determined."""
         if not (self.path / _LOCK).exists():
             return False
         lock = FileLock(self.path / _LOCK)
@@ -192,7 +194,7 @@ class RunDirectory:
         return target
 
     def _write_out_names(self) -> None:
-        """Make a rename last through a loss of power: what the record says must be older than what follows from it."""
+        """Make a rename survive a power failure: a file must reach the disk before the record that refers to it."""
         with suppress(OSError):  # some network file systems do not offer it
             directory = os.open(self.path, os.O_RDONLY)
             try:
@@ -241,7 +243,7 @@ class RunDirectory:
         """An empty folder to fill, which appears under its name, in place of what was there, when the block ends.
 
         Raises:
-            RunError: It cannot be written, whoever filled it.
+            RunError: It cannot be written, also where a plugin fills it.
         """
         target = self._inside(parts)
         filling = self.path / f".{'-'.join(parts)}.partial"
@@ -283,7 +285,7 @@ class RunDirectory:
         return self.path.joinpath(*parts)
 
     def sweep(self) -> None:
-        """Remove what a killed process was writing, and its temporary folders; call with the lock held."""
+        """Remove unfinished files and temporary folders of a killed process; call with the lock held."""
         for path in (*self.path.glob(".*.partial"), *self.path.glob(f"{_WORK_PREFIX}*")):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
