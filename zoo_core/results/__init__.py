@@ -1,1 +1,1 @@
-"""What finished runs say: scored again, compared, held against references, verified and listed."""
+"""Work on finished runs and stored predictions: score again, compare, check, verify, reproduce."""

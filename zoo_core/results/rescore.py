@@ -1,4 +1,4 @@
-"""Scores stored detections again, without a model and without images: a run's, or somebody else's submission."""
+"""Scores stored predictions again, without a model and without images: those of a run, or a submission."""
 
 from __future__ import annotations
 
@@ -134,11 +134,11 @@ def _rescore_comp4(request: RescoreRequest, host: PluginHost) -> Rescored:
     from zoo_core.datasets.comp4 import read_comp4
 
     dataset, headline = _open(request, host, request.split)
-    found = read_comp4(request.source, dataset.class_names, request.split)
-    if found.split != dataset.split:
-        dataset, headline = _open(request, host, found.split)
-    submitted = [dataset.class_names[label] for label in found.submitted]
-    return _rescore_submission("comp4", found.by_image(), submitted, dataset, headline, request)
+    submission = read_comp4(request.source, dataset.class_names, request.split)
+    if submission.split != dataset.split:
+        dataset, headline = _open(request, host, submission.split)
+    submitted = [dataset.class_names[label] for label in submission.submitted]
+    return _rescore_submission("comp4", submission.by_image(), submitted, dataset, headline, request)
 
 
 def _rescore_coco(request: RescoreRequest, host: PluginHost) -> Rescored:
@@ -147,19 +147,19 @@ def _rescore_coco(request: RescoreRequest, host: PluginHost) -> Rescored:
 
     dataset, headline = _open(request, host, request.split)
     category_ids = read_category_ids(dataset.root, dataset.split, dataset.class_names)
-    found = read_coco_results(
+    submission = read_coco_results(
         request.source,
         dataset.class_names,
         dataset.ids,
         first_category=request.first_category,
         category_ids=category_ids,
     )
-    if category_ids is not None:  # COCO's own rule: a class that nothing was found of has AP 0
-        return _rescore_submission("coco", found, dataset.class_names, dataset, headline, request)
-    labels = np.unique(np.concatenate([np.zeros(0, np.int64), *(preds.labels for preds in found.values())]))
-    # The format cannot say that a class was looked for in vain, so a class without detections counts as left out.
+    if category_ids is not None:  # COCO's own rule: a class without detections has AP 0
+        return _rescore_submission("coco", submission, dataset.class_names, dataset, headline, request)
+    labels = np.unique(np.concatenate([np.zeros(0, np.int64), *(preds.labels for preds in submission.values())]))
+    # The format cannot express that a class has no detections, so such a class counts as not submitted.
     submitted = [dataset.class_names[label] for label in labels]
-    return _rescore_submission("coco", found, submitted, dataset, headline, request)
+    return _rescore_submission("coco", submission, submitted, dataset, headline, request)
 
 
 def _open(request: RescoreRequest, host: PluginHost, split: str | None) -> tuple[EvalDataset, str]:
@@ -184,7 +184,7 @@ def _open(request: RescoreRequest, host: PluginHost, split: str | None) -> tuple
 
 def _rescore_submission(
     source: str,
-    found: Mapping[str, Detections],
+    submission: Mapping[str, Detections],
     submitted: Sequence[str],
     dataset: EvalDataset,
     headline: str,
@@ -192,7 +192,7 @@ def _rescore_submission(
 ) -> Rescored:
     image_ids = _image_ids(request, dataset)
     known = frozenset(image_ids)
-    strangers = [image_id for image_id in found if image_id not in known]
+    strangers = [image_id for image_id in submission if image_id not in known]
     if strangers:
         raise DataError(
             f"{request.source} has detections on {len(strangers)} images that are not among the {len(image_ids)} of "
@@ -200,11 +200,11 @@ def _rescore_submission(
             fix="name the split that was detected on with --split, or its images with --ids.",
         )
     none = Detections(boxes=np.zeros((0, 4), np.float32), scores=np.zeros(0, np.float32), labels=np.zeros(0, np.int64))
-    preds = {image_id: found.get(image_id, none) for image_id in image_ids}
+    preds = {image_id: submission.get(image_id, none) for image_id in image_ids}
     targets = {image_id: dataset.target(image_id) for image_id in image_ids}
     metric = DetectionMetric(dataset.class_names, submitted=submitted, headline=headline)
     scores = score(metric, preds, targets, request.protocols)
-    notes = [f"{len(found)} of the {len(image_ids)} images have detections; all {len(image_ids)} were scored."]
+    notes = [f"{len(submission)} of the {len(image_ids)} images have detections; all {len(image_ids)} were scored."]
     return Rescored(source=source, dataset=f"{dataset.name} {dataset.split}", stages={"": scores}, notes=tuple(notes))
 
 

@@ -1,4 +1,4 @@
-"""The run directory: everything one evaluation leaves on disk, each file written whole or not at all."""
+"""Run directories: locking, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,31 +10,26 @@ import shlex
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from zoo_core.errors import RunError
 from zoo_core.files import DISK_ERRORS, replace_file
-from zoo_core.runs import migration
-
-SCHEMA = 2
-"""Version of ``run.json`` and ``metrics.json``; raised when a reader of the old form would misread the new one."""
 
 MIN_FREE_BYTES = 200_000_000
-"""What four stages of 5,000 images with 100 detections each, the quantized network and the report take, rounded up."""
+"""Four stages of 5,000 images with 100 detections each, the quantized network and the report need this, rounded up."""
 
 _LOCK = ".lock"
 _HOLDER = ".lock.json"
 _LOCK_PATIENCE_S = 1.0
-"""A look at the lock, as a listing of runs takes, must not turn a run away."""
+"""A listing of runs takes the lock for a moment, which must not make a run fail."""
 
 _WORK_PREFIX = ".work-"
-"""Temporary folders of a run begin so."""
+"""Prefix of a run's temporary folders."""
 
 _DISK_ERRORS = DISK_ERRORS | {errno.EACCES, errno.EPERM}
 
@@ -44,7 +39,7 @@ _BEFORE_THE_RECORD = {
     "image_ids.txt",
     *(f".{name}.partial" for name in (_HOLDER, "image_ids.txt", "run.json")),
 }
-"""What a run that was killed before its first record can leave; nobody's results are among them."""
+"""Files that a run killed before its first record can leave; they hold no results."""
 
 
 class RunDirectory:
@@ -74,10 +69,10 @@ class RunDirectory:
 
     @staticmethod
     def check(out: Path | None, model_id: str) -> Path:
-        """Say where a run would go, or why it cannot, without leaving anything behind.
+        """Return the path of a new run, or refuse it, without writing anything.
 
         Raises:
-            RunError: It exists and is not empty, or its nearest existing parent cannot be written or is all but full.
+            RunError: It exists and is not empty, or its nearest existing parent cannot be written or is almost full.
         """
         if out is None:
             stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
@@ -101,7 +96,7 @@ class RunDirectory:
 
     @property
     def resume_command(self) -> str:
-        """What a shell goes on with after an interruption."""
+        """Shell command that resumes the run."""
         return f"zoo-eval run --resume {shlex.quote(str(self.path))}"
 
     # ------------------------------------------------------------------ one process at a time
@@ -113,7 +108,7 @@ class RunDirectory:
         The lock is the operating system's: it ends with the process that holds it, however that ends.
 
         Raises:
-            RunError: Another process holds it, and which; or the directory cannot be written.
+            RunError: Another process holds it, which is named; or the directory cannot be written.
         """
         lock = FileLock(self.path / _LOCK)
         try:
@@ -135,13 +130,15 @@ class RunDirectory:
             lock.release()
 
     def refuse_a_record(self) -> None:
-        """Stop where another process was faster; call with the lock held.
+        """Refuse a directory in which another process has started a run; call with the lock held.
 
         Raises:
-            RunError: A run has begun here.
+            RunError: A run was started here.
         """
         if (self.path / "run.json").exists():
-            raise RunError(f"Another run has begun in {self.path} meanwhile.", fix="name another directory with --out.")
+            raise RunError(
+                f"Another run was started in {self.path} meanwhile.", fix="name another directory with --out."
+            )
 
     def forget_lock(self) -> None:
         """Remove the lock's file from a complete run: nobody writes into it again, so there is nothing to guard."""
@@ -150,7 +147,7 @@ class RunDirectory:
 
     @property
     def is_held(self) -> bool:
-        """Whether a process is running in this directory now; True where that cannot be found out."""
+        """True while a process runs in this directory, and where that cannot be determined."""
         if not (self.path / _LOCK).exists():
             return False
         lock = FileLock(self.path / _LOCK)
@@ -167,11 +164,6 @@ class RunDirectory:
 
     # ------------------------------------------------------------------ files
 
-    def write_json(self, name: str, content: Mapping[str, Any]) -> Path:
-        """Write ``name`` atomically as JSON; floats keep every digit, NaN is refused."""
-        text = json.dumps(content, indent=1, allow_nan=False, default=str, ensure_ascii=False) + "\n"
-        return self.write_text(name, text)
-
     def write_text(self, name: str, text: str) -> Path:
         """Write ``name`` atomically as UTF-8 text.
 
@@ -184,33 +176,6 @@ class RunDirectory:
         except OSError as error:
             raise _not_writable(target, error) from error
         return target
-
-    def read_json(self, name: str) -> dict[str, Any]:
-        """Read a JSON file of the run.
-
-        Raises:
-            RunError: It is missing, damaged, or of a newer form than this version knows.
-        """
-        path = self.path / name
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise RunError(
-                f"{self.path} holds no {name}.", fix="name a run directory, as `zoo-eval run` prints it at the end."
-            ) from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise RunError(f"{path} cannot be read: {error}", fix="restore the file, or run again.") from error
-        if (
-            not isinstance(content, dict)
-            or not isinstance(content.get("schema"), int)
-            or content["schema"] > migration.SCHEMA
-        ):
-            raise RunError(
-                f"{path} has schema {content.get('schema') if isinstance(content, dict) else None!r}; "
-                f"this version reads up to {migration.SCHEMA}.",
-                fix="read it with the zoo-eval version that wrote it, or a newer one.",
-            )
-        return content
 
     def folder(self, *parts: str) -> Path:
         """A folder inside the run, created when missing; parts are names, never paths.
@@ -230,7 +195,7 @@ class RunDirectory:
         """An empty folder to fill, which appears under its name, in place of what was there, when the block ends.
 
         Raises:
-            RunError: It cannot be written, whoever filled it.
+            RunError: It cannot be written, also where a plugin fills it.
         """
         target = self._inside(parts)
         filling = self.path / f".{'-'.join(parts)}.partial"
@@ -272,7 +237,7 @@ class RunDirectory:
         return self.path.joinpath(*parts)
 
     def sweep(self) -> None:
-        """Remove what a killed process was writing, and its temporary folders; call with the lock held."""
+        """Remove unfinished files and temporary folders of a killed process; call with the lock held."""
         for path in (*self.path.glob(".*.partial"), *self.path.glob(f"{_WORK_PREFIX}*")):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
