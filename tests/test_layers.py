@@ -68,16 +68,9 @@ def core_modules() -> dict[str, Path]:
     return modules
 
 
-def core_imports(path: Path, *, for_types: bool = True) -> Iterator[str]:
-    """What a file imports of the core, dotted below ``zoo_core``, also inside functions.
-
-    Without ``for_types``, what only a type checker imports is left out: it makes no circle at run time.
-    """
-    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            node.body = node.body if for_types else []
-    for node in ast.walk(tree):
+def core_imports(path: Path) -> Iterator[str]:
+    """Names that a file imports from the core, dotted below ``zoo_core``, inside functions and for types too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -113,9 +106,7 @@ def test_imports_point_down() -> None:
 def test_modules_of_one_folder_import_each_other_without_a_circle() -> None:
     modules = core_modules()
     graph = {
-        name: {
-            target for imported in core_imports(path, for_types=False) if (target := nearest(imported, modules)) != name
-        }
+        name: {target for imported in core_imports(path) if (target := nearest(imported, modules)) != name}
         for name, path in modules.items()
     }
     assert find_circle(graph) is None
