@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from zoo_core.errors import PluginCrashError, ZooError
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from zoo_core.datatypes import (
         ConformanceKit,
@@ -33,7 +32,10 @@ if TYPE_CHECKING:
         StepContext,
         StepResult,
         Target,
+        Task,
     )
+
+F = TypeVar("F", bound="Callable[..., Any] | None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,33 @@ def guarded_step(step: RecipeStep, plugin_id: str) -> RecipeStep:
     return dataclasses.replace(step, apply=apply)
 
 
+def guarded_task(task: Task, plugin_id: str) -> Task:
+    """Return the task with its functions wrapped."""
+
+    def guarded(function: F, part: str) -> F:
+        if function is None:
+            return function
+
+        @functools.wraps(function)
+        def call(*arguments: Any, **options: Any) -> Any:
+            with Naming(plugin_id, f"{part} of zoo_task"):
+                return function(*arguments, **options)
+
+        return cast("F", call)
+
+    checks = {
+        part.name: guarded(getattr(task.checks, part.name), part.name) for part in dataclasses.fields(task.checks)
+    }
+    return dataclasses.replace(
+        task,
+        compare=guarded(task.compare, "compare"),
+        draw=guarded(task.draw, "draw"),
+        draw_target=guarded(task.draw_target, "draw_target"),
+        resample=guarded(task.resample, "resample"),
+        checks=dataclasses.replace(task.checks, **checks),
+    )
+
+
 class GuardedDataset:
     """An ``EvalDataset`` that passes everything on to a plugin's."""
 
@@ -175,7 +204,7 @@ class GuardedMetric:
     """A ``Metric`` that passes everything on to a plugin's."""
 
     def __init__(self, metric: Metric, plugin_id: str) -> None:
-        self._metric: Any = metric
+        self._metric = metric
         self._plugin_id = plugin_id
         with self._naming("attributes"):
             self.prediction_type = metric.prediction_type
@@ -188,11 +217,6 @@ class GuardedMetric:
         """See ``Metric``."""
         with self._naming("update"):
             self._metric.update(image_ids, preds, targets)
-
-    def merge(self, other: Self) -> None:
-        """See ``Metric``; ``other`` is guarded too."""
-        with self._naming("merge"):
-            self._metric.merge(other._metric)
 
     def compute(self) -> Mapping[str, ProtocolScore]:
         """See ``Metric``."""

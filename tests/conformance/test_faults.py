@@ -162,10 +162,6 @@ def divides_by_what_was_found(healthy: Any) -> Callable[[], Any]:
     return compute
 
 
-def forgets_what_it_merges(healthy: Any) -> Callable[[Any], None]:
-    return lambda _other: None
-
-
 # --------------------------------------------------------------------------- the silent failures
 
 
@@ -249,12 +245,6 @@ def forgets_what_it_merges(healthy: Any) -> Callable[[Any], None]:
             "empty predictions score 0",
             "gives map = nan",
             id="not a number on empty predictions",
-        ),
-        pytest.param(
-            metric_with(merge=forgets_what_it_merges),
-            "merging scores as one pass",
-            "over 12 images is .* in one pass; merged, over 6, ",
-            id="merge forgets",
         ),
     ],
 )

@@ -132,6 +132,7 @@ def record(
         "started": "2025-01-01T00:00:00+00:00",
         "finished": "2025-01-01T00:10:00+00:00",
         "model": model,
+        "task": "classification" if isinstance(dataset.target(ids[0]), ClassTarget) else "detection",
         "headline": HEADLINE,
         "request": {
             "model": model,

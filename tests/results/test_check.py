@@ -289,7 +289,9 @@ def test_the_table_and_the_report_say_which_reference_was_used_and_which_was_not
     assert run_command_line(["check", str(strange), "--junit", str(junit)]) == 0
     printed = capsys.readouterr().out
     assert "The reference of fp32 voc07_11pt/pytorch-ssd map is its value for aimet-torch ==2.42.*." in printed
-    assert "Not compared: w8a8 voc07_11pt/pytorch-ssd 50.00 (a paper), taken with recipe w8a8_toy; the run" in printed
+    assert (
+        "Not compared: w8a8 voc07_11pt/pytorch-ssd map 50.00 (a paper), taken with recipe w8a8_toy; the run" in printed
+    )
     assert b"not compared: taken with recipe w8a8_toy" in junit.read_bytes()
     assert b"(a paper, for aimet-torch ==2.42.*)" in junit.read_bytes()
     assert run_command_line(["check", str(strange), "--json"]) == 0

@@ -58,7 +58,7 @@ def test_a_loss_has_an_interval_below_zero_and_lost_boxes(pair: tuple[Path, Path
     assert w8a8.mean.difference is not None
     assert w8a8.mean.interval[0] <= w8a8.mean.difference <= w8a8.mean.interval[1] < 0
     assert w8a8.mean.p_value == pytest.approx(2 / 201)
-    assert sum(count.lost for count in w8a8.changes.values()) > 0
+    assert sum(count["lost"] for count in w8a8.changes.values()) > 0
     assert w8a8.most_changed
 
 
@@ -67,7 +67,7 @@ def test_a_run_against_itself_differs_in_nothing(pair: tuple[Path, Path], host: 
         assert one.mean.difference == 0.0
         assert one.mean.interval == (0.0, 0.0)
         assert one.mean.p_value == 1.0
-        assert all(count.lost == count.gained == count.moved == 0 for count in one.changes.values())
+        assert all(count["lost"] == count["gained"] == count["moved"] == 0 for count in one.changes.values())
         assert one.most_changed == []
 
 
@@ -77,7 +77,7 @@ def test_exchanging_the_runs_exchanges_the_sign_and_lost_with_gained(pair: tuple
     assert there.mean.interval is not None
     assert back.mean.interval == pytest.approx((-there.mean.interval[1], -there.mean.interval[0]))
     for name, counts in there.changes.items():
-        assert (counts.lost, counts.gained) == (back.changes[name].gained, back.changes[name].lost)
+        assert (counts["lost"], counts["gained"]) == (back.changes[name]["gained"], back.changes[name]["lost"])
 
 
 def test_stages_of_one_run_are_held_against_the_first(make_run: MakeRun, host: PluginHost) -> None:

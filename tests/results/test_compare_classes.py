@@ -64,7 +64,7 @@ def test_values_are_those_recorded_and_lost_less_gained_is_the_difference(
         count = pair.changes[name]
         difference = pair.classes[name].difference
         assert difference is not None
-        assert count.gained - count.lost == round(20 * difference)
+        assert count["gained"] - count["lost"] == round(20 * difference)
     assert pair.mean.interval is not None
     assert pair.mean.difference is not None
     assert pair.mean.interval[0] <= pair.mean.difference <= pair.mean.interval[1]
@@ -98,7 +98,7 @@ def test_the_interval_is_that_of_counting_each_draw_anew(run: Path, plugins: Plu
 def test_a_stage_against_itself_shows_nothing(run: Path, plugins: PluginHost) -> None:
     (pair,) = compared(run, plugins, stages=("fp32", "fp32")).pairs
     assert (pair.mean.difference, pair.mean.interval, pair.mean.p_value) == (0.0, (0.0, 0.0), 1.0)
-    assert all(count.lost == count.gained == count.moved == 0 for count in pair.changes.values())
+    assert all(count["lost"] == count["gained"] == count["moved"] == 0 for count in pair.changes.values())
 
 
 def test_a_protocol_of_another_task_is_refused(run: Path, plugins: PluginHost) -> None:

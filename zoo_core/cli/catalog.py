@@ -73,7 +73,7 @@ def show(*, model: str, as_json: bool, verbose: bool) -> int:  # noqa: ARG001 - 
     for reference in entry.references:
         note = f"; {reference.note}" if reference.note else ""
         click.echo(
-            f"    {reference.stage} {reference.protocol} {reference.key} {100 * reference.value:.2f} "
+            f"    {reference.value_name} {100 * reference.value:.2f} "
             f"(tolerance {100 * reference.tolerance:.2f}{_conditions(reference)}): {reference.source}{note}"
         )
         for variant in reference.variants:

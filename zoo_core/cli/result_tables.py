@@ -13,10 +13,11 @@ from zoo_core.cli.tables import percent
 from zoo_core.datatypes import measure
 
 if TYPE_CHECKING:
-    from zoo_core.datatypes import ProtocolScore
+    from collections.abc import Mapping
+
+    from zoo_core.datatypes import Measure, ProtocolScore
     from zoo_core.results.check import Verdict
     from zoo_core.results.compare import Compared, Difference
-    from zoo_core.results.compare_tasks import ChangeCounts
     from zoo_core.results.rescore import Rescored
 
 
@@ -41,12 +42,12 @@ def metrics_json(scores: dict[str, ProtocolScore]) -> dict[str, Any]:
     return {protocol: {**score.values, "per_class": dict(score.per_class)} for protocol, score in scores.items()}
 
 
-def classes_note(score: ProtocolScore) -> Sequence[str]:
-    """Over how many classes a mean was taken; nothing for a value that is no mean over classes."""
-    if next(iter(score.values)) != "map":
+def classes_note(score: ProtocolScore, measured: Measure) -> Sequence[str]:
+    """Return over how many classes the mean was taken; nothing for a value that is not a mean over classes."""
+    if not measured.class_mean:
         return ()
     num_scored = sum(value is not None for value in score.per_class.values())
-    return (f"mAP is the mean over {num_scored} of {len(score.per_class)} classes.",)
+    return (f"{measured.overall} is the mean over {num_scored} of {len(score.per_class)} classes.",)
 
 
 def print_rescored(found: Rescored) -> None:
@@ -54,8 +55,8 @@ def print_rescored(found: Rescored) -> None:
     first = next(iter(found.stages.values()))
     columns = [name.replace("/", "/\n") for name in first]
     some = next(iter(first.values()))
-    notes = [*found.notes, *some.notes, *classes_note(some)]
-    measured = measure(next(iter(some.values)))
+    measured = measure(found.task, next(iter(some.values)))
+    notes = [*found.notes, *some.notes, *classes_note(some, measured)]
     title = f"{found.dataset}, {some.num_images} images"
     if list(found.stages) == [""]:
         rows = [[name, *(percent(score.per_class[name]) for score in first.values())] for name in some.per_class]
@@ -75,17 +76,11 @@ def print_compared(found: Compared) -> None:
     """Print, for each pair of stages, every class and the mean."""
     for pair in found.pairs:
         rows = [_difference_row(name, pair.classes[name], pair.changes[name]) for name in pair.classes]
-        counts = list(pair.changes.values())
-        total = type(counts[0])(
-            kept=sum(count.kept for count in counts),
-            moved=sum(count.moved for count in counts),
-            lost=sum(count.lost for count in counts),
-            gained=sum(count.gained for count in counts),
-        )
+        total = {kind: sum(counts[kind] for counts in pair.changes.values()) for kind in found.change_kinds}
         rows.append(_difference_row(found.measured, pair.mean, total))
         names = (pair.before, pair.after) if pair.before != pair.after else ("RUN_A", "RUN_B")
         title = f"{pair.after} against {pair.before}" if pair.before != pair.after else f"{pair.after}: RUN_B - RUN_A"
-        columns = ("class", *names, "points", "95 % interval", "p", "kept", "moved", "lost", "gained")
+        columns = ("class", *names, "points", "95 % interval", "p", *found.change_kinds)
         notes = [f"Most changed images: {', '.join(pair.most_changed) or 'none'}."]
         print_table(f"{title}, {found.dataset}, {found.num_images} images, {found.protocol}", columns, rows, notes)
     print_table(
@@ -95,13 +90,14 @@ def print_compared(found: Compared) -> None:
         [
             f"Intervals and p-values from {found.num_resamples} resamples of the images, seed {found.seed}; p-values "
             "of classes carry Holm's correction for their number, their intervals stand for each class alone.",
-            *([f"Boxes are counted from score {found.score_threshold:g} on."] if found.measured == "mAP" else []),
+            found.change_definition,
+            *([] if found.score_threshold is None else [f"The score threshold is {found.score_threshold:g}."]),
             *found.notes,
         ],
     )
 
 
-def _difference_row(name: str, value: Difference, changes: ChangeCounts) -> list[str]:
+def _difference_row(name: str, value: Difference, changes: Mapping[str, int]) -> list[str]:
     interval = value.interval
     return [
         name,
@@ -110,7 +106,7 @@ def _difference_row(name: str, value: Difference, changes: ChangeCounts) -> list
         "-" if value.difference is None else f"{100 * value.difference:+.2f}",
         "-" if interval is None else f"{100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}",
         "-" if value.p_value is None else f"{value.p_value:.3f}",
-        *(str(count) for count in (changes.kept, changes.moved, changes.lost, changes.gained)),
+        *(str(count) for count in changes.values()),
     ]
 
 
@@ -131,7 +127,7 @@ def print_verdict(verdict: Verdict) -> None:
         )
     columns = ("value", "measured", "reference", "tolerance", "", "source")
     aside = [
-        f"Not compared: {one.reference.stage} {one.reference.protocol} {100 * one.reference.value:.2f} "
+        f"Not compared: {one.reference.value_name} {100 * one.reference.value:.2f} "
         f"({one.reference.source}), {one.words}."
         for one in verdict.set_aside
     ]

@@ -54,16 +54,17 @@ def report(*, run_dir: Path, against: Path | None, out: Path | None, as_json: bo
 def detect(
     *, images: tuple[Path, ...], out: Path, score: float, as_json: bool, verbose: bool, quiet: bool, **options: Any
 ) -> int:
-    """Draw what the stages of MODEL see in image files, side by side.
+    """Draw the predictions of MODEL's stages for image files, side by side.
 
-    Writes one PNG per IMAGE and prints its path. What a quantized stage lost, gained or moved against the first stage
-    is marked. Quantized stages are calibrated first, on images of the model's dataset.
+    Writes one PNG per IMAGE and prints its path. Boxes that a quantized stage of a detector lost, gained or moved
+    against the first stage are marked. Quantized stages are calibrated first, on images of the model's dataset.
     """
     from zoo_core.cli.progress import TerminalReporter
+    from zoo_core.datatypes import TaskContext
     from zoo_core.evaluation.detect import detect as detect_images
     from zoo_core.evaluation.request import EvaluationRequest
     from zoo_core.plugins import PluginHost
-    from zoo_core.report.side_by_side import side_by_side
+    from zoo_core.report.side_by_side import draw_stages, side_by_side
 
     names = _names(images)
     _make_folder(out)
@@ -72,9 +73,12 @@ def detect(
     rows = []
     for name, seen in zip(names, found, strict=True):
         path = out / name
-        _write(path, side_by_side(seen.pixels, seen.stages, seen.class_names, score_threshold=score))
-        counts = {stage: int((preds.scores >= score).sum()) for stage, preds in seen.stages.items()}
-        rows.append({"image": str(seen.path), "picture": str(path), "num_detections": counts})
+        drawings = draw_stages(
+            seen.pixels, seen.stages, seen.task, TaskContext(class_names=seen.class_names, score_threshold=score)
+        )
+        _write(path, side_by_side(seen.pixels, drawings))
+        captions = {stage: drawing.caption for stage, drawing in drawings.items()}
+        rows.append({"image": str(seen.path), "picture": str(path), "captions": captions})
     if as_json:
         click.echo(json.dumps({"images": rows}))
     else:

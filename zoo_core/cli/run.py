@@ -147,8 +147,10 @@ def run(
         click.echo(json.dumps({"run_dir": str(result.run_dir), "stages": result.metrics["stages"]}))
     else:
         from zoo_core.cli.tables import print_result
+        from zoo_core.plugins import PluginHost
 
-        print_result(result.record, result.metrics, result.run_dir)
+        task = PluginHost().find_task(result.record["task"])
+        print_result(result.record, result.metrics, result.run_dir, task=task)
     return 0
 
 

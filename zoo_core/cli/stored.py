@@ -77,7 +77,12 @@ def names(text: str | None) -> tuple[str, ...]:
 @click.option("--protocol", help="Protocol id [default: the runs' first].")
 @click.option("--data", type=_FILE, help="Dataset root with the annotations [default: the run's].")
 @click.option("--labels", type=_FILE, help="Label file [default: the run's].")
-@click.option("--resamples", "num_resamples", type=int, default=2000, show_default=True, help="Draws of the images.")
+@click.option(
+    "--resamples",
+    "num_resamples",
+    type=int,
+    help="Draws of the images [default: 2000, or 200 where every draw runs the metric again].",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws them.")
 @click.option(
     "--score",
@@ -85,14 +90,14 @@ def names(text: str | None) -> tuple[str, ...]:
     type=click.FloatRange(0.0, 1.0),
     default=0.5,
     show_default=True,
-    help="Count lost and gained boxes from this score on.",
+    help="Count lost and gained predictions from this score on.",
 )
 @_JSON
 @_VERBOSE
 def compare(*, run_dir: Path, stages: str | None, as_json: bool, verbose: bool, **options: Any) -> int:  # noqa: ARG001 - main() reads --verbose
     """Compare two runs, or stages of one run, paired by image.
 
-    The difference of mAP is RUN_B minus RUN_A, or a stage minus the first stage, with a 95 % interval from resampled
+    The difference is RUN_B minus RUN_A, or a stage minus the first stage, with a 95 % interval from resampled
     images. Runs on different images, splits or protocols are refused.
     """
     from dataclasses import asdict

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from zoo_core.datatypes import measure
+
+if TYPE_CHECKING:
+    from zoo_core.datatypes import Task
 
 NUM_WORST_CLASSES = 3
 
@@ -23,11 +26,19 @@ def make_console() -> Console:
 
 
 def print_result(
-    record: Mapping[str, Any], metrics: Mapping[str, Any], run_dir: Path, console: Console | None = None
+    record: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    run_dir: Path,
+    console: Console | None = None,
+    *,
+    task: Task | None = None,
 ) -> None:
-    """Print a run: stages with their drop, every protocol, the classes hit worst, and where the rest lies."""
+    """Print a run: stages with their drop, every protocol, the classes hit worst, and where the rest lies.
+
+    ``task`` names the values; without one they are shown by their keys.
+    """
     console = console or make_console()
-    console.print(stage_table(record, metrics))
+    console.print(stage_table(record, metrics, task))
     console.print(protocol_table(metrics))
     for line in batch_size_lines(record):
         console.print(Text(line))
@@ -58,12 +69,12 @@ def batch_size_lines(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def stage_table(record: Mapping[str, Any], metrics: Mapping[str, Any]) -> Table:
+def stage_table(record: Mapping[str, Any], metrics: Mapping[str, Any], task: Task | None = None) -> Table:
     """One row per stage: headline value, drop against fp32, speed and size."""
     dataset, headline = record["dataset"], metrics["headline"]
     title = f"{metrics['model']} on {dataset['name']} {dataset['split']}, {metrics['num_images']} images"
     values = next(iter(metrics["stages"].values()))["metrics"][headline]
-    measured = measure(next(iter(values))).overall
+    measured = measure(task, next(iter(values))).overall
     table = Table(title=Text(title), caption=Text(f"{measured}: {headline}, in percent; drop against fp32, in points"))
     for name, justify in (("stage", "left"), (measured, "right"), ("drop", "right"), ("images/s", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]

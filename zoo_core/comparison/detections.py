@@ -55,6 +55,11 @@ class ImageChanges:
         """Whether anything was lost, gained or moved."""
         return bool(len(self.lost) or len(self.gained) or len(self.moved))
 
+    @property
+    def summary(self) -> str:
+        """The numbers of lost, gained and moved detections."""
+        return f"{len(self.lost)} lost, {len(self.gained)} gained, {len(self.moved)} moved"
+
 
 def image_changes(
     before: Detections,

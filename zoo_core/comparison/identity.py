@@ -19,7 +19,7 @@ class ByteChanges:
 
     Attributes:
         num_images: Compared.
-        num_rows: Rows of predictions before, over all images: detections of a detector.
+        num_rows: Predictions before, over all images: rows such as detections, or one per image; see ``byte_changes``.
         num_rows_changed: Of these, rows that no row after equals, and rows after that no row before equals, whichever
             are more.
         changed: Ids of the images whose predictions differ, in order.
@@ -38,25 +38,26 @@ class ByteChanges:
         return not self.changed
 
 
-def byte_changes(pairs: Iterable[tuple[str, Prediction, Prediction]]) -> ByteChanges:
+def byte_changes(pairs: Iterable[tuple[str, Prediction, Prediction]], *, by_row: bool) -> ByteChanges:
     """Compare predictions of the same images.
 
     Args:
         pairs: Image id, prediction before, prediction after; consumed one by one.
+        by_row: Count the rows along the first axis of the arrays; False counts one prediction per image.
     """
     num_images = num_rows = num_rows_changed = 0
     changed: list[str] = []
     first = ""
     for image_id, before, after in pairs:
         num_images += 1
-        rows, others = _rows(before), _rows(after)
+        rows, others = (_rows(before), _rows(after)) if by_row else ([b""], [b""])
         num_rows += len(rows)
         if _bytes(before) == _bytes(after):
             continue
         first = first or _words(before, after)
         changed.append(image_id)
         old, new = Counter(rows), Counter(others)
-        num_rows_changed += max((old - new).total(), (new - old).total())
+        num_rows_changed += max((old - new).total(), (new - old).total()) if by_row else 1
     return ByteChanges(
         num_images=num_images,
         num_rows=num_rows,

@@ -1,4 +1,4 @@
-"""What the batch size alone moves: a stage run again at another one, held against its own predictions."""
+"""Measures how batch size alone changes a stage's predictions."""
 
 from __future__ import annotations
 
@@ -7,30 +7,27 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.comparison import image_changes
 from zoo_core.comparison.identity import byte_changes
-from zoo_core.datatypes import Detections
+from zoo_core.datatypes import TaskContext
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Metric, Prediction
     from zoo_core.evaluation.prepare import Job
     from zoo_core.runs.predictions import PredictionStore
 
-_SEEN = ("kept", "moved", "lost", "gained")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """What another batch size made of a stage.
+    """Changes of a stage's predictions at another batch size.
 
     Attributes:
         headline: Value of the headline protocol; None where undefined.
         num_images: Compared.
         num_images_changed: Of these, images whose predictions differ in any byte.
-        num_predictions: Rows of predictions, detections of a detector, at the run's batch size.
-        num_predictions_changed: Of these, rows that are not there byte for byte at the other.
-        seen: Of a detector, detections of a score of at least 0.5 by what became of them: ``kept``, ``moved``,
-            ``lost``, ``gained``; None for other tasks.
+        num_predictions: Predictions at the run's batch size: rows such as detections, or one per image.
+        num_predictions_changed: Of these, those without a byte-identical one at the other batch size.
+        seen: Numbers by the task's kinds of change, scores from 0.5 on: for detections ``kept``, ``moved``, ``lost``,
+            ``gained``.
         seconds: Time that it took, scoring included.
     """
 
@@ -39,7 +36,7 @@ class Moved:
     num_images_changed: int
     num_predictions: int
     num_predictions_changed: int
-    seen: dict[str, int] | None
+    seen: dict[str, int]
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
@@ -54,28 +51,29 @@ def moved(own: PredictionStore, other: PredictionStore, metric: Metric, job: Job
         own: At the run's batch size, complete.
         other: At the other, complete; chunks may hold other numbers of images.
         metric: Empty; scores ``other``.
-        job: Gives targets and headline.
+        job: Gives task, targets and headline.
         started: ``time.perf_counter()`` before ``other`` was made.
     """
 
     def pairs() -> Iterator[tuple[str, Prediction, Prediction]]:
         for (image_id, before), (_, after) in zip(_each(own), _each(other), strict=True):
-            metric.update([image_id], [after], [job.data.targets[image_id]])
-            if isinstance(before, Detections) and isinstance(after, Detections):
-                boxes = image_changes(before, after)
-                for name in _SEEN:
-                    counts[name] += len(getattr(boxes, name))
+            target = job.data.targets[image_id]
+            metric.update([image_id], [after], [target])
+            change = task.compare(before, after, target, context)
+            for kind in counts:
+                counts[kind] += int(change.counts[kind].sum())
             yield image_id, before, after
 
-    counts = dict.fromkeys(_SEEN, 0)
-    changes = byte_changes(pairs())
+    task, context = job.task, TaskContext(class_names=job.data.dataset.class_names)
+    counts = dict.fromkeys(task.change_kinds, 0)
+    changes = byte_changes(pairs(), by_row=task.may_be_empty)
     return Moved(
         headline=metric.compute()[job.entry.headline].headline,
         num_images=changes.num_images,
         num_images_changed=len(changes.changed),
         num_predictions=changes.num_rows,
         num_predictions_changed=changes.num_rows_changed,
-        seen=counts if metric.prediction_type is Detections else None,
+        seen=counts,
         seconds=time.perf_counter() - started,
     )
 

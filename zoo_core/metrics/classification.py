@@ -19,7 +19,6 @@ from zoo_core.metrics.class_suspects import classification_suspects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
 __all__ = ["CLASSIFICATION_PROTOCOLS", "ClassificationMetric", "GatheredClasses", "rank_classes"]
 
@@ -134,20 +133,6 @@ class ClassificationMetric:
             num_flat += len(found.scores) > 1 and found.scores[0] == found.scores[-1]
         self._rows.update(rows)
         self._num_flat += num_flat
-
-    def merge(self, other: Self) -> None:
-        """Add what ``other`` has seen; it is not changed.
-
-        Raises:
-            PluginError: The classes differ, or an image is in both.
-        """
-        if other.class_names != self.class_names:
-            raise PluginError("Metrics of different classes cannot be merged.", fix="merge metrics of one data set.")
-        both = self._rows.keys() & other._rows.keys()
-        if both:
-            raise PluginError(f"Image {min(both)!r} is in both metrics.", fix="give each image to one of them.")
-        self._rows.update(other._rows)
-        self._num_flat += other._num_flat
 
     def gathered(self) -> GatheredClasses:
         """All images so far."""

@@ -12,11 +12,11 @@ import numpy as np
 from zoo_core.comparison.classes import NO_CLASS, ClassChanges, Flip, class_changes, surest_flips
 from zoo_core.datatypes import Classification, ClassTarget, Prediction, Target
 from zoo_core.report import plots
-from zoo_core.report.drawing import class_name
 from zoo_core.report.gallery import BYTES_BUDGET, data_uri, read_pixels, token_classes
 from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import Table
 from zoo_core.runs.lenient import percent
+from zoo_core.tasks.drawing import class_name
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun
@@ -76,7 +76,7 @@ class ClassificationView:
 
     prediction_type: type[Prediction] = Classification
     target_type: type[Target] = ClassTarget
-    classes_template = "classification_classes.html.j2"
+    classes_template: str | None = "classification_classes.html.j2"
     changed_template = "classification_changed.html.j2"
 
     def context(self, run: LoadedRun, scores: Sequence[ClassScore]) -> Mapping[str, Any]:  # noqa: ARG002  # View's

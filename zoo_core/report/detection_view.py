@@ -33,7 +33,7 @@ class DetectionView:
 
     prediction_type: type[Prediction] = Detections
     target_type: type[Target] = DetectionTarget
-    classes_template = "detection_classes.html.j2"
+    classes_template: str | None = "detection_classes.html.j2"
     changed_template = "detection_changed.html.j2"
 
     def context(self, run: LoadedRun, scores: Sequence[ClassScore]) -> Mapping[str, Any]:

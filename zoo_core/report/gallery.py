@@ -13,8 +13,8 @@ import numpy as np
 from zoo_core.comparison import StageChanges, most_changed
 from zoo_core.datatypes import Detections, DetectionTarget, ImageSize
 from zoo_core.errors import ZooError
-from zoo_core.report.drawing import DrawnBox, detection_boxes, object_boxes
 from zoo_core.report.loading import predictions_of, targets_of
+from zoo_core.tasks.drawing import DrawnBox, detection_boxes, object_boxes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,7 +124,7 @@ def _gallery_image(
         height=height,
         panels=panels,
         tokens=tokens,
-        words=f"{len(changes.lost)} lost, {len(changes.gained)} gained, {len(changes.moved)} moved",
+        words=changes.summary,
     )
 
 

@@ -15,7 +15,7 @@ from zoo_core.runs.lenient import Facts, joined, read_facts
 from zoo_core.runs.predictions import PredictionStore
 
 if TYPE_CHECKING:
-    from zoo_core.datatypes import EvalDataset, Prediction, Target
+    from zoo_core.datatypes import EvalDataset, Prediction, Target, Task
     from zoo_core.plugins import PluginHost
 
 P = TypeVar("P", bound="Prediction")
@@ -34,6 +34,7 @@ class LoadedRun:
         path: The run directory.
         record: ``run.json``; empty facts where it cannot be read.
         metrics: ``metrics.json``, likewise.
+        task: Names the values and chooses the view; None where no installed plugin declares it.
         gaps: A sentence for each thing that is missing or not usable; grows while the page is made.
         pair: The two stages that are compared, or None.
         predictions: By stage and image id, for the compared stages; empty where their kind is not known.
@@ -45,6 +46,7 @@ class LoadedRun:
     record: Facts
     metrics: Facts
     gaps: list[str]
+    task: Task | None = None
     pair: tuple[str, str] | None = None
     predictions: dict[str, dict[str, Prediction]] = field(default_factory=dict)
     dataset: EvalDataset | None = None
@@ -115,11 +117,23 @@ def load_run(path: Path) -> LoadedRun:
     )
 
 
-def stored_fields(run: LoadedRun) -> frozenset[str]:
-    """Fields of the predictions that a run holds, by which their kind is known; empty where there are none."""
-    folder = run.path / "predictions"
-    stages = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return next((fields for stage in stages if (fields := PredictionStore.columns(stage))), frozenset())
+def find_task(run: LoadedRun, host: PluginHost) -> None:
+    """Fill ``run.task`` from the recorded task id, else from the model's entry; a gap says why it stays None.
+
+    Args:
+        run: ``task`` is filled.
+        host: The plugins; those of the run need not be installed where the task is built in.
+    """
+    named, model = run.record.text("task"), run.record.text("model") or run.metrics.text("model")
+    try:
+        named = named or (host.model(model).task if model else None)
+        run.task = host.find_task(named) if named else None
+    except ZooError as error:
+        run.gaps.append(f"The run's task is not known: {error.fact}")
+        return
+    if run.task is None:
+        what = "run.json names no task" if named is None else f"No installed plugin declares the task {named!r}"
+        run.gaps.append(f"{what}: values have their keys as names, and changes image by image cannot be shown.")
 
 
 def load_predictions(run: LoadedRun, kind: type[Prediction] | None) -> None:

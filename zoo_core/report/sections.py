@@ -69,7 +69,7 @@ def headline_measure(run: LoadedRun) -> Measure:
     """How the headline protocol's first value is called."""
     protocol = headline(run)
     keys = (key for stage in run.stages.values() for key in stage.object("metrics").object(protocol))
-    return measure(next((key for key in keys if key != "per_class"), "map"))
+    return measure(run.task, next((key for key in keys if key != "per_class"), "value"))
 
 
 def all_warnings(run: LoadedRun) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ def protocol_table(run: LoadedRun) -> Table:
     )
     rows = tuple(
         (
-            protocol if key == "map" else f"{protocol} {measure(key).overall}",
+            f"{protocol} {measure(run.task, key).overall}",
             *(percent(values[protocol].number(key) if protocol in values else None) for values in scores.values()),
         )
         for protocol, key in keys

@@ -56,7 +56,7 @@ class Finding:
     @property
     def words(self) -> str:
         """The finding in one sentence."""
-        name = f"{self.stage} {self.protocol} {self.key}"
+        name = f"{self.stage} {self.protocol} {self.key}".rstrip()
         if self.reference is None:
             return f"{name} is {self.value}; the registry has no reference for it."
         least = f"at least {self.reference.value:.6g} - {self.reference.tolerance:g} ({self.source})"
@@ -142,9 +142,11 @@ def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Seque
 
 
 def _against(fitting: Fitting, measured: dict[str, Facts]) -> Finding:
-    reference, value = fitting.reference, None
+    reference, value, key = fitting.reference, None, fitting.reference.key
     if reference.stage in measured:
-        value = measured[reference.stage].object("metrics").object(reference.protocol).number(reference.key)
+        values = measured[reference.stage].object("metrics").object(reference.protocol)
+        key = key or next((name for name in values if name != "per_class"), None)
+        value = None if key is None else values.number(key)
     status: Status = "reproduced"
     if value is None:
         status = "missing"
@@ -156,7 +158,7 @@ def _against(fitting: Fitting, measured: dict[str, Facts]) -> Finding:
         status=status,
         stage=reference.stage,
         protocol=reference.protocol,
-        key=reference.key,
+        key=key or "",
         value=value,
         reference=reference,
         versions=fitting.versions,
@@ -208,7 +210,7 @@ def junit_xml(verdict: Verdict) -> bytes:
             SubElement(case, "system-out").text = _plain(f"{finding.status}: {finding.words}")
     for aside in verdict.set_aside:
         reference = aside.reference
-        name = f"{reference.stage} {reference.protocol} {reference.key} ({reference.source})"
+        name = f"{reference.value_name} ({reference.source})"
         case = SubElement(suite, "testcase", classname=verdict.model, name=_plain(name))
         SubElement(case, "skipped", message=_plain(f"not compared: {aside.words}"))
     cases = suite.findall("testcase")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo_core.comparison import SCORE_THRESHOLD
-from zoo_core.datatypes import Prediction, measure
+from zoo_core.datatypes import Prediction, ResampledImages, ResampledValues, TaskContext, measure
 from zoo_core.errors import DataError, RunError
 from zoo_core.metrics.bootstrap import (
     holm,
@@ -19,17 +19,22 @@ from zoo_core.metrics.bootstrap import (
     two_sided_p_value,
 )
 from zoo_core.report.loading import compared_pair
-from zoo_core.results.compare_tasks import ChangeCounts, PairedImages, StageValues, paired_task
+from zoo_core.results.compare_tasks import can_resample, check_images, count_changes, resampled_values
 from zoo_core.results.stored import StoredRun, open_run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
+    from zoo_core.datatypes import Metric, Task
     from zoo_core.plugins import PluginHost
     from zoo_core.runs.lenient import Facts
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
+NUM_METRIC_RESAMPLES = 200
+"""Where every resample runs the metric again, which takes that many times as long as scoring."""
 MOST_CHANGED = 5
 
 # What must agree, and where run.json says it.
@@ -52,9 +57,9 @@ class CompareRequest:
         protocol: Protocol id.
         data: Root of the dataset.
         labels: Label file.
-        num_resamples: Draws of as many images as there are.
+        num_resamples: Draws of as many images as there are; None for 2000, or 200 where the metric runs for each.
         seed: Draws them.
-        score_threshold: Detections from this score on are seen, when lost and gained ones are counted.
+        score_threshold: Predictions from this score on count as lost or gained, where the task has scores.
     """
 
     run: Path
@@ -63,7 +68,7 @@ class CompareRequest:
     protocol: str | None = None
     data: Path | None = None
     labels: Path | None = None
-    num_resamples: int = NUM_RESAMPLES
+    num_resamples: int | None = None
     seed: int = 0
     score_threshold: float = SCORE_THRESHOLD
 
@@ -99,7 +104,7 @@ class PairedDifference:
         after: Name of the other.
         mean: The protocol's first value: the mean AP, or top-1.
         classes: That of each class: its AP, or top-1 of its images.
-        changes: Of each class, what became of its detections or images.
+        changes: Numbers of changes by class and kind; see ``Compared.change_definition``.
         most_changed: Ids of the images that changed most, most first.
     """
 
@@ -107,13 +112,20 @@ class PairedDifference:
     after: str
     mean: Difference
     classes: Mapping[str, Difference]
-    changes: Mapping[str, ChangeCounts]
+    changes: Mapping[str, Mapping[str, int]]
     most_changed: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """Every pair, and the conditions they share; ``measured`` is what people call the protocol's first value."""
+    """Every pair, and the conditions they share.
+
+    Attributes:
+        measured: Display name of the protocol's first value.
+        change_kinds: Names of the kinds of change that are counted.
+        change_definition: Explains them.
+        score_threshold: Applied to changes; None where the task has no scores.
+    """
 
     protocol: str
     measured: str
@@ -121,7 +133,9 @@ class Compared:
     num_images: int
     num_resamples: int
     seed: int
-    score_threshold: float
+    score_threshold: float | None
+    change_kinds: tuple[str, ...]
+    change_definition: str
     pairs: Sequence[PairedDifference]
     notes: Sequence[str]
 
@@ -133,7 +147,7 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
         RunError: A run is not complete, the runs differ in what must agree (all of it is named), or a stage is missing.
         ZooError: The data or the protocol cannot be used.
     """
-    if request.num_resamples < 1:
+    if request.num_resamples is not None and request.num_resamples < 1:
         raise DataError(f"--resamples is {request.num_resamples}.", fix="give 1000 or more.")
     if request.seed < 0:
         raise DataError(f"--seed is {request.seed}.", fix="give 0 or more.")
@@ -145,33 +159,37 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
     pairs = _stage_pairs(run, other, request)
     entry = host.model(run.needed("model"))
     dataset = run.open_dataset(entry, host, data=request.data, labels=request.labels)
-    images = PairedImages(
+    task = host.task(entry)
+    num_resamples = request.num_resamples or (NUM_RESAMPLES if can_resample(task, protocol) else NUM_METRIC_RESAMPLES)
+    images = ResampledImages(
         class_names=dataset.class_names,
         image_ids=run.image_ids,
         targets=[dataset.target(image_id) for image_id in run.image_ids],
-        weights=_weights(len(run.image_ids), request),
+        weights=_weights(len(run.image_ids), num_resamples, request.seed),
         protocol=protocol,
-        score_threshold=request.score_threshold,
     )
-    work = _Work(host.metric(entry, dataset.class_names).prediction_type, images)
-    found = [work.compare(run, before, other, after) for before, after in pairs]
+    context = TaskContext(class_names=dataset.class_names, score_threshold=request.score_threshold)
+    work = _Work(task, lambda: host.metric(entry, dataset.class_names), images, context)
+    compared = [work.compare(run, before, other, after) for before, after in pairs]
     return Compared(
         protocol=protocol,
-        measured=_measured(run, protocol),
+        measured=_measured(run, protocol, task),
         dataset=f"{dataset.name} {dataset.split}",
         num_images=len(run.image_ids),
-        num_resamples=request.num_resamples,
+        num_resamples=num_resamples,
         seed=request.seed,
-        score_threshold=request.score_threshold,
-        pairs=found,
+        score_threshold=request.score_threshold if task.uses_scores else None,
+        change_kinds=task.change_kinds,
+        change_definition=task.change_definition,
+        pairs=compared,
         notes=_notes(run),
     )
 
 
-def _weights(num_images: int, request: CompareRequest) -> NDArray[np.int32]:
+def _weights(num_images: int, num_resamples: int, seed: int) -> NDArray[np.int32]:
     """The images as they are, then each resample; the same draws serve every stage, which pairs them."""
     ones = np.ones((num_images, 1), dtype=np.int32)
-    return np.hstack([ones, resample_weights(num_images, request.num_resamples, request.seed)])
+    return np.hstack([ones, resample_weights(num_images, num_resamples, seed)])
 
 
 def _notes(run: StoredRun) -> list[str]:
@@ -180,10 +198,10 @@ def _notes(run: StoredRun) -> list[str]:
     return []
 
 
-def _measured(run: StoredRun, protocol: str) -> str:
+def _measured(run: StoredRun, protocol: str, task: Task) -> str:
     stages = run.metrics.objects("stages") if run.metrics is not None else {}
     keys = (key for stage in stages.values() for key in stage.object("metrics").object(protocol))
-    return measure(next((key for key in keys if key != "per_class"), "value")).overall
+    return measure(task, next((key for key in keys if key != "per_class"), "value")).overall
 
 
 def _complete(run: StoredRun) -> StoredRun:
@@ -255,17 +273,21 @@ def _stage_pairs(run: StoredRun, other: StoredRun, request: CompareRequest) -> l
 class _Work:
     """What all pairs of a comparison share; each stage is read and matched once."""
 
-    def __init__(self, kind: type[Prediction], images: PairedImages) -> None:
-        self._kind = kind
-        self._class_names = images.class_names
-        self._task = paired_task(kind, images)
-        self._read: dict[tuple[Path, str], tuple[Mapping[str, Prediction], StageValues]] = {}
+    def __init__(
+        self, task: Task, make_metric: Callable[[], Metric], images: ResampledImages, context: TaskContext
+    ) -> None:
+        check_images(task, make_metric, images)
+        self._task = task
+        self._make_metric = make_metric
+        self._images = images
+        self._context = context
+        self._read: dict[tuple[Path, str], tuple[Mapping[str, Prediction], ResampledValues]] = {}
 
     def compare(self, run: StoredRun, before: str, other: StoredRun, after: str) -> PairedDifference:
         old, old_values = self._stage(run, before)
         new, new_values = self._stage(other, after)
         p_values = holm([two_sided_p_value(row[1:]) for row in new_values.classes - old_values.classes])
-        changes = self._task.changes(old, new, MOST_CHANGED)
+        changes = count_changes(self._task, old, new, self._images, self._context, MOST_CHANGED)
         return PairedDifference(
             before=before,
             after=after,
@@ -274,18 +296,19 @@ class _Work:
                 name: replace(
                     _difference(old_values.classes[label], new_values.classes[label]), p_value=p_values[label]
                 )
-                for label, name in enumerate(self._class_names)
+                for label, name in enumerate(self._images.class_names)
             },
-            changes=dict(zip(self._class_names, changes.classes, strict=True)),
+            changes=changes.counts,
             most_changed=changes.most_changed,
         )
 
-    def _stage(self, run: StoredRun, name: str) -> tuple[Mapping[str, Prediction], StageValues]:
+    def _stage(self, run: StoredRun, name: str) -> tuple[Mapping[str, Prediction], ResampledValues]:
         """Predictions by image, and the values in every resample, the first column being the images as they are."""
         key = (run.path, run.stages.get(name, name))
         if key not in self._read:
-            found = run.predictions(name, self._kind)
-            self._read[key] = found, self._task.values(found)
+            predictions = run.predictions(name, self._task.prediction_type)
+            values = resampled_values(self._task, self._make_metric, predictions, self._images)
+            self._read[key] = predictions, values
         return self._read[key]
 
 

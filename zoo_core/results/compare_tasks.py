@@ -1,60 +1,21 @@
-"""What a paired comparison has to know of a task, by the kind of prediction: values in every resample, and changes."""
+"""Task-independent parts of a comparison: values under every weighting of the images, and changes per class."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo_core.comparison import most_changed, stage_changes
-from zoo_core.comparison.classes import class_changes, surest_flips
-from zoo_core.datatypes import Classification, ClassTarget, Detections, DetectionTarget, Prediction, Target
+from zoo_core.datatypes import ResampledValues
 from zoo_core.errors import RegistryError, RunError
-from zoo_core.metrics.bootstrap import mean_over_classes
-from zoo_core.metrics.classification import CLASSIFICATION_PROTOCOLS, ClassificationMetric
-from zoo_core.metrics.gathering import ImageGatherer
-from zoo_core.metrics.outcomes import protocol_outcomes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-P = TypeVar("P", bound=Prediction)
-T = TypeVar("T", bound=Target)
-
-# Products of images and resamples that are held at once: a few tens of MB.
-_PRODUCTS_PER_BLOCK = 1 << 22
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeCounts:
-    """What became of the detections of a class, matched one to one, or of the images of a class.
-
-    Attributes:
-        kept: Detections that stayed; images that are right in both stages.
-        moved: Detections whose box moved; images that are wrong in both, with another class.
-        lost: Detections without a partner after; images that were right and are wrong.
-        gained: Detections without a partner before; images that were wrong and are right.
-    """
-
-    kept: int
-    moved: int
-    lost: int
-    gained: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StageValues:
-    """A stage's values for each of R weightings of the images.
-
-    Attributes:
-        classes: ``(C, R)``, not-a-number where undefined.
-        overall: ``(R,)``, likewise.
-    """
-
-    classes: NDArray[np.float64]
-    overall: NDArray[np.float64]
+    from zoo_core.datatypes import Metric, Prediction, ProtocolScore, ResampledImages, Task, TaskContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,159 +23,107 @@ class Changes:
     """Changes between two stages.
 
     Attributes:
-        classes: One entry a class, in the order of the classes.
+        counts: By class name and kind of change.
         most_changed: Ids of the images that changed most, most first.
     """
 
-    classes: Sequence[ChangeCounts]
+    counts: Mapping[str, Mapping[str, int]]
     most_changed: Sequence[str]
 
 
-class PairedTask(Protocol):
-    """One task's part of a comparison; made for fixed images and weightings."""
-
-    def values(self, found: Mapping[str, Prediction]) -> StageValues:
-        """The values of one stage."""
-        ...
-
-    def changes(self, before: Mapping[str, Prediction], after: Mapping[str, Prediction], num: int) -> Changes:
-        """What changed from one stage to another, and the ``num`` images that changed most."""
-        ...
+def can_resample(task: Task, protocol: str) -> bool:
+    """Return whether the task scores all weightings at once under this protocol."""
+    return task.resample is not None and protocol in task.resample_protocols
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PairedImages:
-    """What a task's part is made from.
-
-    Attributes:
-        class_names: Index is the label.
-        image_ids: The images that are compared.
-        targets: Theirs.
-        weights: ``(I, R)``, how often each image counts.
-        protocol: Protocol id.
-        score_threshold: Detections from this score on are seen, when changes are counted.
-    """
-
-    class_names: tuple[str, ...]
-    image_ids: tuple[str, ...]
-    targets: Sequence[Target]
-    weights: NDArray[np.int32]
-    protocol: str
-    score_threshold: float
-
-
-def paired_task(kind: type[Prediction], images: PairedImages) -> PairedTask:
-    """The part for a kind of prediction.
+def check_images(task: Task, make_metric: Callable[[], Metric], images: ResampledImages) -> None:
+    """Check that the targets are of the task and that the metric knows the protocol.
 
     Raises:
-        RunError: There is none for it, or the targets are of another kind.
-        RegistryError: The task has no such protocol.
+        RunError: A target has another type.
+        RegistryError: There is no such protocol.
     """
-    if issubclass(kind, Detections):
-        return _DetectionTask(images)
-    if issubclass(kind, Classification):
-        return _ClassificationTask(images)
-    raise RunError(
-        f"The runs hold {kind.__name__}; only detections and classifications are compared.",
-        fix="compare runs of a detector or a classifier.",
+    wrong = [target for target in images.targets if not isinstance(target, task.target_type)]
+    if wrong:
+        raise RunError(
+            f"{len(wrong)} of {len(images.targets)} targets are {type(wrong[0]).__name__}, not "
+            f"{task.target_type.__name__}.",
+            fix="name the data of the run with --data.",
+        )
+    known = make_metric().protocol_ids
+    if images.protocol not in known:
+        close = get_close_matches(images.protocol, known, n=1)
+        hint = f"; the closest is {close[0]!r}" if close else ""
+        raise RegistryError(
+            f"There is no {task.task_id} protocol {images.protocol!r}{hint}.", fix=f"name one of: {', '.join(known)}."
+        )
+
+
+def resampled_values(
+    task: Task, make_metric: Callable[[], Metric], predictions: Mapping[str, Prediction], images: ResampledImages
+) -> ResampledValues:
+    """Return the values of a stage under every weighting of the images.
+
+    Args:
+        task: Does it at once where it can.
+        make_metric: Returns an empty metric; otherwise each weighting is scored with one of its own, in which an image
+            that counts n times appears n times.
+        predictions: By image id.
+        images: The images and their weightings.
+    """
+    if task.resample is not None and can_resample(task, images.protocol):
+        return task.resample(predictions, images)
+    scores = [_score(make_metric(), predictions, images, weights) for weights in images.weights.T]
+    return ResampledValues(
+        classes=np.array([[_number(score.per_class.get(name)) for score in scores] for name in images.class_names]),
+        overall=np.array([_number(score.headline) for score in scores]),
     )
 
 
-def _targets(images: PairedImages, kind: type[T]) -> list[T]:
-    found = [target for target in images.targets if isinstance(target, kind)]
-    if len(found) != len(images.targets):
-        raise RunError(
-            f"{len(images.targets) - len(found)} of {len(images.targets)} targets are no {kind.__name__}.",
-            fix="name the data of the run with --data.",
-        )
-    return found
+def _score(
+    metric: Metric, predictions: Mapping[str, Prediction], images: ResampledImages, weights: NDArray[np.int32]
+) -> ProtocolScore:
+    rows = np.repeat(np.arange(len(weights)), weights).tolist()
+    # A metric refuses an image that comes twice, so each copy has a name of its own.
+    ids = [f"{images.image_ids[row]}#{copy}" for copy, row in enumerate(rows)]
+    preds = [predictions[images.image_ids[row]] for row in rows]
+    metric.update(ids, preds, [images.targets[row] for row in rows])
+    return metric.compute()[images.protocol]
 
 
-def _of(found: Mapping[str, Prediction], kind: type[P]) -> dict[str, P]:
-    return {image_id: pred for image_id, pred in found.items() if isinstance(pred, kind)}
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
-class _DetectionTask:
-    """The mean over classes of AP."""
+def count_changes(
+    task: Task,
+    before: Mapping[str, Prediction],
+    after: Mapping[str, Prediction],
+    images: ResampledImages,
+    context: TaskContext,
+    num: int,
+) -> Changes:
+    """Compare the predictions of two stages image by image.
 
-    def __init__(self, images: PairedImages) -> None:
-        self._images = images
-        self._targets = _targets(images, DetectionTarget)
-
-    def values(self, found: Mapping[str, Prediction]) -> StageValues:
-        images = self._images
-        gatherer = ImageGatherer(images.class_names)
-        gatherer.add(images.image_ids, [found[image_id] for image_id in images.image_ids], self._targets)
-        outcomes = protocol_outcomes(gatherer.gathered(), len(images.class_names), images.protocol)
-        classes = outcomes.average_precisions(images.weights)
-        return StageValues(classes=classes, overall=mean_over_classes(classes))
-
-    def changes(self, before: Mapping[str, Prediction], after: Mapping[str, Prediction], num: int) -> Changes:
-        images = self._images
-        found = stage_changes(
-            _of(before, Detections),
-            _of(after, Detections),
-            len(images.class_names),
-            score_threshold=images.score_threshold,
-        )
-        counts = zip(found.num_kept, found.num_moved, found.num_lost, found.num_gained, strict=True)
-        classes = [ChangeCounts(kept=int(k), moved=int(m), lost=int(low), gained=int(g)) for k, m, low, g in counts]
-        return Changes(classes=classes, most_changed=most_changed(found, num))
-
-
-class _ClassificationTask:
-    """Top-1: the share of images that are right."""
-
-    def __init__(self, images: PairedImages) -> None:
-        if images.protocol not in CLASSIFICATION_PROTOCOLS:
-            raise RegistryError(
-                f"There is no classification protocol {images.protocol!r}.",
-                fix=f"name one of: {', '.join(CLASSIFICATION_PROTOCOLS)}.",
-            )
-        self._images = images
-        self._targets = dict(zip(images.image_ids, _targets(images, ClassTarget), strict=True))
-
-    def values(self, found: Mapping[str, Prediction]) -> StageValues:
-        images = self._images
-        metric = ClassificationMetric(images.class_names)
-        ids = images.image_ids
-        metric.update(ids, [found[image_id] for image_id in ids], [self._targets[image_id] for image_id in ids])
-        gathered = metric.gathered()
-        rows = {image_id: row for row, image_id in enumerate(gathered.image_ids)}
-        order = np.array([rows[image_id] for image_id in ids])
-        right, truth = gathered.right(images.protocol, 1)[order], gathered.truth[order]
-        return _shares(right, truth, len(images.class_names), images.weights)
-
-    def changes(self, before: Mapping[str, Prediction], after: Mapping[str, Prediction], num: int) -> Changes:
-        found = class_changes(_of(before, Classification), _of(after, Classification), self._targets)
-        columns = [
-            np.bincount(found.truth[rows], minlength=len(self._images.class_names)).tolist()
-            for rows in (found.right, found.moved, found.lost, found.gained)
-        ]
-        return Changes(
-            classes=[
-                ChangeCounts(kept=kept, moved=moved, lost=lost, gained=gained)
-                for kept, moved, lost, gained in zip(*columns, strict=True)
-            ],
-            most_changed=[found.image_ids[row] for row in surest_flips(found, num)],
-        )
-
-
-def _shares(
-    right: NDArray[np.float64], truth: NDArray[np.int64], num_classes: int, weights: NDArray[np.int32]
-) -> StageValues:
-    """The weighted share of right images in each class and in all, for every column of ``weights``."""
-    order = np.argsort(truth, kind="stable")
-    present, starts = np.unique(truth[order], return_index=True)
-    classes = np.full((num_classes, weights.shape[1]), np.nan)
-    overall = np.empty(weights.shape[1])
-    block = max(1, _PRODUCTS_PER_BLOCK // max(len(truth), 1))
-    for low in range(0, weights.shape[1], block):
-        part = weights[order, low : low + block].astype(np.float64)
-        images = np.add.reduceat(part, starts, axis=0)
-        found = np.add.reduceat(part * right[order, None], starts, axis=0)
-        classes[present, low : low + block] = np.divide(
-            found, images, out=np.full(images.shape, np.nan), where=images > 0
-        )
-        overall[low : low + block] = found.sum(axis=0) / images.sum(axis=0)
-    return StageValues(classes=classes, overall=overall)
+    Args:
+        task: Compares two predictions.
+        before: By image id.
+        after: By image id.
+        images: The images, with their targets.
+        context: Class names and score threshold.
+        num: So many images are named that changed most.
+    """
+    totals = {kind: np.zeros(len(images.class_names), np.int64) for kind in task.change_kinds}
+    sizes = []
+    for image_id, target in zip(images.image_ids, images.targets, strict=True):
+        change = task.compare(before[image_id], after[image_id], target, context)
+        sizes.append((-change.magnitude, image_id))
+        for kind, total in totals.items():
+            total += change.counts[kind]
+    return Changes(
+        counts={
+            name: {kind: int(total[label]) for kind, total in totals.items()}
+            for label, name in enumerate(images.class_names)
+        },
+        most_changed=[image_id for size, image_id in sorted(sizes)[:num] if size < 0],
+    )

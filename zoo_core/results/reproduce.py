@@ -179,14 +179,13 @@ def _shown(run: StoredRun, part: str, key: str) -> str:
 
 
 def _stage(run: StoredRun, again: StoredRun, name: str, headline: str, host: PluginHost) -> ReproducedStage:
-    entry = host.model(run.needed("model"))
-    kind = host.metric(entry, tuple(run.record.object("dataset").texts("class_names"))).prediction_type
-    before, after = run.predictions(name, kind), again.predictions(name, kind)
+    task = host.task(host.model(run.needed("model")))
+    before, after = (one.predictions(name, task.prediction_type) for one in (run, again))
     return ReproducedStage(
         name=name,
         before=_value(run, name, headline),
         after=_value(again, name, headline),
-        predictions=byte_changes(_pairs(run, again, before, after)),
+        predictions=byte_changes(_pairs(run, again, before, after), by_row=task.may_be_empty),
     )
 
 
