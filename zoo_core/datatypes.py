@@ -394,49 +394,6 @@ class ResampledValues:
     overall: NDArray[np.float64]
 
 
-class ComparePredictions(Protocol):
-    """Compares two predictions of one image."""
-
-    def __call__(
-        self, before: Prediction, after: Prediction, target: Target | None, context: TaskContext
-    ) -> ImageChange:
-        """Return the change from ``before`` to ``after``; ``target`` is None where the data is not available."""
-        ...
-
-
-class DrawPrediction(Protocol):
-    """Draws a prediction onto its image."""
-
-    def __call__(
-        self, pixels: NDArray[np.uint8], prediction: Prediction, baseline: Prediction | None, context: TaskContext
-    ) -> Drawing:
-        """Return a new picture; do not write into ``pixels``.
-
-        Args:
-            pixels: ``(H, W, 3)`` uint8 RGB.
-            prediction: Of this image.
-            baseline: Prediction of the first stage, against which changes can be marked; None in the first stage.
-            context: Class names and score threshold.
-        """
-        ...
-
-
-class DrawTarget(Protocol):
-    """Draws the ground truth onto its image."""
-
-    def __call__(self, pixels: NDArray[np.uint8], target: Target, context: TaskContext) -> Drawing:
-        """Return a new picture of ``(H, W, 3)`` uint8 RGB pixels; do not write into ``pixels``."""
-        ...
-
-
-class ResamplePredictions(Protocol):
-    """Scores one stage under many weightings of the images at once."""
-
-    def __call__(self, predictions: Mapping[str, Prediction], images: ResampledImages) -> ResampledValues:
-        """Return the values of ``images.protocol``; ``predictions`` holds one per image id."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PredictionChecks:
     """Functions with which ``zoo-eval validate`` examines predictions; a check without its function is not applicable.
@@ -463,15 +420,17 @@ class Task:
         prediction_type: Type that ``decode`` returns and the metric takes.
         target_type: Type of the dataset's targets.
         measures: Display names by key of ``ProtocolScore.values``.
-        change_kinds: Names of the kinds of change that are counted, unchanged ones first.
+        change_kinds: Names of what ``compare`` counts: first what stayed the same, then the kinds of change.
         change_definition: Explains these kinds in one or two sentences.
-        compare: Compares two predictions of one image.
-        draw: Draws a prediction.
-        draw_target: Draws the ground truth; None leaves it out.
+        compare: Returns the change from a first prediction of an image to a second one, given the target, or None where
+            the data is not available, and the context.
+        draw: Returns a new picture of an image, ``(H, W, 3)`` uint8 RGB, with a prediction; changes against a baseline,
+            the first stage's prediction or None, can be marked. Must not write into the pixels.
+        draw_target: The same for the ground truth; None leaves it out.
         may_be_empty: A prediction is a list of rows along the first axis of its arrays, and the list may be empty.
             False for a prediction that covers the whole image, such as a mask; it counts as one.
         uses_scores: ``compare`` and ``draw`` apply ``TaskContext.score_threshold``.
-        resample: Scores many weightings of the images at once.
+        resample: Scores one stage, whose predictions it gets by image id, under many weightings of the images at once.
         resample_protocols: Protocols that ``resample`` knows; for others the metric is computed for each weighting.
         checks: Functions for ``zoo-eval validate``.
     """
@@ -482,12 +441,12 @@ class Task:
     measures: Mapping[str, Measure]
     change_kinds: tuple[str, ...]
     change_definition: str
-    compare: ComparePredictions
-    draw: DrawPrediction
-    draw_target: DrawTarget | None = None
+    compare: Callable[[Prediction, Prediction, Target | None, TaskContext], ImageChange]
+    draw: Callable[[NDArray[np.uint8], Prediction, Prediction | None, TaskContext], Drawing]
+    draw_target: Callable[[NDArray[np.uint8], Target, TaskContext], Drawing] | None = None
     may_be_empty: bool = True
     uses_scores: bool = False
-    resample: ResamplePredictions | None = None
+    resample: Callable[[Mapping[str, Prediction], ResampledImages], ResampledValues] | None = None
     resample_protocols: tuple[str, ...] = ()
     checks: PredictionChecks = PredictionChecks()
 

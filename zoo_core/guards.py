@@ -13,19 +13,14 @@ from zoo_core.errors import PluginCrashError, ZooError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from zoo_core.datatypes import (
         ConformanceKit,
-        Decode,
-        Encode,
         EvalDataset,
-        ImageSize,
         Metric,
         ModelBundle,
         Prediction,
-        Preprocess,
         ProtocolScore,
         QuantNetwork,
         RecipeStep,
@@ -63,63 +58,36 @@ class Naming:
 
 
 @dataclass(frozen=True, slots=True)
-class _Preprocess:
-    """An object rather than a closure, so that it pickles where what it holds does; so is ``_Decode``."""
+class _Guarded:
+    """A function whose failures are named; an object, not a closure, so that it pickles where the function does."""
 
-    function: Preprocess
+    function: Callable[..., Any]
     naming: Naming
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, *arguments: Any) -> Any:
         with self.naming:
-            return self.function(image)
+            return self.function(*arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decode:
-    function: Decode
-    naming: Naming
-
-    def __call__(self, outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> Sequence[Prediction]:
-        with self.naming:
-            return self.function(outputs, sizes)
+def _guarded(function: F, plugin_id: str, place: str) -> F:
+    return function if function is None else cast("F", _Guarded(function, Naming(plugin_id, place)))
 
 
 def guarded_bundle(bundle: ModelBundle, plugin_id: str) -> ModelBundle:
     """The bundle with ``preprocess`` and ``decode`` wrapped; the network itself is the same object."""
     return dataclasses.replace(
         bundle,
-        preprocess=_Preprocess(bundle.preprocess, Naming(plugin_id, "preprocess of zoo_load_model")),
-        decode=_Decode(bundle.decode, Naming(plugin_id, "decode of zoo_load_model")),
+        preprocess=_guarded(bundle.preprocess, plugin_id, "preprocess of zoo_load_model"),
+        decode=_guarded(bundle.decode, plugin_id, "decode of zoo_load_model"),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Encode:
-    function: Encode
-    naming: Naming
-
-    def __call__(self, targets: Sequence[Target], sizes: Sequence[ImageSize]) -> tuple[torch.Tensor, ...]:
-        with self.naming:
-            return self.function(targets, sizes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Perfect:
-    function: Callable[[Target], Prediction]
-    naming: Naming
-
-    def __call__(self, target: Target) -> Prediction:
-        with self.naming:
-            return self.function(target)
 
 
 def guarded_kit(kit: ConformanceKit, plugin_id: str) -> ConformanceKit:
     """The kit with its functions wrapped."""
-    encode, perfect = kit.encode, kit.perfect
     return dataclasses.replace(
         kit,
-        encode=encode and _Encode(encode, Naming(plugin_id, "encode of zoo_conformance")),
-        perfect=perfect and _Perfect(perfect, Naming(plugin_id, "perfect of zoo_conformance")),
+        encode=_guarded(kit.encode, plugin_id, "encode of zoo_conformance"),
+        perfect=_guarded(kit.perfect, plugin_id, "perfect of zoo_conformance"),
     )
 
 
@@ -138,26 +106,19 @@ def guarded_step(step: RecipeStep, plugin_id: str) -> RecipeStep:
 def guarded_task(task: Task, plugin_id: str) -> Task:
     """Return the task with its functions wrapped."""
 
-    def guarded(function: F, part: str) -> F:
-        if function is None:
-            return function
-
-        @functools.wraps(function)
-        def call(*arguments: Any, **options: Any) -> Any:
-            with Naming(plugin_id, f"{part} of zoo_task"):
-                return function(*arguments, **options)
-
-        return cast("F", call)
+    def guarded(part: str) -> Any:
+        return _guarded(getattr(task, part), plugin_id, f"{part} of zoo_task")
 
     checks = {
-        part.name: guarded(getattr(task.checks, part.name), part.name) for part in dataclasses.fields(task.checks)
+        part.name: _guarded(getattr(task.checks, part.name), plugin_id, f"checks.{part.name} of zoo_task")
+        for part in dataclasses.fields(task.checks)
     }
     return dataclasses.replace(
         task,
-        compare=guarded(task.compare, "compare"),
-        draw=guarded(task.draw, "draw"),
-        draw_target=guarded(task.draw_target, "draw_target"),
-        resample=guarded(task.resample, "resample"),
+        compare=guarded("compare"),
+        draw=guarded("draw"),
+        draw_target=guarded("draw_target"),
+        resample=guarded("resample"),
         checks=dataclasses.replace(task.checks, **checks),
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zoo_core.comparison import image_changes
+from zoo_core.comparison.detections import image_changes
 from zoo_core.datatypes import Detections, DetectionTarget, ImageSize
 from zoo_core.tasks.drawing import detection_boxes, object_boxes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,38 @@ def test_the_values_are_those_that_the_runs_recorded(
         assert one.mean.after == pytest.approx(after["map"])
         assert one.mean.difference == pytest.approx(after["map"] - before["map"])
         assert {name: value.after for name, value in one.classes.items()} == pytest.approx(after["per_class"])
+
+
+@pytest.mark.parametrize("protocol", ["voc07_11pt/pytorch-ssd", "coco"])
+def test_without_the_fast_way_the_metric_gives_the_same_interval(
+    pair: tuple[Path, Path], host: PluginHost, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = CompareRequest(run=pair[0], other=pair[1], stages=("w8a8",), protocol=protocol, num_resamples=20)
+    fast = compare(request, host).pairs[0]
+    slow_task = replace(host.task(host.model("toy_squares")), resample=None)
+    monkeypatch.setattr(host, "task", lambda _entry: slow_task)
+    slow = compare(request, host).pairs[0]
+
+    assert slow.mean.difference == pytest.approx(fast.mean.difference)
+    assert slow.mean.interval == pytest.approx(fast.mean.interval)
+    assert {name: one.interval for name, one in slow.classes.items()} == {
+        name: pytest.approx(one.interval) for name, one in fast.classes.items()
+    }
+
+
+def test_images_of_any_order_keep_their_weights(pair: tuple[Path, Path], host: PluginHost) -> None:
+    before = compared(host, *pair).pairs[1]
+    for run in pair:
+        listing = run / "image_ids.txt"
+        listing.write_text("".join(reversed(listing.read_text().splitlines(keepends=True))))
+    slow_task = replace(host.task(host.model("toy_squares")), resample=None)
+    turned = compared(host, *pair).pairs[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "task", lambda _entry: slow_task)
+        by_metric = compared(host, *pair).pairs[1]
+
+    assert turned.mean.difference == pytest.approx(before.mean.difference)
+    assert turned.mean.interval == pytest.approx(by_metric.mean.interval)
 
 
 def test_a_loss_has_an_interval_below_zero_and_lost_boxes(pair: tuple[Path, Path], host: PluginHost) -> None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo_core.datatypes import TaskContext
+from zoo_core.report.changed import count_table
 from zoo_core.report.gallery import BYTES_BUDGET, NUM_IMAGES, SIDE_PX, data_uri, read_pixels
-from zoo_core.report.sections import Table
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Drawing, ImageChange, Prediction, Target, Task
     from zoo_core.report.loading import LoadedRun
-    from zoo_core.report.sections import ClassScore
+    from zoo_core.report.sections import ClassScore, Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +82,10 @@ class TaskView:
 
     def _table(self, changes: Mapping[str, ImageChange], class_names: Sequence[str]) -> Table:
         kinds = self._task.change_kinds
-        totals = np.zeros((len(class_names), len(kinds)), np.int64)
-        for change in changes.values():
-            totals += np.stack([change.counts[kind] for kind in kinds], axis=1)
-        rows = [(name, *map(str, counts)) for name, counts in zip(class_names, totals.tolist(), strict=True)]
-        rows.append(("all classes", *map(str, totals.sum(axis=0).tolist())))
-        return Table(columns=("class", *kinds), rows=tuple(rows), caption="Changes by class.")
+        none = np.zeros(len(class_names), np.int64)
+        columns = {kind: sum((change.counts[kind] for change in changes.values()), none) for kind in kinds}
+        changed = sum((columns[kind] for kind in kinds[1:]), none)
+        return count_table("class", columns, changed, class_names, "Changes by class, most changed class first.")
 
     def _gallery(
         self, run: LoadedRun, image_ids: Sequence[str], changes: Mapping[str, ImageChange], context: TaskContext

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo_core.comparison import SCORE_THRESHOLD
+from zoo_core.comparison.detections import SCORE_THRESHOLD
 from zoo_core.datatypes import Prediction, ResampledImages, ResampledValues, TaskContext, measure
 from zoo_core.errors import DataError, RunError
 from zoo_core.metrics.bootstrap import (

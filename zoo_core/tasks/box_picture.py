@@ -13,15 +13,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from zoo_core.comparison import image_changes
+from zoo_core.comparison.detections import image_changes
 from zoo_core.datatypes import ImageSize
-from zoo_core.tasks.drawing import DrawnBox, detection_boxes, object_boxes
+from zoo_core.tasks.drawing import DrawnBox, detection_boxes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
-    from zoo_core.datatypes import Detections, DetectionTarget, TaskContext
+    from zoo_core.datatypes import Detections, TaskContext
 
 SIDE_PX = 720
 """Longest side of the picture."""
@@ -49,11 +49,6 @@ def draw_detections(
         baseline, names, size, scale, _FONT_PX, changes=changes, side="before", score_threshold=threshold
     )
     return _render(pixels, [*after, *(box for box in before if box.kind == "lost")])
-
-
-def draw_objects(pixels: NDArray[np.uint8], target: DetectionTarget, class_names: Sequence[str]) -> NDArray[np.uint8]:
-    """Draw the annotated objects."""
-    return _render(pixels, object_boxes(target, class_names, *_size(pixels), _FONT_PX))
 
 
 def _size(pixels: NDArray[np.uint8]) -> tuple[ImageSize, float]:

@@ -22,16 +22,15 @@ from zoo_core.datatypes import (
     Task,
     TaskContext,
 )
-from zoo_core.errors import PluginError
 from zoo_core.metrics.classification import CLASSIFICATION_PROTOCOLS, ClassificationMetric
-from zoo_core.tasks.problems import dtype_problems, score_problems
+from zoo_core.tasks.checking import dtype_problems, expect, score_problems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from zoo_core.comparison.classes import ClassChanges
 
-_DTYPES = {"labels": np.int64, "scores": np.float64}
+_DTYPES: dict[str, type[np.generic]] = {"labels": np.int64, "scores": np.float64}
 
 _SHOWN_CLASSES = 3
 
@@ -39,38 +38,10 @@ _SHOWN_CLASSES = 3
 _PRODUCTS_PER_BLOCK = 1 << 22
 
 
-def classification(prediction: Prediction) -> Classification:
-    """Return the prediction as ``Classification``.
-
-    Raises:
-        PluginError: It has another type.
-    """
-    if isinstance(prediction, Classification):
-        return prediction
-    raise PluginError(
-        f"The task classification takes Classification, got {type(prediction).__name__}.",
-        fix="return Classification from decode, or name another task in the registry entry.",
-    )
-
-
-def class_target(target: Target) -> ClassTarget:
-    """Return the target as ``ClassTarget``.
-
-    Raises:
-        PluginError: It has another type.
-    """
-    if isinstance(target, ClassTarget):
-        return target
-    raise PluginError(
-        f"The task classification takes ClassTarget, got {type(target).__name__}.",
-        fix="return ClassTarget from the dataset, or name another task in the registry entry.",
-    )
-
-
 def compare(before: Prediction, after: Prediction, target: Target | None, context: TaskContext) -> ImageChange:
     """Compare the most probable classes; counts stand at the true class, and are all 0 where it is not known."""
-    targets = {} if target is None else {"": class_target(target)}
-    changes = class_changes({"": classification(before)}, {"": classification(after)}, targets)
+    targets = {} if target is None else {"": expect(target, ClassTarget)}
+    changes = class_changes({"": expect(before, Classification)}, {"": expect(after, Classification)}, targets)
     kinds = (("kept", changes.right), ("moved", changes.moved), ("lost", changes.lost), ("gained", changes.gained))
     counts = {kind: np.zeros(len(context.class_names), np.int64) for kind, _ in kinds}
     truth = int(changes.truth[0])
@@ -98,19 +69,14 @@ def _name(label: int, context: TaskContext) -> str:
 def draw(
     pixels: NDArray[np.uint8],
     prediction: Prediction,
-    baseline: Prediction | None,  # noqa: ARG001 - DrawPrediction
+    baseline: Prediction | None,  # noqa: ARG001 - Task.draw
     context: TaskContext,
 ) -> Drawing:
     """Return the image with its most probable classes as caption."""
-    answer = classification(prediction)
+    answer = expect(prediction, Classification)
     best = zip(answer.labels[:_SHOWN_CLASSES].tolist(), answer.scores[:_SHOWN_CLASSES].tolist(), strict=True)
     caption = ", ".join(f"{_name(label, context)} {100 * score:.1f} %" for label, score in best)
     return Drawing(pixels=pixels, caption=caption or "nothing")
-
-
-def draw_target(pixels: NDArray[np.uint8], target: Target, context: TaskContext) -> Drawing:
-    """Return the image with its true class as caption."""
-    return Drawing(pixels=pixels, caption=_name(class_target(target).label, context))
 
 
 def resample(predictions: Mapping[str, Prediction], images: ResampledImages) -> ResampledValues:
@@ -146,13 +112,13 @@ def _shares(
 
 def problems(prediction: Prediction) -> Sequence[str]:
     """Return wrong types, and scores out of range or order."""
-    answer = classification(prediction)
+    answer = expect(prediction, Classification)
     return [*dtype_problems(answer, _DTYPES), *score_problems(answer.scores)]
 
 
 def perfect(target: Target) -> Classification:
     """Return the true class with probability 1."""
-    return Classification(labels=np.array([class_target(target).label], np.int64), scores=np.ones(1, np.float64))
+    return Classification(labels=np.array([expect(target, ClassTarget).label], np.int64), scores=np.ones(1, np.float64))
 
 
 CLASSIFICATION = Task(
@@ -171,13 +137,12 @@ CLASSIFICATION = Task(
     ),
     compare=compare,
     draw=draw,
-    draw_target=draw_target,
     may_be_empty=False,
     resample=resample,
     resample_protocols=CLASSIFICATION_PROTOCOLS,
     checks=PredictionChecks(
         problems=problems,
-        labels=lambda prediction: classification(prediction).labels,
+        labels=lambda prediction: expect(prediction, Classification).labels,
         perfect=perfect,
     ),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo_core.comparison import MATCH_IOU, MOVED_IOU, image_changes
+from zoo_core.comparison.detections import MATCH_IOU, MOVED_IOU, count_by_class, image_changes
 from zoo_core.datatypes import (
     Detections,
     DetectionTarget,
@@ -22,63 +22,24 @@ from zoo_core.datatypes import (
     Task,
     TaskContext,
 )
-from zoo_core.errors import PluginError
 from zoo_core.metrics.bootstrap import mean_over_classes
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS
 from zoo_core.metrics.gathering import ImageGatherer
 from zoo_core.metrics.outcomes import protocol_outcomes
-from zoo_core.tasks.problems import dtype_problems, score_problems
+from zoo_core.tasks.checking import dtype_problems, expect, score_problems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_DTYPES = {"boxes": np.float32, "scores": np.float32, "labels": np.int64}
+_DTYPES: dict[str, type[np.generic]] = {"boxes": np.float32, "scores": np.float32, "labels": np.int64}
 
 
-def detections(prediction: Prediction) -> Detections:
-    """Return the prediction as ``Detections``.
-
-    Raises:
-        PluginError: It has another type.
-    """
-    if isinstance(prediction, Detections):
-        return prediction
-    raise PluginError(
-        f"The task detection takes Detections, got {type(prediction).__name__}.",
-        fix="return Detections from decode, or name another task in the registry entry.",
-    )
-
-
-def detection_target(target: Target) -> DetectionTarget:
-    """Return the target as ``DetectionTarget``.
-
-    Raises:
-        PluginError: It has another type.
-    """
-    if isinstance(target, DetectionTarget):
-        return target
-    raise PluginError(
-        f"The task detection takes DetectionTarget, got {type(target).__name__}.",
-        fix="return DetectionTarget from the dataset, or name another task in the registry entry.",
-    )
-
-
-def compare(before: Prediction, after: Prediction, target: Target | None, context: TaskContext) -> ImageChange:  # noqa: ARG001 - ComparePredictions
+def compare(before: Prediction, after: Prediction, target: Target | None, context: TaskContext) -> ImageChange:  # noqa: ARG001 - Task.compare
     """Match boxes one to one; see ``comparison.image_changes``."""
-    old, new = detections(before), detections(after)
+    old, new = expect(before, Detections), expect(after, Detections)
     changes = image_changes(old, new, score_threshold=context.score_threshold)
-    labels = {
-        "kept": old.labels[changes.kept[:, 0]],
-        "moved": old.labels[changes.moved[:, 0]],
-        "lost": old.labels[changes.lost],
-        "gained": new.labels[changes.gained],
-    }
-    num_classes = len(context.class_names)
     return ImageChange(
-        counts={
-            kind: np.bincount(found[(found >= 0) & (found < num_classes)], minlength=num_classes)
-            for kind, found in labels.items()
-        },
+        counts=count_by_class(changes, old, new, len(context.class_names)),
         magnitude=changes.magnitude,
         summary=changes.summary,
     )
@@ -90,21 +51,10 @@ def draw(
     """Draw the boxes; against a baseline, mark the lost, gained and moved ones."""
     from zoo_core.tasks.box_picture import draw_detections
 
-    preds = detections(prediction)
-    picture = draw_detections(pixels, preds, None if baseline is None else detections(baseline), context)
+    preds = expect(prediction, Detections)
+    picture = draw_detections(pixels, preds, None if baseline is None else expect(baseline, Detections), context)
     num = int((preds.scores >= context.score_threshold).sum())
     return Drawing(pixels=picture, caption=f"{num} detection{'' if num == 1 else 's'}")
-
-
-def draw_target(pixels: NDArray[np.uint8], target: Target, context: TaskContext) -> Drawing:
-    """Draw the annotated boxes."""
-    from zoo_core.tasks.box_picture import draw_objects
-
-    truth = detection_target(target)
-    num = len(truth.labels)
-    return Drawing(
-        pixels=draw_objects(pixels, truth, context.class_names), caption=f"{num} object{'' if num == 1 else 's'}"
-    )
 
 
 def resample(predictions: Mapping[str, Prediction], images: ResampledImages) -> ResampledValues:
@@ -120,13 +70,13 @@ def resample(predictions: Mapping[str, Prediction], images: ResampledImages) -> 
 
 def problems(prediction: Prediction) -> Sequence[str]:
     """Return wrong types, and scores out of range or order."""
-    preds = detections(prediction)
+    preds = expect(prediction, Detections)
     return [*dtype_problems(preds, _DTYPES), *score_problems(preds.scores)]
 
 
 def perfect(target: Target) -> Detections:
     """Return the annotated boxes as detections; equal scores would have no ranking."""
-    truth = detection_target(target)
+    truth = expect(target, DetectionTarget)
     return Detections(
         boxes=truth.boxes.astype(np.float32),
         scores=np.linspace(1.0, 0.5, len(truth.labels), dtype=np.float32),
@@ -155,14 +105,13 @@ DETECTION = Task(
     ),
     compare=compare,
     draw=draw,
-    draw_target=draw_target,
     uses_scores=True,
     resample=resample,
     resample_protocols=DETECTION_PROTOCOLS,
     checks=PredictionChecks(
         problems=problems,
-        labels=lambda prediction: detections(prediction).labels,
-        positions_px=lambda prediction: detections(prediction).boxes,
+        labels=lambda prediction: expect(prediction, Detections).labels,
+        positions_px=lambda prediction: expect(prediction, Detections).boxes,
         perfect=perfect,
     ),
 )

@@ -1,16 +1,34 @@
-"""Finds the mistakes in predictions that built-in tasks share."""
+"""Checks of predictions and targets that the built-in tasks share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+
+from zoo_core.errors import PluginError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from zoo_core.datatypes import Prediction
+    from zoo_core.datatypes import Prediction, Target
+
+T = TypeVar("T", bound="Prediction | Target")
+
+
+def expect(value: Prediction | Target, kind: type[T]) -> T:
+    """Return ``value``, whose type is ``kind``.
+
+    Raises:
+        PluginError: It has another type.
+    """
+    if isinstance(value, kind):
+        return value
+    raise PluginError(
+        f"The task takes {kind.__name__}, got {type(value).__name__}.",
+        fix=f"return {kind.__name__} from the plugin, or name another task in the registry entry.",
+    )
 
 
 def dtype_problems(prediction: Prediction, dtypes: Mapping[str, type[np.generic]]) -> list[str]:
