@@ -256,7 +256,8 @@ class PluginHost:
             raise PluginError(
                 f"{entry.source}: {entry.model_id}.task is {entry.task!r}, a task that no plugin declares; built in "
                 f"are {' and '.join(tasks.BUILT_IN)}.",
-                fix="correct the name, or declare the task with the hook zoo_task; docs/hooks.md gives its contract.",
+                fix="correct the name, declare the task with the hook zoo_task (docs/hooks.md), or run "
+                "`zoo-eval doctor` to see the plugins that cannot be used.",
             )
         return task
 
