@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo_core.comparison import image_changes, most_changed, objects_found, stage_changes
+from zoo_core.comparison.detections import count_by_class, image_changes, most_changed, objects_found
 from zoo_core.datatypes import Detections, DetectionTarget
 
 
@@ -135,24 +135,25 @@ def test_every_seen_detection_has_one_fate(stages: tuple[Detections, Detections]
     assert sorted(fates) == np.flatnonzero(before.scores >= 0.5).tolist()
 
 
-def test_counts_per_class_add_up_and_images_of_one_stage_alone_are_left_out() -> None:
-    before = {"a": seen((0.9, 0, LEFT), (0.9, 1, RIGHT)), "b": seen((0.9, 1, LEFT)), "c": seen((0.9, 1, LEFT))}
-    after = {"a": seen((0.9, 0, LEFT)), "b": seen((0.9, 1, SHIFTED), (0.6, 0, RIGHT), (0.6, 7, RIGHT))}
+def test_changes_are_counted_at_their_class_and_unknown_labels_at_none() -> None:
+    before = seen((0.9, 1, LEFT), (0.9, 1, RIGHT), (0.9, 0, RIGHT))
+    after = seen((0.9, 1, SHIFTED), (0.9, 0, RIGHT), (0.6, 0, LEFT), (0.6, 7, RIGHT))
 
-    changes = stage_changes(before, after, 2)
+    counts = count_by_class(image_changes(before, after), before, after, 2)
 
-    assert list(changes.images) == ["a", "b"]
-    assert changes.num_kept.tolist() == [1, 0]
-    assert changes.num_lost.tolist() == [0, 1]
-    assert changes.num_moved.tolist() == [0, 1]
-    assert changes.num_gained.tolist() == [1, 0]  # label 7 has no class
+    assert {kind: found.tolist() for kind, found in counts.items()} == {
+        "kept": [1, 0],
+        "moved": [0, 1],
+        "lost": [0, 1],
+        "gained": [1, 0],
+    }
 
 
 def test_the_most_changed_images_come_first_and_unchanged_ones_never() -> None:
     before = {name: seen((0.9, 0, LEFT)) for name in ("same", "moved", "lost_b", "lost_a")}
     after = {"same": seen((0.9, 0, LEFT)), "moved": seen((0.9, 0, SHIFTED)), "lost_b": seen(), "lost_a": seen()}
 
-    changes = stage_changes(before, after, 1)
+    changes = {name: image_changes(before[name], after[name]) for name in before}
 
     assert most_changed(changes, 10) == ["lost_a", "lost_b", "moved"]
     assert most_changed(changes, 1) == ["lost_a"]

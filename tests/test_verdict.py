@@ -8,9 +8,9 @@ import pytest
 from zoo_core.comparison.changes import headline_changes
 from zoo_core.comparison.verdict import change_cell, verdict
 from zoo_core.datatypes import Classification, ClassTarget, Prediction
-from zoo_core.metrics.classification import ClassificationMetric
 from zoo_core.runs.lenient import ReadableMetrics
 from zoo_core.runs.parts import ChangeRecord, ScoreRecord, StageScores
+from zoo_core.tasks.classification import CLASSIFICATION
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -143,8 +143,7 @@ def changes(
     num_wrong: int, *, protocol: str = "topk/first", ids: tuple[str, ...] = IDS, seed: int = 0
 ) -> dict[str, ChangeRecord]:
     stages = [("w8a8", answers(num_wrong))]
-    kind = ClassificationMetric.prediction_type
-    return headline_changes(kind, NAMES, ids, TARGETS[: len(ids)], answers(0), stages, protocol, seed=seed)
+    return headline_changes(CLASSIFICATION, NAMES, ids, TARGETS[: len(ids)], answers(0), stages, protocol, seed=seed)
 
 
 def test_the_change_is_after_minus_before_with_the_interval_of_resampled_images() -> None:

@@ -6,7 +6,6 @@ Prints a finished run's result as ``zoo-eval run`` does, and saves it as an SVG.
 from __future__ import annotations
 
 import io
-import json
 import re
 import sys
 from pathlib import Path
@@ -14,6 +13,9 @@ from pathlib import Path
 from rich.console import Console
 
 from zoo_core.cli.tables import print_result
+from zoo_core.evaluation.result import EvaluationResult, headline_name
+from zoo_core.plugins import PluginHost
+from zoo_core.runs.record import read_metrics, read_record
 
 WIDTH = 96
 
@@ -25,10 +27,14 @@ def main(run: Path, target: Path) -> None:
         run: A run directory.
         target: An SVG file.
     """
-    record, metrics = (json.loads((run / f"{name}.json").read_text(encoding="utf-8")) for name in ("run", "metrics"))
+    record, metrics = read_record(run), read_metrics(run)
+    if metrics is None:
+        raise SystemExit(f"{run} holds no metrics.json: name a complete run.")
+    name = headline_name(metrics, PluginHost().find_task(record.task))
+    result = EvaluationResult(run_dir=run, record=record, metrics=metrics, headline_name=name)
     console = Console(record=True, width=WIDTH, file=io.StringIO(), highlight=False)
-    console.print(f"$ zoo-eval run {record['model']}", markup=False)
-    print_result(record, metrics, run, console)
+    console.print(f"$ zoo-eval run {record.model}", markup=False)
+    print_result(result, metrics, console)
     # Rich links to fonts on a public server; the picture must not load anything.
     svg = re.sub(r"@font-face \{[^}]*\}", "", console.export_svg(title="zoo-eval"))
     target.write_text(svg, encoding="utf-8")

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
     from pydantic import BaseModel
-    from typing_extensions import Self
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
@@ -277,33 +276,6 @@ class ProtocolScore:
         return next(iter(self.values.values()))
 
 
-class Measure(NamedTuple):
-    """How people call a value of a ``ProtocolScore``.
-
-    Attributes:
-        overall: Of all images together.
-        per_class: Of one class.
-        counted: What the numbers of a class count.
-    """
-
-    overall: str
-    per_class: str
-    counted: str
-
-
-_MEASURES = {
-    "map": Measure("mAP", "AP", "objects"),
-    "top1": Measure("top-1", "top-1", "images"),
-    "top5": Measure("top-5", "top-5", "images"),
-    "top1_balanced": Measure("class-balanced top-1", "top-1", "images"),
-}
-
-
-def measure(key: str) -> Measure:
-    """How people call the value ``key``; one that has no other name is called by its key."""
-    return _MEASURES.get(key, Measure(key, key, "items"))
-
-
 class Metric(Protocol):
     """Every protocol of a task from one pass over the predictions.
 
@@ -319,10 +291,6 @@ class Metric(Protocol):
         """Add a chunk of images; the order of chunks and of images does not change the result."""
         ...
 
-    def merge(self, other: Self) -> None:
-        """Add what another accumulator of the same kind has seen."""
-        ...
-
     def compute(self) -> Mapping[str, ProtocolScore]:
         """Return the score under each protocol id."""
         ...
@@ -330,6 +298,164 @@ class Metric(Protocol):
     def suspects(self) -> Sequence[str]:
         """Say what the data shows about a score near zero: label order, colour order, box units. May be empty."""
         ...
+
+
+# --------------------------------------------------------------------------- the task
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """Display names of one value of a ``ProtocolScore``.
+
+    Attributes:
+        overall: Name of the value over all images, e.g. ``mAP``.
+        per_class: Name of the value of one class, e.g. ``AP``.
+        counted: Plural of what ``ProtocolScore.num_objects`` counts, e.g. ``objects``.
+        class_mean: The overall value is the mean of the classes' values.
+        valid_range: Least and greatest value; tables show values in percent.
+    """
+
+    overall: str
+    per_class: str
+    counted: str
+    class_mean: bool = False
+    valid_range: tuple[float, float] = (0.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskContext:
+    """Settings for comparing and drawing predictions.
+
+    Attributes:
+        class_names: Index is the label.
+        score_threshold: Rows with ``score >=`` this count; tasks without scores ignore it.
+    """
+
+    class_names: tuple[str, ...]
+    score_threshold: float = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ImageChange:
+    """Difference between two predictions of one image.
+
+    Attributes:
+        counts: By kind of change, in the order and with the names of ``Task.change_kinds``: ``(C,)`` int64 per class.
+        magnitude: Size of the change, at least 0.0; 0.0 means that nothing worth showing changed. Orders images.
+        summary: The change in a few words, e.g. ``1 lost, 0 gained, 2 moved``.
+    """
+
+    counts: Mapping[str, NDArray[np.int64]]
+    magnitude: float
+    summary: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Drawing:
+    """A prediction or a target drawn onto its image.
+
+    Attributes:
+        pixels: ``(H, W, 3)`` uint8 RGB, of the image's proportions and any size.
+        caption: A few words, e.g. ``3 detections``; may be empty.
+    """
+
+    pixels: NDArray[np.uint8]
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ResampledImages:
+    """Images of a comparison with R weightings of them, for bootstrap intervals.
+
+    Attributes:
+        class_names: Index is the label; C in all.
+        image_ids: Of the I images.
+        targets: In the order of ``image_ids``.
+        weights: ``(I, R)`` int32, how often each image counts; in the first column each counts once.
+        protocol: Protocol id whose first value is compared.
+    """
+
+    class_names: tuple[str, ...]
+    image_ids: tuple[str, ...]
+    targets: Sequence[Target]
+    weights: NDArray[np.int32]
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ResampledValues:
+    """Values of one stage under each of R weightings of the images.
+
+    Attributes:
+        classes: ``(C, R)`` float64, not-a-number where undefined.
+        overall: ``(R,)`` float64, likewise.
+    """
+
+    classes: NDArray[np.float64]
+    overall: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PredictionChecks:
+    """Functions with which ``zoo-eval validate`` examines predictions; a check without its function is not applicable.
+
+    Attributes:
+        problems: Returns what is wrong with a prediction, e.g. ``scores do not descend``; empty for a sound one.
+        labels: Returns the class indices in a prediction, ``(N,)`` int64.
+        positions_px: Returns the coordinates in a prediction, in pixels of the original image; any shape.
+        perfect: Returns the best prediction for a target.
+    """
+
+    problems: Callable[[Prediction], Sequence[str]] | None = None
+    labels: Callable[[Prediction], NDArray[np.int64]] | None = None
+    positions_px: Callable[[Prediction], NDArray[np.floating[Any]]] | None = None
+    perfect: Callable[[Target], Prediction] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Task:
+    """Properties and functions of a task that reports, comparisons and checks need.
+
+    Attributes:
+        task_id: As registry entries name it, e.g. ``detection``.
+        prediction_type: Type that ``decode`` returns and the metric takes.
+        target_type: Type of the dataset's targets.
+        measures: Display names by key of ``ProtocolScore.values``.
+        change_kinds: Names of what ``compare`` counts: first what stayed the same, then the kinds of change.
+        change_definition: Explains these kinds in one or two sentences.
+        compare: Returns the change from a first prediction of an image to a second one, given the target, or None where
+            the data is not available, and the context.
+        draw: Returns a new picture of an image, ``(H, W, 3)`` uint8 RGB, with a prediction; changes against a baseline,
+            the first stage's prediction or None, can be marked. Must not write into the pixels.
+        draw_target: The same for the ground truth; None leaves it out.
+        may_be_empty: A prediction is a list of rows along the first axis of its arrays, and the list may be empty.
+            False for a prediction that covers the whole image, such as a mask; it counts as one.
+        uses_scores: ``compare`` and ``draw`` apply ``TaskContext.score_threshold``.
+        resample: Scores one stage, whose predictions it gets by image id, under many weightings of the images at once.
+        resample_protocols: Protocols that ``resample`` knows; for others the metric is computed for each weighting.
+        checks: Functions for ``zoo-eval validate``.
+    """
+
+    task_id: str
+    prediction_type: type[Prediction]
+    target_type: type[Target]
+    measures: Mapping[str, Measure]
+    change_kinds: tuple[str, ...]
+    change_definition: str
+    compare: Callable[[Prediction, Prediction, Target | None, TaskContext], ImageChange]
+    draw: Callable[[NDArray[np.uint8], Prediction, Prediction | None, TaskContext], Drawing]
+    draw_target: Callable[[NDArray[np.uint8], Target, TaskContext], Drawing] | None = None
+    may_be_empty: bool = True
+    uses_scores: bool = False
+    resample: Callable[[Mapping[str, Prediction], ResampledImages], ResampledValues] | None = None
+    resample_protocols: tuple[str, ...] = ()
+    checks: PredictionChecks = PredictionChecks()
+
+
+def measure(task: Task | None, key: str) -> Measure:
+    """Return the task's display names of a value, or the key itself where the task or the value is unknown."""
+    known = {} if task is None else task.measures
+    return known.get(key, Measure(overall=key, per_class=key, counted="count"))
 
 
 # --------------------------------------------------------------------------- what the checks of a plugin need
@@ -367,7 +493,7 @@ class ConformanceKit:
         scenes: What was written: split to pictures. Holds the entry's evaluated and its calibration split.
         label_file: As a user would give it to ``--labels``.
         encode: The inverse of ``decode``; None leaves the checks with a perfect network out.
-        perfect: The best prediction for a target; needed for tasks other than detection and classification alone.
+        perfect: The best prediction for a target; None uses the task's.
         channels: The order in which the network wants colours; images always come in RGB.
         checkpoint: Weights that the plugin carries; None is the untrained network.
         least_headline: What these weights reach at least in the evaluated scenes, in ``[0, 1]``, under the entry's
@@ -468,10 +594,11 @@ class Reference:
 
     Attributes:
         stage: The stage it belongs to, e.g. ``fp32``.
-        protocol: Protocol id; ``key`` names the value inside it.
+        protocol: Protocol id.
         value: In ``[0, 1]``.
         tolerance: How far below ``value`` a result may lie and still count as reproduced.
         source: Where it was published.
+        key: Key of the value inside the protocol; None for the protocol's first value.
         note: What is known about its conditions.
         per_class: Values per class name, where published.
         recipe: Name of the recipe it was obtained with; None for the model's own, ``any`` for a value that every recipe
@@ -486,12 +613,17 @@ class Reference:
     value: float
     tolerance: float
     source: str
-    key: str = "map"
+    key: str | None = None
     note: str = ""
     per_class: Mapping[str, float] = field(default_factory=dict)
     recipe: str | None = None
     settings: tuple[str, ...] = ()
     variants: tuple[ReferenceVariant, ...] = ()
+
+    @property
+    def value_name(self) -> str:
+        """Stage, protocol and, where it is given, key."""
+        return " ".join(part for part in (self.stage, self.protocol, self.key) if part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,33 +7,30 @@ import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from zoo_core.errors import PluginCrashError, ZooError
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from zoo_core.datatypes import (
         ConformanceKit,
-        Decode,
-        Encode,
         EvalDataset,
-        ImageSize,
         Metric,
         ModelBundle,
         Prediction,
-        Preprocess,
         ProtocolScore,
         QuantNetwork,
         RecipeStep,
         StepContext,
         StepResult,
         Target,
+        Task,
     )
+
+F = TypeVar("F", bound="Callable[..., Any] | None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,63 +58,36 @@ class Naming:
 
 
 @dataclass(frozen=True, slots=True)
-class _Preprocess:
-    """Callable object, not a closure, so that it can be pickled if its function can; so is ``_Decode``."""
+class _Guarded:
+    """A function whose failures are named; an object, not a closure, so that it pickles where the function does."""
 
-    function: Preprocess
+    function: Callable[..., Any]
     naming: Naming
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, *arguments: Any) -> Any:
         with self.naming:
-            return self.function(image)
+            return self.function(*arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class _Decode:
-    function: Decode
-    naming: Naming
-
-    def __call__(self, outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> Sequence[Prediction]:
-        with self.naming:
-            return self.function(outputs, sizes)
+def _guarded(function: F, plugin_id: str, place: str) -> F:
+    return function if function is None else cast("F", _Guarded(function, Naming(plugin_id, place)))
 
 
 def guarded_bundle(bundle: ModelBundle, plugin_id: str) -> ModelBundle:
     """Return the bundle with ``preprocess`` and ``decode`` wrapped; the network is the same object."""
     return dataclasses.replace(
         bundle,
-        preprocess=_Preprocess(bundle.preprocess, Naming(plugin_id, "preprocess of zoo_load_model")),
-        decode=_Decode(bundle.decode, Naming(plugin_id, "decode of zoo_load_model")),
+        preprocess=_guarded(bundle.preprocess, plugin_id, "preprocess of zoo_load_model"),
+        decode=_guarded(bundle.decode, plugin_id, "decode of zoo_load_model"),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Encode:
-    function: Encode
-    naming: Naming
-
-    def __call__(self, targets: Sequence[Target], sizes: Sequence[ImageSize]) -> tuple[torch.Tensor, ...]:
-        with self.naming:
-            return self.function(targets, sizes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Perfect:
-    function: Callable[[Target], Prediction]
-    naming: Naming
-
-    def __call__(self, target: Target) -> Prediction:
-        with self.naming:
-            return self.function(target)
 
 
 def guarded_kit(kit: ConformanceKit, plugin_id: str) -> ConformanceKit:
     """Return the kit with its functions wrapped."""
-    encode, perfect = kit.encode, kit.perfect
     return dataclasses.replace(
         kit,
-        encode=encode and _Encode(encode, Naming(plugin_id, "encode of zoo_conformance")),
-        perfect=perfect and _Perfect(perfect, Naming(plugin_id, "perfect of zoo_conformance")),
+        encode=_guarded(kit.encode, plugin_id, "encode of zoo_conformance"),
+        perfect=_guarded(kit.perfect, plugin_id, "perfect of zoo_conformance"),
     )
 
 
@@ -131,6 +101,26 @@ def guarded_step(step: RecipeStep, plugin_id: str) -> RecipeStep:
             return step.apply(network, params, context)
 
     return dataclasses.replace(step, apply=apply)
+
+
+def guarded_task(task: Task, plugin_id: str) -> Task:
+    """Return the task with its functions wrapped."""
+
+    def guarded(part: str) -> Any:
+        return _guarded(getattr(task, part), plugin_id, f"{part} of zoo_task")
+
+    checks = {
+        part.name: _guarded(getattr(task.checks, part.name), plugin_id, f"checks.{part.name} of zoo_task")
+        for part in dataclasses.fields(task.checks)
+    }
+    return dataclasses.replace(
+        task,
+        compare=guarded("compare"),
+        draw=guarded("draw"),
+        draw_target=guarded("draw_target"),
+        resample=guarded("resample"),
+        checks=dataclasses.replace(task.checks, **checks),
+    )
 
 
 class GuardedDataset:
@@ -175,7 +165,7 @@ class GuardedMetric:
     """Wraps a plugin's ``Metric``."""
 
     def __init__(self, metric: Metric, plugin_id: str) -> None:
-        self._metric: Any = metric
+        self._metric = metric
         self._plugin_id = plugin_id
         with self._naming("attributes"):
             self.prediction_type = metric.prediction_type
@@ -188,11 +178,6 @@ class GuardedMetric:
         """See ``Metric``."""
         with self._naming("update"):
             self._metric.update(image_ids, preds, targets)
-
-    def merge(self, other: Self) -> None:
-        """See ``Metric``; ``other`` is guarded too."""
-        with self._naming("merge"):
-            self._metric.merge(other._metric)
 
     def compute(self) -> Mapping[str, ProtocolScore]:
         """See ``Metric``."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         ModelEntry,
         Recipe,
         RecipeStep,
+        Task,
     )
     from zoo_core.runs.record import MetricsRecord, RunRecord
 
@@ -119,6 +120,19 @@ def zoo_recipe_steps() -> Sequence[RecipeStep]:
     """Return further quantization steps that recipes can name.
 
     Asked of every plugin before a recipe is checked. Import AIMET inside ``apply``, not here.
+    """
+
+
+@hookspec
+def zoo_task(task: str) -> Task | None:
+    """Return the task of this id, or None where the plugin does not declare it.
+
+    Asked of every plugin, and of the core, which declares ``detection`` and ``classification``. Two answers are an
+    error that names both plugins. Reports, comparisons, ``detect`` and ``validate`` ask it; import numpy and drawing
+    libraries inside the functions.
+
+    Args:
+        task: Task id, as ``task`` in a registry entry names it.
     """
 
 

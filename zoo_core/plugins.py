@@ -11,10 +11,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
-from zoo_core import hookspecs
+from zoo_core import hookspecs, tasks
 from zoo_core.api_version import check_api_version, declared_in_source, declared_version
 from zoo_core.errors import PluginError, ZooError
-from zoo_core.guards import GuardedDataset, GuardedMetric, Naming, guarded_bundle, guarded_kit, guarded_step
+from zoo_core.guards import (
+    GuardedDataset,
+    GuardedMetric,
+    Naming,
+    guarded_bundle,
+    guarded_kit,
+    guarded_step,
+    guarded_task,
+)
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import (
@@ -27,10 +35,14 @@ if TYPE_CHECKING:
         ModelEntry,
         Recipe,
         RecipeStep,
+        Task,
     )
     from zoo_core.runs.record import MetricsRecord, RunRecord
 
 ENTRY_POINT_GROUP = "zoo_eval"
+
+CORE = "zoo_core"
+"""Name under which the built-in answers to hooks are registered; not among ``PluginHost.plugin_ids``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +70,7 @@ class PluginHost:
     def __init__(self, *, installed: bool = True) -> None:
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
+        self._manager.register(tasks, name=CORE)
         self._pending: dict[str, Callable[[], object]] = {}
         self._broken: dict[str, BrokenPlugin] = {}
         self._catalog: dict[str, ModelEntry] | None = None
@@ -95,7 +108,8 @@ class PluginHost:
     @property
     def plugin_ids(self) -> tuple[str, ...]:
         """Every declared plugin, broken ones included."""
-        return tuple(sorted({*self._pending, *self._broken, *(name for name, _ in self._manager.list_name_plugin())}))
+        loaded = {name for name, _ in self._manager.list_name_plugin()} - {CORE}
+        return tuple(sorted({*self._pending, *self._broken, *loaded}))
 
     @property
     def broken(self) -> tuple[BrokenPlugin, ...]:
@@ -231,6 +245,46 @@ class PluginHost:
         for plugin_id, contributed in self._ask_everyone("zoo_recipe_steps"):
             steps.extend(guarded_step(step, plugin_id) for step in cast("Sequence[RecipeStep]", contributed))
         return tuple(steps)
+
+    def task(self, entry: ModelEntry) -> Task:
+        """Return the task of a model.
+
+        Raises:
+            PluginError: No plugin declares it, or two do.
+        """
+        task = self.find_task(entry.task)
+        if task is None:
+            raise PluginError(
+                f"{entry.source}: {entry.model_id}.task is {entry.task!r}, a task that no plugin declares; built in "
+                f"are {' and '.join(tasks.BUILT_IN)}.",
+                fix="correct the name, declare the task with the hook zoo_task (docs/hooks.md), or run "
+                "`zoo-eval doctor` to see the plugins that cannot be used.",
+            )
+        return task
+
+    def find_task(self, task_id: str) -> Task | None:
+        """Call ``zoo_task``; None where nobody declares the task.
+
+        Raises:
+            PluginError: Two plugins declare it, or the answer is not this task.
+        """
+        self._load_all()
+        answers = self._ask_everyone("zoo_task", task=task_id)
+        if len(answers) > 1:
+            owners = " and ".join(repr(plugin_id) for plugin_id, _ in answers)
+            raise PluginError(
+                f"Task {task_id!r} is declared twice: by the plugins {owners}.",
+                fix="uninstall one of the plugins, or give one task another id.",
+            )
+        for plugin_id, answer in answers:
+            declared = getattr(answer, "task_id", type(answer).__name__)
+            if declared != task_id:
+                raise PluginError(
+                    f"Plugin {plugin_id!r} answered zoo_task for {task_id!r} with {declared!r}.",
+                    fix="return a Task with that task_id, or None.",
+                )
+            return cast("Task", answer) if plugin_id == CORE else guarded_task(answer, plugin_id)
+        return None
 
     def evaluation_finished(
         self, run_dir: Path, record: RunRecord, metrics: MetricsRecord | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def test_a_function_has_the_defaults_of_its_request(made: Any, request_type: Any
     fields = request_type.__dataclass_fields__
     for name, parameter in inspect.signature(made).parameters.items():
         if name in fields and parameter.default is not inspect.Parameter.empty:
-            assert parameter.default == fields[name].default or fields[name].default_factory() == parameter.default
+            own = fields[name]
+            default = own.default if own.default is not MISSING else own.default_factory()
+            assert parameter.default == default, name
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

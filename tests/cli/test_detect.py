@@ -51,7 +51,7 @@ def test_detect_in_float_needs_weights_and_labels_but_no_data(
     assert row == {
         "image": str(photograph),
         "picture": str(out / "photo.one.png"),
-        "num_detections": {"fp32": 1},
+        "captions": {"fp32": "1 detection"},
     }
     assert read_image(Path(row["picture"])).shape[1] == 720
 

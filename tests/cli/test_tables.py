@@ -25,7 +25,7 @@ def test_the_stage_table_shows_value_change_cost_and_the_other_name(tmp_path: Pa
     assert changed.low is not None
     assert changed.high is not None
     console = Console(file=io.StringIO(), width=100)
-    console.print(stage_table(read_record(run), metrics))
+    console.print(stage_table(read_record(run), metrics, "mAP"))
     assert isinstance(console.file, io.StringIO)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.file.getvalue().splitlines()]
 

@@ -162,10 +162,6 @@ def divides_by_what_was_found(healthy: Any) -> Callable[[], Any]:
     return compute
 
 
-def forgets_what_it_merges(healthy: Any) -> Callable[[Any], None]:
-    return lambda _other: None
-
-
 # --------------------------------------------------------------------------- the silent failures
 
 
@@ -255,12 +251,6 @@ def forgets_what_it_merges(healthy: Any) -> Callable[[Any], None]:
             "predictions survive the run directory",
             r"The field 'boxes' of image 'image 0' \(>f4 array of shape \(\d+, 4\)\) cannot be stored",
             id="decode gives what cannot be stored",
-        ),
-        pytest.param(
-            metric_with(merge=forgets_what_it_merges),
-            "merging scores as one pass",
-            "over 12 images is .* in one pass; merged, over 6, ",
-            id="merge forgets",
         ),
     ],
 )

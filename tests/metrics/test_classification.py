@@ -115,11 +115,10 @@ def test_the_expected_accuracy_is_the_mean_over_every_order_of_the_classes(level
 def test_the_order_of_images_and_chunks_does_not_matter() -> None:
     logits, truth = random_logits(40, levels=6), np.random.default_rng(5).integers(0, 8, 40).tolist()
     whole = filled(logits, truth)
-    parts = [ClassificationMetric(NAMES), ClassificationMetric(NAMES)]
+    parts = ClassificationMetric(NAMES)
     for index in np.random.default_rng(6).permutation(40).tolist():
-        parts[index % 2].update([f"{index:04d}"], [rank_classes(logits[index])], [ClassTarget(label=truth[index])])
-    parts[1].merge(parts[0])
-    assert parts[1].compute() == whole.compute()
+        parts.update([f"{index:04d}"], [rank_classes(logits[index])], [ClassTarget(label=truth[index])])
+    assert parts.compute() == whole.compute()
 
 
 def test_balanced_accuracy_gives_each_class_one_vote() -> None:
@@ -192,10 +191,6 @@ def test_an_image_twice_or_a_label_outside_the_classes_is_refused() -> None:
         metric.update(["a"], [ranked(1, 2)], [ClassTarget(label=0)])
     with pytest.raises(DataError, match="'b' has label 8; there are 8 classes"):
         metric.update(["b"], [ranked(1, 2)], [ClassTarget(label=8)])
-    other = ClassificationMetric(NAMES)
-    other.merge(metric)
-    with pytest.raises(PluginError, match="'a' is in both"):
-        metric.merge(other)
 
 
 # --------------------------------------------------------------------------- suspects

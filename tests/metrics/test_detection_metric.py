@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from metrics.scenes import Scene, detections, drawn_scene, target
+from metrics.scenes import Scene, detections, target
 from zoo_core.datatypes import Detections, DetectionTarget, Metric, Prediction, ProtocolScore, Target
 from zoo_core.errors import DataError, PluginError, RegistryError
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
@@ -67,16 +67,13 @@ def with_row(preds: Detections, row: tuple[float, ...]) -> Detections:
 @given(scene=scenes(), data=st.data())
 def test_the_order_of_images_chunks_and_detections_does_not_matter(scene: Scene, data: st.DataObject) -> None:
     images = data.draw(st.permutations(range(len(scene[0]))))
-    split = data.draw(st.integers(0, len(images)))
-    metric, other = DetectionMetric(NAMES), DetectionMetric(NAMES)
-    for place, number in enumerate(images):
+    metric = DetectionMetric(NAMES)
+    for number in images:
         pred = scene[1][number]
         order = np.array(data.draw(st.permutations(range(len(pred.scores)))), dtype=np.int64)
         shuffled = Detections(boxes=pred.boxes[order], scores=pred.scores[order], labels=pred.labels[order])
-        part = metric if place < split else other
-        part.update([scene[0][number]], [shuffled], [scene[2][number]])
-        part.compute()  # a look in between changes nothing
-    metric.merge(other)
+        metric.update([scene[0][number]], [shuffled], [scene[2][number]])
+        metric.compute()  # a look in between changes nothing
 
     assert values(dict(metric.compute())) == values(scored(scene))
 
@@ -299,30 +296,10 @@ def test_the_image_at_fault_is_found_inside_a_chunk() -> None:
 
 
 def test_an_image_given_twice_is_refused() -> None:
-    metric, other = DetectionMetric(NAMES), DetectionMetric(NAMES)
+    metric = DetectionMetric(NAMES)
     metric.update(["a"], [HIT], [OBJECT])
-    other.update(["a"], [HIT], [OBJECT])
 
     with pytest.raises(PluginError, match="Image 'a' was given to the metric twice"):
         metric.update(["a"], [HIT], [OBJECT])
-    with pytest.raises(PluginError, match="Image 'a' was given to the metric twice"):
-        metric.merge(other)
     with pytest.raises(PluginError, match="Image 'b' was given to the metric twice"):
         metric.update(["b", "b"], [HIT, HIT], [OBJECT, OBJECT])
-
-
-def test_metrics_of_different_classes_do_not_merge() -> None:
-    with pytest.raises(PluginError, match="different classes cannot be merged"):
-        DetectionMetric(NAMES).merge(DetectionMetric(["cat"]))
-
-
-def test_merging_leaves_the_other_metric_as_it_was() -> None:
-    ids, preds, targets = scene = drawn_scene(3, num_images=6, num_classes=3)
-    first, second = DetectionMetric(NAMES), DetectionMetric(NAMES)
-    first.update(ids[:3], preds[:3], targets[:3])
-    second.update(ids[3:], preds[3:], targets[3:])
-    before = values(dict(second.compute()))
-    first.merge(second)
-
-    assert values(dict(first.compute())) == values(scored(scene))
-    assert values(dict(second.compute())) == before

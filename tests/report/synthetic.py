@@ -43,6 +43,8 @@ from zoo_core.runs.parts import (
 from zoo_core.runs.predictions import Chunk, PredictionStore
 from zoo_core.runs.record import MetricsRecord, RunRecord, record_text
 from zoo_core.runs.request import EvaluationRequest
+from zoo_core.tasks.classification import CLASSIFICATION
+from zoo_core.tasks.detection import DETECTION
 
 HEADLINE = "voc07_11pt/pytorch-ssd"
 CHUNK = 64
@@ -113,8 +115,8 @@ def write_run(
             store.write(Chunk(index=index, image_ids=tuple(ids[part]), predictions=tuple(preds[part])))
         metric.update(ids, preds, targets)
         found[stage], scored[stage] = dict(zip(ids, preds, strict=True)), metric.compute()
-    kind = metric.prediction_type
-    changes = headline_changes(kind, names, ids, targets, found["fp32"], [("w8a8", found["w8a8"])], headline)
+    task = CLASSIFICATION if of_classes else DETECTION
+    changes = headline_changes(task, names, ids, targets, found["fp32"], [("w8a8", found["w8a8"])], headline)
     baseline = scored["fp32"][headline].headline or 0.0
     stages = {
         stage: StageScores(
@@ -169,7 +171,7 @@ def record(
         zoo_eval="0.0.test",
         model=model,
         plugin="toy_detector",
-        task="detection",
+        task="classification" if isinstance(dataset.target(dataset.ids[0]), ClassTarget) else "detection",
         registry="/somewhere/registry.yaml",
         headline=headline,
         request=EvaluationRequest(

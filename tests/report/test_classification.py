@@ -133,7 +133,7 @@ def test_two_runs_of_a_classifier_lie_side_by_side(
     assert "top-1 under topk/first; the difference is this run minus the other." in text
 
 
-# --------------------------------------------------------------------------- a kind that nobody knows
+# --------------------------------------------------------------------------- other tasks and predictions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -141,18 +141,24 @@ class Depths(Prediction):
     metres: NDArray[np.float32]
 
 
-def test_of_an_unknown_kind_everything_else_is_shown(class_run: Path, plugins: PluginHost) -> None:
+def test_of_a_task_that_nobody_declares_everything_else_is_shown(class_run: Path, plugins: PluginHost) -> None:
+    record = json.loads((class_run / "run.json").read_text())
+    (class_run / "run.json").write_text(json.dumps(record | {"task": "depth"}))
+    text = text_of(render_report(class_run, host=plugins))
+    assert "No installed plugin declares the task 'depth'" in text
+    assert "its predictions cannot be shown image by image; the scores above are not affected." in text
+    for words in ("top1 under topk/first", "Quantization noise in w8a8", "Command that repeats the run"):
+        assert words in text
+
+
+def test_predictions_of_another_type_than_the_task_declares_are_a_gap(class_run: Path, plugins: PluginHost) -> None:
     for stage in ("fp32", "w8a8"):
         shutil.rmtree(class_run / "predictions" / stage)
         store = PredictionStore(class_run / "predictions" / stage, Depths)
         store.write(Chunk(index=0, image_ids=("a",), predictions=(Depths(metres=np.zeros(3, np.float32)),)))
     text = text_of(render_report(class_run, host=plugins))
-    assert "The predictions have the fields metres, a kind that this version has no view for" in text
-    assert (
-        "This version cannot show predictions of this kind image by image; the scores above are not affected." in text
-    )
-    for words in ("top-1 under topk/first", "Quantization noise in w8a8", "Command that repeats the run"):
-        assert words in text
+    assert "The predictions of fp32 cannot be shown: " in text
+    assert "top-1 under topk/first" in text
 
 
 # --------------------------------------------------------------------------- the changes themselves

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from zoo_core.comparison import image_changes
+from zoo_core.comparison.detections import image_changes
 from zoo_core.datatypes import Detections, DetectionTarget, ImageSize
-from zoo_core.report.drawing import detection_boxes, object_boxes
+from zoo_core.tasks.drawing import detection_boxes, object_boxes
 
 SIZE = ImageSize(width_px=400, height_px=300)
 NAMES = ("disk", "a class with a name that goes on and on")

@@ -64,7 +64,7 @@ def test_values_are_those_recorded_and_lost_less_gained_is_the_difference(
         count = pair.counts[name]
         change = pair.classes[name].change
         assert change is not None
-        assert count.gained - count.lost == round(20 * change)
+        assert count["gained"] - count["lost"] == round(20 * change)
     assert pair.overall.interval is not None
     assert pair.overall.change is not None
     assert pair.overall.interval[0] <= pair.overall.change <= pair.overall.interval[1]
@@ -100,7 +100,7 @@ def test_the_interval_is_that_of_counting_each_draw_anew(run: Path, plugins: Plu
 def test_a_stage_against_itself_shows_nothing(run: Path, plugins: PluginHost) -> None:
     (pair,) = compared(run, plugins, stages=("fp32", "fp32")).pairs
     assert (pair.overall.change, pair.overall.interval, pair.overall.p_value) == (0.0, (0.0, 0.0), 1.0)
-    assert all(count.lost == count.gained == count.moved == 0 for count in pair.counts.values())
+    assert all(count["lost"] == count["gained"] == count["moved"] == 0 for count in pair.counts.values())
 
 
 def test_a_protocol_of_another_task_is_refused(run: Path, plugins: PluginHost) -> None:

@@ -35,16 +35,20 @@ def detections(scores: list[float]) -> Detections:
 def test_predictions_are_compared_byte_for_byte() -> None:
     same = detections([0.5, 0.25])
     last_bit = detections([float(np.nextafter(np.float32(0.5), np.float32(1))), 0.25])
-    found = byte_changes([("a", same, detections([0.5, 0.25])), ("b", same, last_bit), ("c", same, detections([0.5]))])
+    found = byte_changes(
+        [("a", same, detections([0.5, 0.25])), ("b", same, last_bit), ("c", same, detections([0.5]))], by_row=True
+    )
     assert (found.num_images, found.num_rows, found.num_rows_changed) == (3, 6, 2)
     assert found.changed == ("b", "c")
     assert found.first == "1 of 2 numbers in scores differ, by up to 5.96e-08"
-    assert byte_changes([("a", same, detections([0.25]))]).first.startswith("1 boxes instead of 2; 1 labels instead")
-    assert byte_changes([("a", detections([]), detections([]))]).identical
+    assert byte_changes([("a", same, detections([0.25]))], by_row=True).first.startswith(
+        "1 boxes instead of 2; 1 labels instead"
+    )
+    assert byte_changes([("a", detections([]), detections([]))], by_row=True).identical
 
 
 def test_no_more_predictions_change_than_there_are() -> None:
-    changes = byte_changes([("a", detections([0.5]), detections([0.25, 0.125, 0.0625]))])
+    changes = byte_changes([("a", detections([0.5]), detections([0.25, 0.125, 0.0625]))], by_row=True)
     assert (changes.num_rows_changed, changes.num_rows) == (3, 3)
 
 

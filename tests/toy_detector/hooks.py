@@ -1,4 +1,4 @@
-"""Every hook, implemented by the smallest model that can be quantized and scored."""
+"""Every hook but zoo_task, implemented by the smallest model that can be quantized and scored."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def compare(
     protocol: str | None = None,
     data: Path | str | None = None,
     labels: Path | str | None = None,
-    num_resamples: int = 2000,
+    num_resamples: int | None = None,
     seed: int = 0,
     score_threshold: float = 0.5,
     host: PluginHost | None = None,
@@ -115,7 +115,8 @@ def compare(
         protocol: Protocol id; None for the runs' headline.
         data: Root of the dataset with the annotations; None for the run's.
         labels: Label file; None for the run's.
-        num_resamples: Resamples of the images, for the 95 % intervals and p-values.
+        num_resamples: Resamples of the images, for the 95 % intervals and p-values; None for 2000, or 200 for a task
+            whose metric must run again on each.
         seed: Draws the resamples.
         score_threshold: Lost and gained detections are counted where ``score >=`` this.
         host: Plugins to use.

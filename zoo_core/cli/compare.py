@@ -14,7 +14,8 @@ from zoo_core.cli.options import FILE, OUTPUT, SCORE, options
 from zoo_core.display import percent, points
 
 if TYPE_CHECKING:
-    from zoo_core.comparison.tasks import ChangeCounts
+    from collections.abc import Mapping
+
     from zoo_core.results.compare import Compared, PairedChange
 
 
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 @click.option("--data", type=FILE, help="Dataset root with the annotations [default: the run's].")
 @click.option("--labels", type=FILE, help="Label file [default: the run's].")
 @click.option(
-    "--resamples", "num_resamples", type=int, default=2000, show_default=True, help="Resamples of the images."
+    "--resamples",
+    "num_resamples",
+    type=int,
+    help="Resamples of the images [default: 2000, or 200 where the metric runs on each].",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws the resamples.")
 @click.option(
@@ -72,29 +76,24 @@ def _print(result: Compared) -> None:
 
     for pair in result.pairs:
         rows = [_row(name, pair.classes[name], pair.counts[name]) for name in pair.classes]
-        counts = list(pair.counts.values())
-        total = type(counts[0])(
-            kept=sum(count.kept for count in counts),
-            moved=sum(count.moved for count in counts),
-            lost=sum(count.lost for count in counts),
-            gained=sum(count.gained for count in counts),
-        )
+        total = {kind: sum(counts[kind] for counts in pair.counts.values()) for kind in result.change_kinds}
         rows.append(_row(result.measured, pair.overall, total))
         names = (pair.before, pair.after) if pair.before != pair.after else ("RUN_A", "RUN_B")
         title = f"{pair.after} against {pair.before}" if pair.before != pair.after else f"{pair.after}: RUN_B - RUN_A"
-        columns = ("class", *names, "change", "95 % interval", "p", "kept", "moved", "lost", "gained")
+        columns = ("class", *names, "change", "95 % interval", "p", *result.change_kinds)
         notes = [f"Most changed images: {', '.join(pair.most_changed) or 'none'}."]
         print_table(f"{title}, {result.dataset}, {result.num_images} images, {result.protocol}", columns, rows, notes)
     notes = [
         f"Intervals and p-values from {result.num_resamples} resamples of the images, seed {result.seed}; p-values of "
         "classes are corrected for their number (Holm), their intervals are not.",
-        *([f"Boxes are counted from score {result.score_threshold:g} on."] if result.measured == "mAP" else []),
+        result.change_definition,
+        *([] if result.score_threshold is None else [f"The score threshold is {result.score_threshold:g}."]),
         *result.notes,
     ]
     print_table("", (), (), notes)
 
 
-def _row(name: str, value: PairedChange, changes: ChangeCounts) -> list[str]:
+def _row(name: str, value: PairedChange, changes: Mapping[str, int]) -> list[str]:
     interval = value.interval
     return [
         name,
@@ -103,5 +102,5 @@ def _row(name: str, value: PairedChange, changes: ChangeCounts) -> list[str]:
         points(None if value.change is None else 100 * value.change),
         "-" if interval is None else " to ".join(points(100 * end) for end in interval),
         "-" if value.p_value is None else f"{value.p_value:.3f}",
-        *(str(count) for count in (changes.kept, changes.moved, changes.lost, changes.gained)),
+        *map(str, changes.values()),
     ]

@@ -43,17 +43,16 @@ from zoo_core.cli.progress import TerminalReporter
 @click.option("--calibration-size", type=int, default=100, show_default=True, help="Images to calibrate on.")
 @options(CHECKPOINT, RECIPE, SETTINGS, BATCH_SIZE, DEVICE, SEED, OFFLINE, *PROGRESS)
 def detect(*, model: str, images: tuple[Path, ...], as_json: bool, verbose: bool, quiet: bool, **given: Any) -> int:
-    """Draw the detections of MODEL's stages in image files, side by side.
+    """Draw the predictions of MODEL's stages for image files, side by side.
 
-    Writes one PNG per IMAGE and prints its path. Detections that a quantized stage lost, gained or moved against the
-    first stage are marked. Quantized stages are calibrated first, on images of the model's dataset.
+    Writes one PNG per IMAGE and prints its path. Boxes that a quantized stage of a detector lost, gained or moved against
+    the first stage are marked. Quantized stages are calibrated first, on images of the model's dataset.
     """
     with TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
         detected = api.detect(model, images, reporter=reporter, **given)
     if as_json:
         rows = [
-            {"image": str(one.image), "picture": str(one.picture), "num_detections": dict(one.num_detections)}
-            for one in detected
+            {"image": str(one.image), "picture": str(one.picture), "captions": dict(one.captions)} for one in detected
         ]
         click.echo(json.dumps({"images": rows}))
     else:

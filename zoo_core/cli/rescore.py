@@ -14,7 +14,7 @@ from zoo_core.cli.options import FILE, OFFLINE, OUTPUT, options
 from zoo_core.display import percent
 
 if TYPE_CHECKING:
-    from zoo_core.datatypes import ProtocolScore
+    from zoo_core.datatypes import Measure, ProtocolScore
     from zoo_core.results.rescore import Rescored
 
 
@@ -77,8 +77,8 @@ def _print(result: Rescored) -> None:
     first = next(iter(result.stages.values()))
     columns = [name.replace("/", "/\n") for name in first]
     some = next(iter(first.values()))
-    notes = [*result.notes, *some.notes, *_classes_note(some)]
-    measured = measure(next(iter(some.values)))
+    measured = measure(result.task, next(iter(some.values)))
+    notes = [*result.notes, *some.notes, *_classes_note(some, measured)]
     title = f"{result.dataset}, {some.num_images} images"
     if list(result.stages) == [""]:
         rows = [[name, *(percent(score.per_class[name]) for score in first.values())] for name in some.per_class]
@@ -89,9 +89,9 @@ def _print(result: Rescored) -> None:
     print_table(f"{title}; {measured.overall} in percent", ["stage", *columns], rows, notes)
 
 
-def _classes_note(score: ProtocolScore) -> Sequence[str]:
+def _classes_note(score: ProtocolScore, measured: Measure) -> Sequence[str]:
     """The number of classes in a mean; nothing for a value that is not a mean over classes."""
-    if next(iter(score.values)) != "map":
+    if not measured.class_mean:
         return ()
     num_scored = sum(value is not None for value in score.per_class.values())
-    return (f"mAP is the mean over {num_scored} of {len(score.per_class)} classes.",)
+    return (f"{measured.overall} is the mean over {num_scored} of {len(score.per_class)} classes.",)

@@ -85,7 +85,7 @@ def run(
     else:
         from zoo_core.cli.tables import print_result
 
-        print_result(result.record, result.metrics, result.run_dir)
+        print_result(result, result.metrics)
     return 0
 
 

@@ -12,12 +12,15 @@ from rich.text import Text
 
 from zoo_core.comparison.stages import BASELINE
 from zoo_core.comparison.verdict import change_cell, verdict
-from zoo_core.datatypes import measure
 from zoo_core.display import percent, points
 from zoo_core.runs.lenient import DASH, MINUS
 
 if TYPE_CHECKING:
+    from zoo_core.evaluation.result import EvaluationResult
     from zoo_core.runs.record import MetricsRecord, RunRecord
+
+if TYPE_CHECKING:
+    pass
 
 NUM_WORST_CLASSES = 3
 
@@ -42,12 +45,13 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         console.print(Text(text), soft_wrap=True)
 
 
-def print_result(record: RunRecord, metrics: MetricsRecord, run_dir: Path, console: Console | None = None) -> None:
+def print_result(result: EvaluationResult, metrics: MetricsRecord, console: Console | None = None) -> None:
     """Print a run: the verdict, the stages, every protocol, the classes hit worst, and where the rest lies."""
     console = console or make_console()
     for line in verdict(metrics):
         console.print(Text(line.replace(MINUS, "-"), style="bold"))
-    console.print(stage_table(record, metrics))
+    record, run_dir = result.record, result.run_dir
+    console.print(stage_table(record, metrics, result.headline_name))
     console.print(protocol_table(metrics))
     for line in batch_size_lines(record):
         console.print(Text(line))
@@ -78,11 +82,10 @@ def batch_size_lines(record: RunRecord) -> list[str]:
     return lines
 
 
-def stage_table(record: RunRecord, metrics: MetricsRecord) -> Table:
-    """One row per stage: headline value, change against fp32 with its interval, speed and size."""
+def stage_table(record: RunRecord, metrics: MetricsRecord, measured: str) -> Table:
+    """One row per stage: headline value, called ``measured``, its change against fp32 with interval, speed and size."""
     dataset, protocol = record.dataset, metrics.headline
     title = f"{metrics.model} on {dataset.name} {dataset.split}, {metrics.num_images} images"
-    measured = measure(next(iter(metrics.stages.values())).scores[protocol].key).overall
     caption = f"{measured}: {protocol}, in percent; change against fp32 (95 % interval), in points: negative is worse"
     table = Table(title=Text(title), caption=Text(caption))
     table.add_column("stage")

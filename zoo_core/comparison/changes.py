@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo_core.comparison.tasks import PairedImages, paired_task
-from zoo_core.datatypes import Prediction, Target
-from zoo_core.errors import ZooError
+from zoo_core.datatypes import ResampledImages
 from zoo_core.metrics.bootstrap import percentile_interval, resample_weights
 from zoo_core.runs.parts import ChangeRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from zoo_core.datatypes import Prediction, Target, Task
+
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
 def headline_changes(
-    kind: type[Prediction],
+    task: Task,
     class_names: Sequence[str],
     image_ids: Sequence[str],
     targets: Sequence[Target],
@@ -35,7 +35,7 @@ def headline_changes(
     """Compute the change of every stage against the baseline; the defaults are those of ``zoo-eval compare``.
 
     Args:
-        kind: Class of the predictions.
+        task: Resamples its values at once under some protocols.
         class_names: Index is the label.
         image_ids: The evaluated images.
         targets: Theirs, in the same order.
@@ -49,24 +49,19 @@ def headline_changes(
         By stage. Empty where the task has no paired values, under this protocol or at all, or no image was evaluated; a
         stage is left out where its value or the baseline's is undefined.
     """
-    if not image_ids:
+    if not image_ids or task.resample is None or protocol not in task.resample_protocols:
         return {}
-    images = PairedImages(
+    images = ResampledImages(
         class_names=tuple(class_names),
         image_ids=tuple(image_ids),
         targets=targets,
         weights=paired_weights(len(image_ids), num_resamples, seed),
         protocol=protocol,
-        score_threshold=0.0,
     )
-    try:
-        task = paired_task(kind, images)
-        before = task.values(baseline).overall
-    except ZooError:  # a plugin's own kind of prediction, or its own protocol
-        return {}
+    before = task.resample(baseline, images).overall
     changes = {}
     for name, preds in stages:
-        points = 100.0 * (task.values(preds).overall - before)
+        points = 100.0 * (task.resample(preds, images).overall - before)
         if not np.isnan(points[0]):
             changes[name] = _change(points, len(image_ids), seed)
     return changes

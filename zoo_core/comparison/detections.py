@@ -55,6 +55,11 @@ class ImageChanges:
         """Whether anything was lost, gained or moved."""
         return bool(len(self.lost) or len(self.gained) or len(self.moved))
 
+    @property
+    def summary(self) -> str:
+        """The numbers of lost, gained and moved detections."""
+        return f"{len(self.lost)} lost, {len(self.gained)} gained, {len(self.moved)} moved"
+
 
 def image_changes(
     before: Detections,
@@ -143,64 +148,32 @@ def _iou_table(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.flo
     return np.where(np.isfinite(table), table, 0.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StageChanges:
-    """How the detections of all images differ between two stages.
-
-    Attributes:
-        images: By image id, in the order of the run; only images that both stages have.
-        num_kept: ``(C,)`` int64, per class.
-        num_moved: ``(C,)``, per class.
-        num_lost: ``(C,)``, per class.
-        num_gained: ``(C,)``, per class.
-    """
-
-    images: Mapping[str, ImageChanges]
-    num_kept: NDArray[np.int64]
-    num_moved: NDArray[np.int64]
-    num_lost: NDArray[np.int64]
-    num_gained: NDArray[np.int64]
-
-
-def stage_changes(
-    before: Mapping[str, Detections],
-    after: Mapping[str, Detections],
-    num_classes: int,
-    *,
-    score_threshold: float = SCORE_THRESHOLD,
-) -> StageChanges:
-    """Match the detections of every image that two stages share.
+def count_by_class(
+    changes: ImageChanges, before: Detections, after: Detections, num_classes: int
+) -> dict[str, NDArray[np.int64]]:
+    """Return how many detections were kept, moved, lost and gained, ``(C,)`` each; other labels count in no class.
 
     Args:
-        before: By image id, of the baseline stage.
-        after: By image id, of the other stage.
-        num_classes: C; detections with another label are matched but counted in no class.
-        score_threshold: See ``image_changes``.
+        changes: From ``before`` to ``after``.
+        before: Of one image.
+        after: Of the same image.
+        num_classes: C.
     """
-    images: dict[str, ImageChanges] = {}
-    counts = np.zeros((4, num_classes), dtype=np.int64)
-    for image_id, old in before.items():
-        new = after.get(image_id)
-        if new is None:
-            continue
-        changes = image_changes(old, new, score_threshold=score_threshold)
-        images[image_id] = changes
-        labels = (
-            old.labels[changes.kept[:, 0]],
-            old.labels[changes.moved[:, 0]],
-            old.labels[changes.lost],
-            new.labels[changes.gained],
-        )
-        for row, found in enumerate(labels):
-            counts[row] += np.bincount(found[(found >= 0) & (found < num_classes)], minlength=num_classes)
-    return StageChanges(
-        images=images, num_kept=counts[0], num_moved=counts[1], num_lost=counts[2], num_gained=counts[3]
-    )
+    labels = {
+        "kept": before.labels[changes.kept[:, 0]],
+        "moved": before.labels[changes.moved[:, 0]],
+        "lost": before.labels[changes.lost],
+        "gained": after.labels[changes.gained],
+    }
+    return {
+        kind: np.bincount(found[(found >= 0) & (found < num_classes)], minlength=num_classes)
+        for kind, found in labels.items()
+    }
 
 
-def most_changed(changes: StageChanges, num: int) -> Sequence[str]:
+def most_changed(changes: Mapping[str, ImageChanges], num: int) -> Sequence[str]:
     """Ids of the ``num`` images that changed most, most first; equal ones by id, unchanged ones never."""
-    changed = [(-found.magnitude, image_id) for image_id, found in changes.images.items() if found.any]
+    changed = [(-found.magnitude, image_id) for image_id, found in changes.items() if found.any]
     return [image_id for _, image_id in sorted(changed)[:num]]
 
 

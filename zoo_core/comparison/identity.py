@@ -19,8 +19,8 @@ class ByteChanges:
 
     Attributes:
         num_images: Compared.
-        num_rows: Rows of predictions over all images, of each image those of the longer side: detections of a detector.
-        num_rows_changed: Of these, rows without an equal row on the other side; never more than ``num_rows``.
+        rows, others = (_rows(before), _rows(after)) if by_row else ([b""], [b""])
+        num_rows += max(len(rows), len(others))
         changed: Ids of the images whose predictions differ, in order.
         first: What differs in the first of them, in words; empty where nothing does.
     """
@@ -37,25 +37,26 @@ class ByteChanges:
         return not self.changed
 
 
-def byte_changes(pairs: Iterable[tuple[str, Prediction, Prediction]]) -> ByteChanges:
+def byte_changes(pairs: Iterable[tuple[str, Prediction, Prediction]], *, by_row: bool) -> ByteChanges:
     """Compare predictions of the same images.
 
     Args:
         pairs: Image id, prediction before, prediction after; consumed one by one.
+        by_row: Count the rows along the first axis of the arrays; False counts one prediction per image.
     """
     num_images = num_rows = num_rows_changed = 0
     changed: list[str] = []
     first = ""
     for image_id, before, after in pairs:
         num_images += 1
-        rows, others = _rows(before), _rows(after)
+        rows, others = (_rows(before), _rows(after)) if by_row else ([b""], [b""])
         num_rows += max(len(rows), len(others))
         if _bytes(before) == _bytes(after):
             continue
-        first = first or _words(before, after)
+        first = first or _difference(before, after)
         changed.append(image_id)
         old, new = Counter(rows), Counter(others)
-        num_rows_changed += max((old - new).total(), (new - old).total())
+        num_rows_changed += max((old - new).total(), (new - old).total()) if by_row else 1
     return ByteChanges(
         num_images=num_images,
         num_rows=num_rows,
@@ -76,7 +77,7 @@ def _rows(prediction: Prediction) -> list[bytes]:
     return [b"|".join(np.ascontiguousarray(array[row]).tobytes() for array in arrays) for row in range(num)]
 
 
-def _words(before: Prediction, after: Prediction) -> str:
+def _difference(before: Prediction, after: Prediction) -> str:
     parts = []
     for name, old in sorted(before.arrays().items()):
         new = after.arrays()[name]

@@ -1,4 +1,4 @@
-"""The best and the emptiest prediction for a target, by kind of task."""
+"""The best and the emptiest prediction for a target, as the task declares them."""
 
 from __future__ import annotations
 
@@ -8,50 +8,44 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from zoo_core.conformance.outcomes import NotApplicableError, NotCheckedError
-from zoo_core.datatypes import Classification, ClassTarget, Detections, DetectionTarget, Prediction, Target
-from zoo_core.errors import PluginError
+from zoo_core.datatypes import Prediction, Target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from zoo_core.conformance.subject import Subject
 
 P = TypeVar("P", bound=Prediction)
+T = TypeVar("T", bound="Prediction | Target")
 
 
 def perfect_prediction(subject: Subject, target: Target) -> Prediction:
-    """What a network that is right says of an image."""
-    if subject.kit.perfect is not None:
-        return subject.kit.perfect(target)
-    if isinstance(target, DetectionTarget):
-        return Detections(
-            boxes=target.boxes.astype(np.float32),
-            scores=np.linspace(1.0, 0.5, len(target.labels), dtype=np.float32),  # equal ones would have no ranking
-            labels=target.labels.astype(np.int64),
+    """Return the prediction of a network that is right, from the kit or the task."""
+    perfect = subject.kit.perfect or subject.task.checks.perfect
+    if perfect is None:
+        raise NotCheckedError(
+            f"neither the kit of zoo_conformance nor the task has a perfect prediction for a {type(target).__name__}"
         )
-    if isinstance(target, ClassTarget):
-        return Classification(labels=np.array([target.label], np.int64), scores=np.ones(1, np.float64))
-    raise NotCheckedError(f"the kit of zoo_conformance has no perfect prediction for a {type(target).__name__}")
+    return perfect(target)
 
 
-def empty_prediction(prediction: P) -> P:
-    """A prediction of that kind that found nothing."""
-    try:
-        return dataclasses.replace(prediction, **{name: array[:0] for name, array in prediction.arrays().items()})
-    except PluginError as error:
-        raise NotApplicableError(f"a {type(prediction).__name__} cannot be empty") from error
+def empty_prediction(subject: Subject, prediction: P) -> P:
+    """Return a prediction without rows."""
+    refuse_never_empty(subject)
+    return _without_rows(prediction)
 
 
-def empty_target(target: Target) -> Target:
-    """What is true of an image without objects."""
-    if not isinstance(target, DetectionTarget):
-        raise NotApplicableError(f"a {type(target).__name__} cannot be empty")
-    arrays = {field.name: getattr(target, field.name) for field in dataclasses.fields(target)}
-    return dataclasses.replace(target, **{name: array[:0] for name, array in arrays.items() if array is not None})
+def empty_target(subject: Subject, target: Target) -> Target:
+    """Return the target of an image without objects."""
+    refuse_never_empty(subject)
+    return _without_rows(target)
 
 
-def as_detections(predictions: Sequence[Prediction]) -> list[Detections]:
-    """The predictions, for a check that only detection knows."""
-    if not all(isinstance(prediction, Detections) for prediction in predictions):
-        raise NotApplicableError(f"a {type(predictions[0]).__name__} has no boxes")
-    return [prediction for prediction in predictions if isinstance(prediction, Detections)]
+def refuse_never_empty(subject: Subject) -> None:
+    """Raise NotApplicableError where the task's predictions are never empty."""
+    if not subject.task.may_be_empty:
+        raise NotApplicableError(f"a {subject.task.prediction_type.__name__} is never empty")
+
+
+def _without_rows(of: T) -> T:
+    arrays = {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}
+    emptied = {name: array[:0] for name, array in arrays.items() if isinstance(array, np.ndarray)}
+    return dataclasses.replace(of, **emptied)

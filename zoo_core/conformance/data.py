@@ -159,7 +159,7 @@ def check_submission(subject: Subject) -> str:
     dataset = subject.evaluated
     pairs = [(scene.image_id, perfect_prediction(subject, scene.target)) for scene in subject.scenes]
     with contextlib.suppress(NotCheckedError):  # not every task has such a prediction
-        pairs[-1] = (pairs[-1][0], empty_prediction(pairs[-1][1]))
+        pairs[-1] = (pairs[-1][0], empty_prediction(subject, pairs[-1][1]))
     folder = subject.folder("submission")
     dataset.write_submission(folder, iter(pairs))
     num_files = sum(1 for path in folder.rglob("*") if path.is_file())

@@ -29,7 +29,7 @@ def check_plugin(subject: Subject) -> str:
 
 
 def check_entry(subject: Subject) -> str:
-    """The registry entry holds what a run would ask of it; files inside packages are there, with their hashes."""
+    """Check splits, task, and the files inside packages with their hashes."""
     entry = subject.entry
     dataset = entry.dataset
     if dataset.split == dataset.calibration_split:
@@ -41,7 +41,7 @@ def check_entry(subject: Subject) -> str:
     for artifact in inside:
         artifacts.fetch(artifact, offline=True)
     carried = f", {len(inside)} files in the package verified" if inside else ""
-    return f"{entry.source.name}: {entry.task} on {dataset.name}{carried}"
+    return f"{entry.source.name}: {subject.task.task_id} on {dataset.name}{carried}"
 
 
 def _artifacts(subject: Subject) -> Sequence[Artifact]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from zoo_core.conformance.answers import as_detections, empty_prediction, empty_target, perfect_prediction
+from zoo_core.conformance.answers import empty_prediction, empty_target, perfect_prediction, refuse_never_empty
 from zoo_core.conformance.checks import Check
-from zoo_core.conformance.outcomes import CheckFailedError, NotCheckedError
+from zoo_core.conformance.outcomes import CheckFailedError, NotApplicableError, NotCheckedError
 from zoo_core.conformance.subject import CPU, size_of
-from zoo_core.datatypes import Classification, Detections, ImageSize
+from zoo_core.datatypes import ImageSize, TaskContext, measure
 from zoo_core.inference import run_batch
 
 if TYPE_CHECKING:
@@ -50,8 +50,13 @@ def random_outputs(subject: Subject) -> Iterator[tuple[torch.Tensor, ...]]:
 
 
 def check_decode(subject: Subject) -> str:
-    """``decode`` gives finite predictions of the metric's kind, image by image, and leaves its arguments alone."""
-    kind = subject.metric().prediction_type
+    """``decode`` gives finite predictions of the task's type, image by image, and leaves its arguments alone."""
+    kind, scored = subject.task.prediction_type, subject.metric().prediction_type
+    if scored is not kind:
+        raise CheckFailedError(
+            f"The metric takes {scored.__name__}; the task {subject.task.task_id!r} declares {kind.__name__}.",
+            fix="let zoo_metric and zoo_task agree on one type of prediction, or name another task in the registry.",
+        )
     sizes = [_SIZE] * len(subject.inputs)
     for outputs in (subject.outputs, next(random_outputs(subject))):
         kept = tuple(output.clone() for output in outputs)
@@ -59,7 +64,7 @@ def check_decode(subject: Subject) -> str:
         if not all(torch.equal(a, b) for a, b in zip(outputs, kept, strict=True)):
             raise CheckFailedError("decode changes the outputs that it is given.", fix="work on a copy.")
         for index, prediction in enumerate(found):
-            _check_prediction(prediction, kind)
+            _check_prediction(subject, prediction)
             (alone,) = subject.decode(tuple(output[index : index + 1] for output in kept), sizes[:1])
             if not _same(prediction, alone):
                 raise CheckFailedError(
@@ -69,7 +74,8 @@ def check_decode(subject: Subject) -> str:
     return f"{kind.__name__} for {len(sizes)} images"
 
 
-def _check_prediction(prediction: Prediction, kind: type[Prediction]) -> None:
+def _check_prediction(subject: Subject, prediction: Prediction) -> None:
+    kind = subject.task.prediction_type
     if not isinstance(prediction, kind):
         raise CheckFailedError(
             f"decode gives {type(prediction).__name__}; the metric takes {kind.__name__}.",
@@ -78,24 +84,12 @@ def _check_prediction(prediction: Prediction, kind: type[Prediction]) -> None:
     for name, array in prediction.arrays().items():
         if not np.isfinite(array).all():
             raise CheckFailedError(f"decode gives {name} that are not finite.", fix="look for exp() of large values.")
-    if not isinstance(prediction, Detections | Classification):
-        return
-    due = {"labels": np.int64, "scores": np.float64 if isinstance(prediction, Classification) else np.float32}
-    if isinstance(prediction, Detections):
-        due["boxes"] = np.float32
-    problems = [
-        f"{name} are {array.dtype}, not {np.dtype(due[name])}"
-        for name, array in prediction.arrays().items()
-        if array.dtype != due[name]
-    ]
-    if ((prediction.scores < 0) | (prediction.scores > 1)).any():
-        problems.append("scores lie outside [0, 1]")
-    if (np.diff(prediction.scores) > 0).any():
-        problems.append("scores do not descend")
+    find_problems = subject.task.checks.problems
+    problems = find_problems(prediction) if find_problems is not None else ()
     if problems:
         raise CheckFailedError(
             f"decode gives {kind.__name__} of which {'; '.join(problems)}.",
-            fix=f"see {kind.__name__} in zoo_core/datatypes.py.",
+            fix=f"see the docstring of {kind.__name__}.",
         )
 
 
@@ -108,17 +102,19 @@ def _same(one: Prediction, other: Prediction) -> bool:
 
 
 def check_nothing_found(subject: Subject) -> str:
-    """Outputs in which nothing is to be seen decode to an empty prediction of the right shape."""
-    as_detections(subject.decode(subject.outputs, [_SIZE] * len(subject.inputs)))
+    """Outputs for an empty image decode to an empty prediction of the right shape."""
+    refuse_never_empty(subject)
     for what, outputs in _outputs_of_nothing(subject):
-        found = as_detections(subject.decode(outputs, [_SIZE] * len(outputs[0])))
-        if all(len(detections.scores) == 0 for detections in found):
-            for detections in found:
-                _check_prediction(detections, Detections)
-            return f"{what}: boxes {found[0].boxes.shape}"
+        predictions = subject.decode(outputs, [_SIZE] * len(outputs[0]))
+        shapes = {name: array.shape for name, array in predictions[0].arrays().items()}
+        if all(not len(array) for prediction in predictions for array in prediction.arrays().values()):
+            for prediction in predictions:
+                _check_prediction(subject, prediction)
+            return f"{what}: {', '.join(f'{name} {shape}' for name, shape in shapes.items())}"
         if subject.kit.encode is not None:
             raise CheckFailedError(
-                f"decode finds {len(found[0].scores)} objects in the outputs that encode gives for an empty image.",
+                f"decode finds {max(shape[0] for shape in shapes.values())} objects in the outputs that encode gives "
+                "for an empty image.",
                 fix="let encode give confident background, and decode drop it.",
             )
     raise NotCheckedError("no outputs are known in which nothing is found; the kit's encode would give them")
@@ -126,7 +122,7 @@ def check_nothing_found(subject: Subject) -> str:
 
 def _outputs_of_nothing(subject: Subject) -> Iterator[tuple[str, tuple[torch.Tensor, ...]]]:
     if subject.kit.encode is not None:
-        targets = [empty_target(scene.target) for scene in subject.scenes[:2]]
+        targets = [empty_target(subject, scene.target) for scene in subject.scenes[:2]]
         yield "encoded empty images", subject.kit.encode(targets, [_SIZE] * len(targets))
         return
     for value in (-100.0, 0.0):
@@ -135,15 +131,16 @@ def _outputs_of_nothing(subject: Subject) -> Iterator[tuple[str, tuple[torch.Ten
 
 def check_labels(subject: Subject) -> str:
     """Random outputs give every label from 0 to the last, and no other: a shifted label map falls over an edge."""
+    labels_of = subject.task.checks.labels
+    if labels_of is None:
+        raise NotApplicableError(f"the task {subject.task.task_id!r} declares no labels of a prediction")
     num_classes = len(subject.evaluated.class_names)
     sizes = [_SIZE] * len(subject.inputs)
     seen: set[int] = set()
     num_found = 0
     for outputs in random_outputs(subject):
         for prediction in subject.decode(outputs, sizes):
-            labels = prediction.arrays().get("labels")
-            if labels is None:
-                raise NotCheckedError(f"a {type(prediction).__name__} has no labels")
+            labels = labels_of(prediction)
             seen.update(np.unique(labels).tolist())
             num_found += len(labels)
         outside = sorted(label for label in seen if not 0 <= label < num_classes)
@@ -167,17 +164,20 @@ def check_labels(subject: Subject) -> str:
 
 
 def check_box_units(subject: Subject) -> str:
-    """Boxes grow with the image, as pixels do; normalized boxes stay."""
+    """Boxes and other positions grow with the image, as pixels do; normalized ones stay."""
+    positions_of = subject.task.checks.positions_px
+    if positions_of is None:
+        raise NotApplicableError(f"the task {subject.task.task_id!r} declares no positions in a prediction")
     num_images = len(subject.inputs)
     twice = ImageSize(width_px=2 * _SIZE.width_px, height_px=2 * _SIZE.height_px)
     for outputs in random_outputs(subject):
         small, large = (
-            np.concatenate([d.boxes for d in as_detections(subject.decode(outputs, [size] * num_images))])
+            np.concatenate([positions_of(found).ravel() for found in subject.decode(outputs, [size] * num_images)])
             for size in (_SIZE, twice)
         )
         if not len(small) or not len(large):
             continue
-        reach_small, reach_large = (float(np.quantile(np.abs(boxes), 0.9)) for boxes in (small, large))
+        reach_small, reach_large = (float(np.quantile(np.abs(values), 0.9)) for values in (small, large))
         if 1.8 * reach_small <= reach_large <= 2.2 * reach_small:
             return f"boxes reach {reach_small:.0f} px in {_SIZE.width_px} px, {reach_large:.0f} px in twice the size"
         looks = "look normalized" if reach_small < 4.0 else "are not in pixels of the original image"
@@ -217,32 +217,38 @@ def check_perfect_predictions(subject: Subject) -> str:
     return f"{subject.entry.headline} {value:.3f}"
 
 
-def check_merge(subject: Subject) -> str:
-    """Two halves merged score as the whole, in either order."""
-    targets = [subject.evaluated.target(scene.image_id) for scene in subject.scenes]
-    preds = [perfect_prediction(subject, target) for target in targets]
-    whole, _ = _score(subject, preds, targets)
-    ids = [scene.image_id for scene in subject.scenes]
-    halves: list[Any] = [subject.metric(), subject.metric()]
-    middle = len(ids) // 2
-    halves[0].update(ids[:middle], preds[:middle], targets[:middle])
-    halves[1].update(ids[middle:], preds[middle:], targets[middle:])
-    halves[1].merge(halves[0])
-    merged = halves[1].compute()
-    for protocol, score in whole.items():
-        seen, due = ((found.num_images, dict(found.values)) for found in (merged[protocol], score))
-        if seen != due:
+def check_comparison(subject: Subject) -> str:
+    """The task finds no change between equal predictions, counts its kinds of change per class, and draws."""
+    task, scene = subject.task, subject.scenes[0]
+    context = TaskContext(class_names=subject.evaluated.class_names)
+    prediction = perfect_prediction(subject, scene.target)
+    change = task.compare(prediction, prediction, scene.target, context)
+    if change.magnitude != 0:
+        raise CheckFailedError(
+            f"compare gives a change of {change.magnitude:g} between equal predictions.", fix="return magnitude 0.0."
+        )
+    shapes = {kind: np.shape(counts) for kind, counts in change.counts.items()}
+    expected = dict.fromkeys(task.change_kinds, (len(context.class_names),))
+    if shapes != expected:
+        raise CheckFailedError(
+            f"compare counts changes as {shapes}; change_kinds and classes require {expected}.",
+            fix="return one count per class for each of change_kinds, in their order.",
+        )
+    drawings = [task.draw(scene.image, prediction, baseline, context) for baseline in (None, prediction)]
+    drawings += [task.draw_target(scene.image, scene.target, context)] if task.draw_target is not None else []
+    for drawing in drawings:
+        if drawing.pixels.dtype != np.uint8 or drawing.pixels.shape[2:] != (3,):
             raise CheckFailedError(
-                f"{protocol} over {due[0]} images is {due[1]} in one pass; merged, over {seen[0]}, {seen[1]}.",
-                fix="let merge add what the other accumulator has seen, whatever the order.",
+                f"A drawing has {drawing.pixels.dtype} pixels of shape {drawing.pixels.shape}.",
+                fix="return (H, W, 3) uint8 RGB.",
             )
-    return f"{len(whole)} protocols"
+    return f"{', '.join(task.change_kinds)}; {drawings[0].caption or 'no caption'}"
 
 
 def check_empty_predictions(subject: Subject) -> str:
     """Predictions that found nothing score 0, or are undefined with a reason, and never not-a-number."""
     targets = [subject.evaluated.target(scene.image_id) for scene in subject.scenes]
-    nothing = [empty_prediction(perfect_prediction(subject, target)) for target in targets]
+    nothing = [empty_prediction(subject, perfect_prediction(subject, target)) for target in targets]
     scores, _ = _score(subject, nothing, targets)
     headline = scores[subject.entry.headline].headline
     if headline is not None and headline > 1 - _PERFECT:
@@ -295,10 +301,11 @@ def _score(
     scores = metric.compute()
     for protocol, score in scores.items():
         for name, value in score.values.items():
-            if value is not None and not (math.isfinite(value) and 0.0 <= value <= 1.0):
+            least, most = measure(subject.task, name).valid_range
+            if value is not None and not (math.isfinite(value) and least <= value <= most):
                 raise CheckFailedError(
                     f"{protocol} gives {name} = {value}.",
-                    fix="return a fraction in [0, 1], or None with a note where it is undefined.",
+                    fix=f"return a value in [{least:g}, {most:g}], or None with a note where it is undefined.",
                 )
     if subject.entry.headline not in scores:
         raise CheckFailedError(
@@ -327,7 +334,7 @@ CHECKS = (
     Check(name="boxes are in pixels of the original image", make=check_box_units),
     Check(name="perfect predictions score 1", make=check_perfect_predictions),
     Check(name="empty predictions score 0", make=check_empty_predictions),
-    Check(name="merging scores as one pass", make=check_merge),
+    Check(name="the task compares and draws predictions", make=check_comparison),
     Check(name="a perfect network scores as one", make=check_perfect_network),
     Check(name="the plugin's weights find what is drawn", make=check_weights),
 )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Prediction,
         Scene,
         StepContext,
+        Task,
     )
     from zoo_core.plugins import PluginHost
     from zoo_core.quantization.pipeline import Plan
@@ -88,6 +89,11 @@ class Subject:
     def entry(self) -> ModelEntry:
         """The model's entry in the registry."""
         return self._part("the registry entry", lambda: self.host.model(self.model))
+
+    @property
+    def task(self) -> Task:
+        """The entry's task."""
+        return self._part("the task", lambda: self.host.task(self.entry))
 
     @property
     def plan(self) -> Plan:

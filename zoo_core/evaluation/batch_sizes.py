@@ -7,16 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zoo_core.comparison import image_changes
 from zoo_core.comparison.identity import byte_changes
-from zoo_core.datatypes import Detections
+from zoo_core.datatypes import TaskContext
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Metric, Prediction
     from zoo_core.evaluation.prepare import Job
     from zoo_core.runs.predictions import PredictionStore
-
-_SEEN = ("kept", "moved", "lost", "gained")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,10 +24,10 @@ class BatchSizeEffect:
         headline: Value of the headline protocol; None where undefined.
         num_images: Compared.
         num_images_changed: Of these, images whose predictions differ in any byte.
-        num_predictions: Rows of predictions, detections of a detector, at the run's batch size.
-        num_predictions_changed: Of these, rows that are not there byte for byte at the other.
-        changes: Of a detector, detections of a score of at least 0.5 by what became of them: ``kept``, ``moved``,
-            ``lost``, ``gained``; None for other tasks.
+        num_predictions: Predictions at the run's batch size: rows such as detections, or one per image.
+        num_predictions_changed: Of these, those without a byte-identical one at the other batch size.
+        changes: Numbers by the task's kinds of change from score 0.5 on, e.g. ``kept``, ``moved``, ``lost`` and
+            ``gained`` detections.
         seconds: Time that it took, scoring included.
     """
 
@@ -39,7 +36,7 @@ class BatchSizeEffect:
     num_images_changed: int
     num_predictions: int
     num_predictions_changed: int
-    changes: dict[str, int] | None
+    changes: dict[str, int]
     seconds: float
 
 
@@ -52,28 +49,29 @@ def compare_batch_sizes(
         own: At the run's batch size, complete.
         other: At the other, complete; chunks may hold other numbers of images.
         metric: Empty; scores ``other``.
-        job: Gives targets and headline.
+        job: Gives task, targets and headline.
         started: ``time.perf_counter()`` before ``other`` was made.
     """
 
     def pairs() -> Iterator[tuple[str, Prediction, Prediction]]:
         for (image_id, before), (_, after) in zip(_each(own), _each(other), strict=True):
-            metric.update([image_id], [after], [job.data.targets[image_id]])
-            if isinstance(before, Detections) and isinstance(after, Detections):
-                boxes = image_changes(before, after)
-                for name in _SEEN:
-                    counts[name] += len(getattr(boxes, name))
+            target = job.data.targets[image_id]
+            metric.update([image_id], [after], [target])
+            change = task.compare(before, after, target, context)
+            for kind in counts:
+                counts[kind] += int(change.counts[kind].sum())
             yield image_id, before, after
 
-    counts = dict.fromkeys(_SEEN, 0)
-    differing = byte_changes(pairs())
+    task, context = job.task, TaskContext(class_names=job.data.dataset.class_names)
+    counts = dict.fromkeys(task.change_kinds, 0)
+    differing = byte_changes(pairs(), by_row=task.may_be_empty)
     return BatchSizeEffect(
         headline=metric.compute()[job.entry.headline].headline,
         num_images=differing.num_images,
         num_images_changed=len(differing.changed),
         num_predictions=differing.num_rows,
         num_predictions_changed=differing.num_rows_changed,
-        changes=counts if metric.prediction_type is Detections else None,
+        changes=counts,
         seconds=time.perf_counter() - started,
     )
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from zoo_core.datasets.images import read_image
 from zoo_core.datasets.labels import read_label_file
-from zoo_core.datatypes import Detections, ImageSize, QuantNetwork
-from zoo_core.errors import PluginError, RecipeError
+from zoo_core.datatypes import ImageSize, QuantNetwork
+from zoo_core.errors import RecipeError
 from zoo_core.evaluation.prepare import Job, original_checkpoint, prepare, resolve_device, step_context
 from zoo_core.evaluation.stages import ORIGINAL
 from zoo_core.inference import run_batch
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from zoo_core.datatypes import ModelBundle
+    from zoo_core.datatypes import ModelBundle, Prediction, Task
     from zoo_core.evaluation.request import Reporter
     from zoo_core.plugins import PluginHost
     from zoo_core.runs.request import EvaluationRequest
@@ -33,25 +33,27 @@ BASELINE = "fp32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ImageDetections:
-    """Detections of every stage in one image.
+class ImagePredictions:
+    """Predictions of every stage for one image.
 
     Attributes:
         path: The image's file.
         pixels: ``(H, W, 3)`` uint8 RGB.
-        stages: Detections by stage, in the order of the recipe.
+        stages: Predictions by stage, in the order of the recipe.
         class_names: Index is the label.
+        task: Draws the predictions.
     """
 
     path: Path
     pixels: NDArray[np.uint8]
-    stages: Mapping[str, Detections]
+    stages: Mapping[str, Prediction]
     class_names: tuple[str, ...]
+    task: Task
 
 
 def detect(
     request: EvaluationRequest, images: Sequence[Path], host: PluginHost, reporter: Reporter
-) -> list[ImageDetections]:
+) -> list[ImagePredictions]:
     """Run the stages that ``request.stages`` names on image files, one image at a time.
 
     A dataset is needed to calibrate quantized stages, and for the class names if there is no label file.
@@ -60,28 +62,24 @@ def detect(
         ZooError: A name, a file or an image cannot be used; images are read before anything is quantized.
     """
     pixels = [read_image(path) for path in images]
+    task = host.task(host.model(request.model))
     with _networks(request, host, reporter) as (bundle, class_names, device, networks):
-        detections: list[dict[str, Detections]] = [{} for _ in images]
+        predictions: list[dict[str, Prediction]] = [{} for _ in images]
         for stage, network in networks:
             reporter.start(stage, len(images))
-            for image, stages in zip(pixels, detections, strict=True):
+            for image, stages in zip(pixels, predictions, strict=True):
                 stages[stage] = _detect_one(network, bundle, image, device)
                 reporter.advance(1)
             reporter.finish()
     return [
-        ImageDetections(path=path, pixels=image, stages=stages, class_names=class_names)
-        for path, image, stages in zip(images, pixels, detections, strict=True)
+        ImagePredictions(path=path, pixels=image, stages=stages, class_names=class_names, task=task)
+        for path, image, stages in zip(images, pixels, predictions, strict=True)
     ]
 
 
-def _detect_one(network: torch.nn.Module, bundle: ModelBundle, image: NDArray[np.uint8], device: str) -> Detections:
+def _detect_one(network: torch.nn.Module, bundle: ModelBundle, image: NDArray[np.uint8], device: str) -> Prediction:
     outputs = run_batch(network, [bundle.preprocess(image)], device)
     (prediction,) = bundle.decode(outputs, [ImageSize(width_px=image.shape[1], height_px=image.shape[0])])
-    if not isinstance(prediction, Detections):
-        raise PluginError(
-            f"The model predicts {type(prediction).__name__}, which has no boxes to draw.",
-            fix="use detect with a detector.",
-        )
     return prediction
 
 

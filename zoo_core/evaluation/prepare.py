@@ -24,7 +24,7 @@ from zoo_core.runs.request import EvaluationRequest
 
 if TYPE_CHECKING:
     from zoo_core.datasets.calibration import CalibrationDraw
-    from zoo_core.datatypes import EvalDataset, ModelBundle, ModelEntry, Recipe, Target
+    from zoo_core.datatypes import EvalDataset, ModelBundle, ModelEntry, Recipe, Target, Task
     from zoo_core.quantization.pipeline import Plan
 
 
@@ -55,6 +55,7 @@ class Job:
 
     request: EvaluationRequest
     entry: ModelEntry
+    task: Task
     plan: Plan
     stages: tuple[stage_names.Stage, ...]
     data: Data
@@ -86,6 +87,7 @@ def prepare(
     """
     _check_numbers(request)
     entry = host.model(request.model)
+    task = host.task(entry)
     plan = pipeline.plan(_recipe(request, entry, host), host.recipe_steps())
     possible = stage_names.all_stages(
         [bound.step.name for bound in plan.steps],
@@ -113,6 +115,7 @@ def prepare(
     return Job(
         request=request,
         entry=entry,
+        task=task,
         plan=plan,
         stages=chosen,
         data=data,

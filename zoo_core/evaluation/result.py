@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.datatypes import measure
 from zoo_core.display import percent, points
 from zoo_core.runs.record import record_content
 
 if TYPE_CHECKING:
+    from zoo_core.datatypes import Task
     from zoo_core.runs.parts import StageScores
     from zoo_core.runs.record import MetricsRecord, RunRecord
 
@@ -23,11 +25,13 @@ class EvaluationResult:
         run_dir: The run directory.
         record: Content of ``run.json``.
         metrics: Content of ``metrics.json``; None when nothing was evaluated.
+        headline_name: Display name of the headline value, e.g. ``mAP``.
     """
 
     run_dir: Path
     record: RunRecord
     metrics: MetricsRecord | None
+    headline_name: str
 
     @property
     def stages(self) -> Mapping[str, StageScores]:
@@ -64,10 +68,16 @@ class EvaluationResult:
 
     def __repr__(self) -> str:
         """Headline value and drop of each stage, in percent and points."""
-        lines = [f"{self.record.model}, {self.record.headline}, run {self.run_dir}"]
+        lines = [f"{self.record.model}, {self.headline_name} under {self.record.headline}, run {self.run_dir}"]
         width = max(map(len, self.stages), default=0)
         lines += [
             f"  {row['stage']:<{width}}  {percent(row['headline']):>6}  drop {points(row['drop_points'])}"
             for row in self.rows()
         ]
         return "\n".join(lines)
+
+
+def headline_name(metrics: MetricsRecord | None, task: Task | None) -> str:
+    """Return the display name of the headline value; its key where the task is unknown."""
+    stages = () if metrics is None else metrics.stages.values()
+    return next((measure(task, stage.scores[metrics.headline].key).overall for stage in stages if metrics), "")

@@ -13,7 +13,7 @@ from zoo_core.errors import RunError
 from zoo_core.evaluation.prepare import prepare
 from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.request import Reporter, SilentReporter
-from zoo_core.evaluation.result import EvaluationResult
+from zoo_core.evaluation.result import EvaluationResult, headline_name
 from zoo_core.evaluation.run import WriteReport, carry_out, notify_plugins
 from zoo_core.evaluation.starting import new_record, resumed_record
 from zoo_core.plugins import PluginHost
@@ -81,7 +81,8 @@ def _complete(
         record = replace(record, plugins_notified=True)
         run_dir.write_text("run.json", record_text(record))
     run_dir.forget_lock()
-    return EvaluationResult(run_dir=run_dir.path, record=record, metrics=metrics)
+    name = headline_name(metrics, host.find_task(record.task))
+    return EvaluationResult(run_dir=run_dir.path, record=record, metrics=metrics, headline_name=name)
 
 
 def _continue(

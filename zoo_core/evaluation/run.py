@@ -20,7 +20,7 @@ from zoo_core.evaluation.prepare import Job, prepare, step_context
 from zoo_core.evaluation.recorder import Recorder, model_size_bytes
 from zoo_core.evaluation.replay import keep_inputs
 from zoo_core.evaluation.request import Reporter, SilentReporter
-from zoo_core.evaluation.result import EvaluationResult
+from zoo_core.evaluation.result import EvaluationResult, headline_name
 from zoo_core.evaluation.stages import ORIGINAL, Stage
 from zoo_core.evaluation.starting import new_record
 from zoo_core.evaluation.stopping import LOG, log_into, stopping
@@ -133,7 +133,9 @@ def carry_out(
     run = _Run(job, run_dir, Recorder(job, run_dir, record), reporter, host)
     with log_into(run_dir.path / LOG), stopping(run_dir, run.recorder.finish, lambda: run.place):
         run.execute(write_report)
-    return EvaluationResult(run_dir=run_dir.path, record=run.recorder.record, metrics=run.recorder.metrics)
+    metrics = run.recorder.metrics
+    name = headline_name(metrics, job.task)
+    return EvaluationResult(run_dir=run_dir.path, record=run.recorder.record, metrics=metrics, headline_name=name)
 
 
 class _Run:
@@ -156,12 +158,10 @@ class _Run:
         self._unsaved = not (run_dir.path / QUANTIZED).exists()
         self._open: frozenset[str] = frozenset()
         self._progress = _StepProgress(reporter)
-        self._prediction_type: type[Prediction] = Prediction
 
     def execute(self, write_report: WriteReport | None) -> None:
         """Run steps and stages in the order in which networks come to be; what is complete already is left as it is."""
         job = self.job
-        self._prediction_type = self.host.metric(job.entry, job.data.dataset.class_names).prediction_type
         keep_inputs(self.run_dir, job.request, job.plan)
         for text in self.recorder.standing_warnings:
             logger.warning(text)
@@ -216,7 +216,7 @@ class _Run:
         return stage.name in self._open or (stage.optimized and self._unsaved)
 
     def _store(self, stage: Stage) -> PredictionStore:
-        return PredictionStore(self.run_dir.folder("predictions", stage.name), self._prediction_type)
+        return PredictionStore(self.run_dir.folder("predictions", stage.name), self.job.task.prediction_type)
 
     # ------------------------------------------------------------------ networks
 
@@ -233,7 +233,7 @@ class _Run:
 
         baseline = predictions(stages.pop(BASELINE))
         return headline_changes(
-            self._prediction_type,
+            job.task,
             job.data.dataset.class_names,
             job.data.image_ids,
             [job.data.targets[image_id] for image_id in job.data.image_ids],
@@ -356,7 +356,7 @@ class _Run:
         exported = self._export(stage, network, bundle, settings)
         runs = network if exported is None else exported.network
         with self.run_dir.work_folder() as folder:
-            other = PredictionStore(folder, self._prediction_type)
+            other = PredictionStore(folder, job.task.prediction_type)
             self.reporter.start(f"{stage.name}, batch size {batch_size}", len(job.data.image_ids))
             predict(runs, bundle, job.data.dataset, job.data.image_ids, other, settings, self.reporter.advance)
             self.reporter.finish()

@@ -18,7 +18,6 @@ from zoo_core.metrics.class_suspects import classification_suspects
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
 __all__ = ["CLASSIFICATION_PROTOCOLS", "ClassificationMetric", "GatheredClasses", "rank_classes"]
 
@@ -133,20 +132,6 @@ class ClassificationMetric:
             num_flat += len(ranking.scores) > 1 and ranking.scores[0] == ranking.scores[-1]
         self._rows.update(rows)
         self._num_flat += num_flat
-
-    def merge(self, other: Self) -> None:
-        """Add the images of ``other``, which is not changed.
-
-        Raises:
-            PluginError: The classes differ, or an image is in both.
-        """
-        if other.class_names != self.class_names:
-            raise PluginError("Metrics of different classes cannot be merged.", fix="merge metrics of one data set.")
-        both = self._rows.keys() & other._rows.keys()
-        if both:
-            raise PluginError(f"Image {min(both)!r} is in both metrics.", fix="add each image to only one of them.")
-        self._rows.update(other._rows)
-        self._num_flat += other._num_flat
 
     def gathered(self) -> GatheredClasses:
         """Return all images added so far."""

@@ -37,7 +37,6 @@ from zoo_core.metrics.voc import FOUND, IGNORED, VOC_RULES, VocRuleName, match_v
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from typing_extensions import Self
 
     from zoo_core.metrics.flat import Pairs
 
@@ -110,15 +109,6 @@ class DetectionMetric:
             DataError: A target cannot be scored against; nothing is added then.
         """
         self._gatherer.add(image_ids, preds, targets)
-        self._cached = None
-
-    def merge(self, other: Self) -> None:
-        """Add the images of ``other``, which is not changed.
-
-        Raises:
-            PluginError: The classes differ, or an image is in both.
-        """
-        self._gatherer.merge(other._gatherer)
         self._cached = None
 
     def compute(self, protocols: Sequence[str] | None = None) -> Mapping[str, ProtocolScore]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,24 +76,6 @@ class ImageGatherer:
         self._detections.append(detections)
         self._objects.append(objects)
         self._index.update({image_id: first + offset for offset, image_id in enumerate(image_ids)})
-
-    def merge(self, other: ImageGatherer) -> None:
-        """Add the images of ``other``, which is not changed.
-
-        Raises:
-            PluginError: The class names differ, or an image is in both.
-        """
-        if self._class_names != other._class_names:
-            raise PluginError(
-                f"Metrics of different classes cannot be merged: {self._class_names} and {other._class_names}.",
-                fix="build both with the same class_names.",
-            )
-        self._refuse_known(tuple(other._index))
-        shift = np.int32(len(self._index))
-        self._detections += [_shifted(block, shift) for block in other._detections]
-        self._objects += [_shifted_objects(block, shift) for block in other._objects]
-        self._index.update({image_id: int(shift) + index for image_id, index in other._index.items()})
-        self._num_not_finite += other._num_not_finite
 
     def gathered(self) -> GatheredImages:
         """Return all images added so far, in an order that does not depend on the order of adding."""
@@ -222,14 +204,6 @@ def _joined_scores(scores: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """In float32, but in float64 where a file of another program gave such scores: rounded, they would tie."""
     exact = any(values.dtype == np.float64 for values in scores)
     return _concatenated(scores, np.float64 if exact else np.float32, (0,))
-
-
-def _shifted(block: FlatDetections, shift: np.int32) -> FlatDetections:
-    return FlatDetections(images=block.images + shift, labels=block.labels, scores=block.scores, boxes=block.boxes)
-
-
-def _shifted_objects(block: FlatObjects, shift: np.int32) -> FlatObjects:
-    return replace(block, images=block.images + shift)
 
 
 def _joined(blocks: Sequence[FlatDetections], position: NDArray[np.int32]) -> FlatDetections:

@@ -12,13 +12,16 @@ import numpy as np
 from zoo_core.comparison.classes import NO_CLASS, ClassChanges, Flip, class_changes, surest_flips
 from zoo_core.datatypes import Classification, ClassTarget, Prediction, Target
 from zoo_core.report import plots
-from zoo_core.report.drawing import class_name
+from zoo_core.report.changed import count_table
 from zoo_core.report.gallery import BYTES_BUDGET, data_uri, read_pixels, token_classes
 from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import Table
 from zoo_core.runs.lenient import percent
+from zoo_core.tasks.drawing import class_name
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from zoo_core.report.loading import LoadedRun
     from zoo_core.report.plots import Plot
     from zoo_core.report.sections import ClassScore
@@ -27,7 +30,6 @@ NUM_IMAGES = 48
 SIDE_PX = 200
 """Longest side of a picture in the gallery: one picture an image, where detection shows three."""
 
-MAX_CLASS_ROWS = 60
 NUM_CONFUSIONS = 12
 
 
@@ -76,7 +78,7 @@ class ClassificationView:
 
     prediction_type: type[Prediction] = Classification
     target_type: type[Target] = ClassTarget
-    classes_template = "classification_classes.html.j2"
+    classes_template: str | None = "classification_classes.html.j2"
     changed_template = "classification_changed.html.j2"
 
     def context(self, run: LoadedRun, scores: Sequence[ClassScore]) -> Mapping[str, Any]:  # noqa: ARG002  # View's
@@ -115,26 +117,21 @@ def _facts(changes: ClassChanges) -> dict[str, int]:
 
 
 def _flip_table(changes: ClassChanges, names: Sequence[str]) -> Table:
-    """One row per class with a changed answer, most changes first, then the sums of the others and of all."""
-    counts = np.zeros((len(names), 5), dtype=np.int64)
     known = (changes.truth >= 0) & (changes.truth < len(names))
-    for column, rows in enumerate((known, changes.right, changes.lost, changes.gained, changes.moved)):
-        counts[:, column] = np.bincount(changes.truth[known & rows], minlength=len(names))
-    total = counts[:, 2:].sum(axis=1)
-    order = sorted(np.flatnonzero(total).tolist(), key=lambda label: (-int(total[label]), names[label]))
-    lines = [(names[label], *map(str, counts[label].tolist())) for label in order[:MAX_CLASS_ROWS]]
-    rest = order[MAX_CLASS_ROWS:]
-    if rest:
-        lines.append((f"{len(rest)} more classes with changes", *map(str, counts[rest].sum(axis=0).tolist())))
-    same = total == 0
-    if same.any():
-        lines.append((f"{int(same.sum())} unchanged classes", *map(str, counts[same].sum(axis=0).tolist())))
-    lines.append(("all classes", *map(str, counts.sum(axis=0).tolist())))
-    return Table(
-        columns=("true class", "images", "right in both", "lost", "gained", "wrong in both, another class"),
-        rows=tuple(lines),
-        caption="Images by their true class, most changed class first.",
-    )
+
+    def count(rows: NDArray[np.bool_]) -> NDArray[np.int64]:
+        return np.bincount(changes.truth[known & rows], minlength=len(names))
+
+    lost, gained, moved = count(changes.lost), count(changes.gained), count(changes.moved)
+    columns = {
+        "images": count(known),
+        "right in both": count(changes.right),
+        "lost": lost,
+        "gained": gained,
+        "wrong in both, another class": moved,
+    }
+    caption = "Images by their true class, most changed class first."
+    return count_table("true class", columns, lost + gained + moved, names, caption)
 
 
 def _confusions(changes: ClassChanges, names: Sequence[str], pair: tuple[str, str]) -> Table | None:

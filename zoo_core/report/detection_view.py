@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.comparison import MATCH_IOU, MOVED_IOU, SCORE_THRESHOLD
+from zoo_core.comparison.detections import MATCH_IOU, MOVED_IOU, SCORE_THRESHOLD
 from zoo_core.datatypes import Detections, DetectionTarget, Prediction, Target
 from zoo_core.report import plots
 from zoo_core.report.changed import change_table, find_changes
@@ -33,21 +33,21 @@ class DetectionView:
 
     prediction_type: type[Prediction] = Detections
     target_type: type[Target] = DetectionTarget
-    classes_template = "detection_classes.html.j2"
+    classes_template: str | None = "detection_classes.html.j2"
     changed_template = "detection_changed.html.j2"
 
     def context(self, run: LoadedRun, scores: Sequence[ClassScore]) -> Mapping[str, Any]:
         """See ``View``."""
         curves = compute_curves(run, scores)
         changed = find_changes(run)
-        gallery = build_gallery(run, changed.changes) if changed is not None else []
+        gallery = build_gallery(run, changed.images) if changed is not None else []
         return {
             "class_plots": _class_plots(scores, curves),
             "num_classes": len(scores),
             "curve_protocol": curves.protocol,
             "changes": change_table(run, changed) if changed is not None else None,
-            "num_changed": sum(found.any for found in changed.changes.images.values()) if changed is not None else 0,
-            "num_compared": len(changed.changes.images) if changed is not None else 0,
+            "num_changed": sum(found.any for found in changed.images.values()) if changed is not None else 0,
+            "num_compared": len(changed.images) if changed is not None else 0,
             "gallery": gallery,
             "gallery_classes": token_classes((image.tokens for image in gallery), run.class_names),
             "score_threshold": SCORE_THRESHOLD,

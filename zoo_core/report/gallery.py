@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
 
-from zoo_core.comparison import StageChanges, most_changed
+from zoo_core.comparison.detections import most_changed
 from zoo_core.datatypes import Detections, DetectionTarget, ImageSize
 from zoo_core.errors import ZooError
-from zoo_core.report.drawing import DrawnBox, detection_boxes, object_boxes
 from zoo_core.report.loading import predictions_of, targets_of
+from zoo_core.tasks.drawing import DrawnBox, detection_boxes, object_boxes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from zoo_core.comparison import ImageChanges
+    from zoo_core.comparison.detections import ImageChanges
     from zoo_core.report.loading import LoadedRun
 
 NUM_IMAGES = 24
@@ -71,10 +71,10 @@ class GalleryImage:
     words: str
 
 
-def build_gallery(run: LoadedRun, changes: StageChanges, *, num_images: int = NUM_IMAGES) -> list[GalleryImage]:
+def build_gallery(run: LoadedRun, changes: Mapping[str, ImageChanges]) -> list[GalleryImage]:
     """Draw the images that changed most, most first; an image that cannot be read is drawn without its picture.
 
-    Fewer than ``num_images`` where fewer changed, or where the pictures would take more than half of what a page may
+    Fewer than ``NUM_IMAGES`` where fewer changed, or where the pictures would take more than half of what a page may
     weigh.
     """
     if run.pair is None:  # changes exist between two stages only
@@ -82,9 +82,9 @@ def build_gallery(run: LoadedRun, changes: StageChanges, *, num_images: int = NU
     seen, targets = predictions_of(run, Detections), targets_of(run, DetectionTarget)
     images: list[GalleryImage] = []
     weight = 0
-    for image_id in most_changed(changes, num_images):
+    for image_id in most_changed(changes, NUM_IMAGES):
         before, after = (seen[stage][image_id] for stage in run.pair)
-        image = _gallery_image(run, image_id, before, after, targets.get(image_id), changes.images[image_id])
+        image = _gallery_image(run, image_id, before, after, targets.get(image_id), changes[image_id])
         weight += len(image.picture)
         if weight > BYTES_BUDGET:
             run.gaps.append(f"The gallery stops at {len(images)} images: more would make the page too large.")
@@ -124,7 +124,7 @@ def _gallery_image(
         height=height,
         panels=panels,
         tokens=tokens,
-        words=f"{len(changes.lost)} lost, {len(changes.gained)} gained, {len(changes.moved)} moved",
+        words=changes.summary,
     )
 
 

@@ -16,7 +16,7 @@ from zoo_core.plugins import PluginHost
 from zoo_core.report import command, origin, plots, sections, views
 from zoo_core.report.against import compare_runs
 from zoo_core.report.layers import layer_groups
-from zoo_core.report.loading import LoadedRun, load_run
+from zoo_core.report.loading import LoadedRun, find_task, load_run
 from zoo_core.report.summary import summary
 from zoo_core.runs.directory import RunDirectory
 
@@ -59,10 +59,11 @@ def write_report(
 
 def render_report(run_dir: Path, *, host: PluginHost | None = None, against: Path | None = None) -> str:
     """Return the page of a run as text; see ``write_report``."""
-    run = load_run(run_dir)
+    run, host = load_run(run_dir), host or PluginHost()
+    find_task(run, host)
     comparison = compare_runs(run, load_run(against)) if against is not None else None
     view = views.choose_view(run)
-    views.load_and_open(run, view, host or PluginHost())
+    views.load_and_open(run, view, host)
     scores = sections.class_scores(run)
     shown = views.show(run, view, scores)
     measured = sections.headline_measure(run)

@@ -15,7 +15,7 @@ from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, joined, read_
 from zoo_core.runs.predictions import PredictionStore
 
 if TYPE_CHECKING:
-    from zoo_core.datatypes import EvalDataset, Prediction, Target
+    from zoo_core.datatypes import EvalDataset, Prediction, Target, Task
     from zoo_core.plugins import PluginHost
     from zoo_core.runs.parts import StageScores
 
@@ -31,6 +31,7 @@ class LoadedRun:
         path: The run directory.
         record: ``run.json``; empty where it cannot be read.
         metrics: ``metrics.json``, likewise.
+        task: Names the values and chooses the view; None where no installed plugin declares it.
         gaps: A sentence for each part that is missing or unusable; grows while the page is made.
         pair: The two compared stages, or None.
         predictions: By stage and image id, for the compared stages; empty where their kind is not known.
@@ -42,6 +43,7 @@ class LoadedRun:
     record: ReadableRecord
     metrics: ReadableMetrics
     gaps: list[str]
+    task: Task | None = None
     pair: tuple[str, str] | None = None
     predictions: dict[str, dict[str, Prediction]] = field(default_factory=dict)
     dataset: EvalDataset | None = None
@@ -89,11 +91,23 @@ def load_run(path: Path) -> LoadedRun:
     return LoadedRun(path=path, record=record or ReadableRecord(), metrics=metrics or ReadableMetrics(), gaps=gaps)
 
 
-def stored_fields(run: LoadedRun) -> frozenset[str]:
-    """List the fields of the stored predictions, which identify their kind; empty where there are none."""
-    folder = run.path / "predictions"
-    stages = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    return next((fields for stage in stages if (fields := PredictionStore.columns(stage))), frozenset())
+def find_task(run: LoadedRun, host: PluginHost) -> None:
+    """Fill ``run.task`` from the recorded task id, else from the model's entry; a gap says why it stays None.
+
+    Args:
+        run: ``task`` is filled.
+        host: The plugins; those of the run need not be installed where the task is built in.
+    """
+    named, model = run.record.task, run.record.model or run.metrics.model
+    try:
+        named = named or (host.model(model).task if model else None)
+        run.task = host.find_task(named) if named else None
+    except ZooError as error:
+        run.gaps.append(f"The run's task is not known: {error.fact}")
+        return
+    if run.task is None:
+        what = "run.json names no task" if named is None else f"No installed plugin declares the task {named!r}"
+        run.gaps.append(f"{what}: values have their keys as names, and changes image by image cannot be shown.")
 
 
 def load_predictions(run: LoadedRun, kind: type[Prediction] | None) -> None:

@@ -68,7 +68,7 @@ def headline_measure(run: LoadedRun) -> Measure:
     """Return the display names of the headline protocol's first value."""
     protocol = headline(run)
     scores = (stage.scores[protocol] for stage in run.metrics.stages.values() if protocol in stage.scores)
-    return measure(next((score.key for score in scores), "map"))
+    return measure(run.task, next((score.key for score in scores), "value"))
 
 
 def all_warnings(run: LoadedRun) -> tuple[str, ...]:
@@ -129,7 +129,7 @@ def protocol_table(run: LoadedRun) -> Table:
     )
     rows = tuple(
         (
-            protocol if key == "map" else f"{protocol} {measure(key).overall}",
+            f"{protocol} {measure(run.task, key).overall}",
             *(
                 percent(stage.scores[protocol].values.get(key) if protocol in stage.scores else None)
                 for stage in stages.values()

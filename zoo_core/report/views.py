@@ -1,20 +1,19 @@
-"""The parts of a page that depend on the task, chosen by the kind of prediction that a run holds.
+"""The parts of a page that depend on the task.
 
-A view is found by the fields that its prediction class declares, which are the columns of the stored files: so a page
-can be made of a run whose plugin is not installed. A kind that no view knows leaves these parts out, and the page says
-so.
+Detections and classifications have views of their own, chosen by the prediction type that the run's task declares;
+every other task has a view made from its ``compare`` and ``draw``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zoo_core.report.classification_view import ClassificationView
 from zoo_core.report.detection_view import DetectionView
-from zoo_core.report.loading import LoadedRun, load_predictions, open_dataset, stored_fields
-from zoo_core.runs.lenient import joined
+from zoo_core.report.loading import LoadedRun, load_predictions, open_dataset
+from zoo_core.report.task_view import TaskView
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Prediction, Target
@@ -23,18 +22,18 @@ if TYPE_CHECKING:
 
 
 class View(Protocol):
-    """What one kind of prediction adds to a page.
+    """Parts of a page for one type of prediction.
 
     Attributes:
-        prediction_type: The kind; its fields are the columns of the stored files.
-        target_type: What is true of an image.
-        classes_template: Stands below the table of classes.
-        changed_template: Says what changed between the compared stages.
+        prediction_type: Type of the predictions.
+        target_type: Type of the targets.
+        classes_template: Shown below the table of classes; None for nothing.
+        changed_template: Shows the changes between the compared stages.
     """
 
     prediction_type: type[Prediction]
     target_type: type[Target]
-    classes_template: str
+    classes_template: str | None
     changed_template: str
 
     def context(self, run: LoadedRun, scores: Sequence[ClassScore]) -> Mapping[str, Any]:
@@ -60,17 +59,11 @@ class Shown:
 
 
 def choose_view(run: LoadedRun) -> View | None:
-    """The view of a run's predictions; None, with a gap noted, where there is none for them."""
-    stored = stored_fields(run)
-    for view in VIEWS:
-        if stored == {field.name for field in fields(view.prediction_type)}:
-            return view
-    if stored:
-        run.gaps.append(
-            f"The predictions have the fields {joined(sorted(stored))}, a kind that this version has no view for: what "
-            "changed image by image cannot be shown."
-        )
-    return None
+    """Return the view of the run's task; None where the task is not known."""
+    task = run.task
+    if task is None:
+        return None
+    return next((view for view in VIEWS if view.prediction_type is task.prediction_type), TaskView(task))
 
 
 def load_and_open(run: LoadedRun, view: View | None, host: PluginHost) -> None:

@@ -58,7 +58,7 @@ class Finding:
     @property
     def message(self) -> str:
         """The finding in one sentence."""
-        name = f"{self.stage} {self.protocol} {self.key}"
+        name = f"{self.stage} {self.protocol} {self.key}".rstrip()
         if self.reference is None:
             return f"{name} is {self.value}; the registry has no reference for it."
         least = f"at least {self.reference.value:.6g} - {self.reference.tolerance:g} ({self.source})"
@@ -159,7 +159,8 @@ def _compare(fitting: Fitting, measured: Mapping[str, StageScores]) -> Finding:
     reference = fitting.reference
     stage = measured.get(reference.stage)
     score = stage.scores.get(reference.protocol) if stage is not None else None
-    value = score.values.get(reference.key) if score is not None else None
+    key = reference.key or (score.key if score is not None else None)
+    value = score.values.get(key) if score is not None and key is not None else None
     status: Status = "reproduced"
     if value is None:
         status = "missing"
@@ -171,7 +172,7 @@ def _compare(fitting: Fitting, measured: Mapping[str, StageScores]) -> Finding:
         status=status,
         stage=reference.stage,
         protocol=reference.protocol,
-        key=reference.key,
+        key=key or "",
         value=value,
         reference=reference,
         versions=fitting.versions,
@@ -261,7 +262,7 @@ def junit_xml(verdict: Verdict) -> bytes:
             SubElement(case, "system-out").text = _plain(f"{finding.status}: {finding.message}")
     for aside in verdict.set_aside:
         reference = aside.reference
-        name = f"{reference.stage} {reference.protocol} {reference.key} ({reference.source})"
+        name = f"{reference.value_name} ({reference.source})"
         case = SubElement(suite, "testcase", classname=verdict.model, name=_plain(name))
         SubElement(case, "skipped", message=_plain(f"not compared: {aside.reason}"))
     cases = suite.findall("testcase")

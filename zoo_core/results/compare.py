@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo_core.comparison import SCORE_THRESHOLD
 from zoo_core.comparison.changes import CONFIDENCE, NUM_RESAMPLES, paired_weights
+from zoo_core.comparison.detections import SCORE_THRESHOLD
+from zoo_core.comparison.resampling import can_resample, check_images, count_changes, resampled_values
 from zoo_core.comparison.stages import compared_pair
-from zoo_core.comparison.tasks import ChangeCounts, PairedImages, StageValues, paired_task
-from zoo_core.datatypes import Prediction, measure
+from zoo_core.datatypes import Prediction, ResampledImages, ResampledValues, TaskContext, measure
 from zoo_core.errors import DataError, RunError
 from zoo_core.metrics.bootstrap import (
     MIN_IMAGES,
@@ -26,10 +26,15 @@ from zoo_core.runs.record import HEADLINE_PROTOCOL, MetricsRecord
 from zoo_core.runs.rows import Row, text_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
+    from zoo_core.datatypes import Metric, Task
     from zoo_core.plugins import PluginHost
 
+NUM_METRIC_RESAMPLES = 200
+"""Where every resample runs the metric again, which takes that many times as long as scoring."""
 MOST_CHANGED = 5
 
 
@@ -43,7 +48,7 @@ class CompareRequest:
     protocol: str | None = None
     data: Path | None = None
     labels: Path | None = None
-    num_resamples: int = NUM_RESAMPLES
+    num_resamples: int | None = None
     seed: int = 0
     score_threshold: float = SCORE_THRESHOLD
 
@@ -79,7 +84,7 @@ class ComparedStages:
         after: Name of the other.
         overall: The protocol's headline value: mAP or top-1.
         classes: That value of each class: its AP, or top-1 of its images.
-        counts: Of each class, how many detections or images were kept, moved, lost and gained.
+        counts: Numbers of changes by class and kind; see ``Compared.change_definition``.
         most_changed: Ids of the images that changed most, most first.
     """
 
@@ -87,13 +92,20 @@ class ComparedStages:
     after: str
     overall: PairedChange
     classes: Mapping[str, PairedChange]
-    counts: Mapping[str, ChangeCounts]
+    counts: Mapping[str, Mapping[str, int]]
     most_changed: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Compared:
-    """Every pair of stages, and the conditions they share; ``measured`` is the display name of the headline value."""
+    """Every pair of stages, and the conditions they share.
+
+    Attributes:
+        measured: Display name of the protocol's first value.
+        change_kinds: Names of the kinds of change that are counted.
+        change_definition: Explains them.
+        score_threshold: Applied to changes; None where the task has no scores.
+    """
 
     protocol: str
     measured: str
@@ -101,7 +113,9 @@ class Compared:
     num_images: int
     num_resamples: int
     seed: int
-    score_threshold: float
+    score_threshold: float | None
+    change_kinds: tuple[str, ...]
+    change_definition: str
     pairs: Sequence[ComparedStages]
     notes: Sequence[str]
 
@@ -126,10 +140,7 @@ class Compared:
             "low": low,
             "high": high,
             "p_value": change.p_value,
-            "kept": sum(count.kept for count in counts),
-            "moved": sum(count.moved for count in counts),
-            "lost": sum(count.lost for count in counts),
-            "gained": sum(count.gained for count in counts),
+            **{kind: sum(count[kind] for count in counts) for kind in self.change_kinds},
         }
 
     def __repr__(self) -> str:
@@ -147,7 +158,7 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
         RunError: A run is not complete, the runs differ in what must agree (all of it is named), or a stage is missing.
         ZooError: The data or the protocol cannot be used.
     """
-    if request.num_resamples < 1:
+    if request.num_resamples is not None and request.num_resamples < 1:
         raise DataError(f"--resamples is {request.num_resamples}.", fix="give 1000 or more.")
     if request.seed < 0:
         raise DataError(f"--seed is {request.seed}.", fix="give 0 or more.")
@@ -160,23 +171,27 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
     pairs = _stage_pairs(run, other, request)
     entry = host.model(run.record.model)
     dataset = run.open_dataset(entry, host, data=request.data, labels=request.labels)
-    images = PairedImages(
+    task = host.task(entry)
+    num_resamples = request.num_resamples or (NUM_RESAMPLES if can_resample(task, protocol) else NUM_METRIC_RESAMPLES)
+    images = ResampledImages(
         class_names=dataset.class_names,
         image_ids=run.image_ids,
         targets=[dataset.target(image_id) for image_id in run.image_ids],
-        weights=paired_weights(len(run.image_ids), request.num_resamples, request.seed),
+        weights=paired_weights(len(run.image_ids), num_resamples, request.seed),
         protocol=protocol,
-        score_threshold=request.score_threshold,
     )
-    work = _Work(host.metric(entry, dataset.class_names).prediction_type, images)
+    context = TaskContext(class_names=dataset.class_names, score_threshold=request.score_threshold)
+    work = _Work(task, lambda: host.metric(entry, dataset.class_names), images, context)
     return Compared(
         protocol=protocol,
-        measured=_measured(metrics, protocol),
+        measured=_measured(metrics, protocol, task),
         dataset=f"{dataset.name} {dataset.split}",
         num_images=len(run.image_ids),
-        num_resamples=request.num_resamples,
+        num_resamples=num_resamples,
         seed=request.seed,
-        score_threshold=request.score_threshold,
+        score_threshold=request.score_threshold if task.uses_scores else None,
+        change_kinds=task.change_kinds,
+        change_definition=task.change_definition,
         pairs=[work.compare(run, before, other, after) for before, after in pairs],
         notes=_notes(run),
     )
@@ -191,9 +206,9 @@ def _notes(run: StoredRun) -> list[str]:
     return notes
 
 
-def _measured(metrics: MetricsRecord, protocol: str) -> str:
+def _measured(metrics: MetricsRecord, protocol: str, task: Task) -> str:
     keys = (stage.scores[protocol].key for stage in metrics.stages.values() if protocol in stage.scores)
-    return measure(next(keys, "value")).overall
+    return measure(task, next(keys, "value")).overall
 
 
 def _refuse_unlike(run: StoredRun, other: StoredRun, protocol: str, *, asked: bool) -> None:
@@ -247,40 +262,44 @@ def _stage_pairs(run: StoredRun, other: StoredRun, request: CompareRequest) -> l
 class _Work:
     """State that all pairs of a comparison share; each stage is read and matched once."""
 
-    def __init__(self, kind: type[Prediction], images: PairedImages) -> None:
-        self._kind = kind
-        self._class_names = images.class_names
-        self._num_images = len(images.image_ids)
-        self._task = paired_task(kind, images)
-        self._read: dict[tuple[Path, str], tuple[Mapping[str, Prediction], StageValues]] = {}
+    def __init__(
+        self, task: Task, make_metric: Callable[[], Metric], images: ResampledImages, context: TaskContext
+    ) -> None:
+        check_images(task, make_metric, images)
+        self._task = task
+        self._make_metric = make_metric
+        self._images = images
+        self._context = context
+        self._read: dict[tuple[Path, str], tuple[Mapping[str, Prediction], ResampledValues]] = {}
 
     def compare(self, run: StoredRun, before: str, other: StoredRun, after: str) -> ComparedStages:
         old, old_values = self._stage(run, before)
         new, new_values = self._stage(other, after)
         differences = new_values.classes - old_values.classes
-        p_values = holm([two_sided_p_value(row[1:], self._num_images) for row in differences])
-        changes = self._task.changes(old, new, MOST_CHANGED)
+        p_values = holm([two_sided_p_value(row[1:], len(self._images.image_ids)) for row in differences])
+        changes = count_changes(self._task, old, new, self._images, self._context, MOST_CHANGED)
         return ComparedStages(
             before=before,
             after=after,
-            overall=_change(old_values.overall, new_values.overall, self._num_images),
+            overall=_change(old_values.overall, new_values.overall, len(self._images.image_ids)),
             classes={
                 name: replace(
-                    _change(old_values.classes[label], new_values.classes[label], self._num_images),
+                    _change(old_values.classes[label], new_values.classes[label], len(self._images.image_ids)),
                     p_value=p_values[label],
                 )
-                for label, name in enumerate(self._class_names)
+                for label, name in enumerate(self._images.class_names)
             },
-            counts=dict(zip(self._class_names, changes.classes, strict=True)),
+            counts=changes.counts,
             most_changed=changes.most_changed,
         )
 
-    def _stage(self, run: StoredRun, name: str) -> tuple[Mapping[str, Prediction], StageValues]:
+    def _stage(self, run: StoredRun, name: str) -> tuple[Mapping[str, Prediction], ResampledValues]:
         """Predictions by image, and the values in every resample, the first column being the images as they are."""
         key = (run.path, run.stages.get(name, name))
         if key not in self._read:
-            predictions = run.predictions(name, self._kind)
-            self._read[key] = predictions, self._task.values(predictions)
+            predictions = run.predictions(name, self._task.prediction_type)
+            values = resampled_values(self._task, self._make_metric, predictions, self._images)
+            self._read[key] = predictions, values
         return self._read[key]
 
 

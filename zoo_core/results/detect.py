@@ -1,4 +1,4 @@
-"""Draws the detections of a model's stages in image files."""
+"""Draws the predictions of a model's stages for image files."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_core.datatypes import TaskContext
 from zoo_core.errors import RunError
 from zoo_core.evaluation.detect import detect as detect_images
-from zoo_core.report.side_by_side import side_by_side
+from zoo_core.report.side_by_side import draw_stages, side_by_side
 
 if TYPE_CHECKING:
     from zoo_core.evaluation.request import Reporter
@@ -24,12 +25,12 @@ class DetectedImage:
     Attributes:
         image: The image file.
         picture: PNG with one view per stage.
-        num_detections: Drawn detections by stage.
+        captions: What the task says of each stage's prediction.
     """
 
     image: Path
     picture: Path
-    num_detections: Mapping[str, int]
+    captions: Mapping[str, str]
 
 
 def detect(
@@ -41,7 +42,7 @@ def detect(
     host: PluginHost,
     reporter: Reporter,
 ) -> Sequence[DetectedImage]:
-    """Write one PNG per image into ``out``, which is created; detections with ``score >= score_threshold`` are drawn.
+    """Write one PNG per image into ``out``, which is created; predictions with ``score >= score_threshold`` are drawn.
 
     Raises:
         RunError: The folder or a picture cannot be written.
@@ -52,16 +53,17 @@ def detect(
     except OSError as error:
         raise RunError(f"{out} cannot be a folder: {error}", fix="name another place with --out.") from error
     detected = []
-    for name, found in zip(_file_names(images), detect_images(request, images, host, reporter), strict=True):
+    for name, image in zip(_file_names(images), detect_images(request, images, host, reporter), strict=True):
         path = out / name
-        picture = side_by_side(found.pixels, found.stages, found.class_names, score_threshold=score_threshold)
+        context = TaskContext(class_names=image.class_names, score_threshold=score_threshold)
+        drawings = draw_stages(image.pixels, image.stages, image.task, context)
         try:
-            path.write_bytes(picture)
+            path.write_bytes(side_by_side(image.pixels, drawings))
         except OSError as error:
             fix = "make room or name another place with --out."
             raise RunError(f"{path} cannot be written: {error}", fix=fix) from error
-        counts = {stage: int((preds.scores >= score_threshold).sum()) for stage, preds in found.stages.items()}
-        detected.append(DetectedImage(image=found.path, picture=path, num_detections=counts))
+        captions = {stage: drawing.caption for stage, drawing in drawings.items()}
+        detected.append(DetectedImage(image=image.path, picture=path, captions=captions))
     return detected
 
 

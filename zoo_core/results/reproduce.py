@@ -178,14 +178,13 @@ def _changed_conditions(record: RunRecord, again: RunRecord) -> list[str]:
 
 
 def _stage(run: StoredRun, again: StoredRun, name: str, host: PluginHost) -> ReproducedStage:
-    record = run.record
-    kind = host.metric(host.model(record.model), record.dataset.class_names).prediction_type
-    before, after = run.predictions(name, kind), again.predictions(name, kind)
+    task = host.task(host.model(run.record.model))
+    before, after = (one.predictions(name, task.prediction_type) for one in (run, again))
     return ReproducedStage(
         name=name,
         before=_headline(run, name),
         after=_headline(again, name),
-        predictions=byte_changes(_pairs(run, again, before, after)),
+        predictions=byte_changes(_pairs(run, again, before, after), by_row=task.may_be_empty),
     )
 
 

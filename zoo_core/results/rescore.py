@@ -14,9 +14,10 @@ from zoo_core.errors import DataError, RegistryError, RunError, closest_hint
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.results.stored import StoredRun, is_run, open_run
 from zoo_core.runs.rows import Row, text_table
+from zoo_core.tasks.detection import DETECTION
 
 if TYPE_CHECKING:
-    from zoo_core.datatypes import EvalDataset, Metric, Prediction, ProtocolScore, Target
+    from zoo_core.datatypes import EvalDataset, Metric, Prediction, ProtocolScore, Target, Task
     from zoo_core.plugins import PluginHost
 
 
@@ -43,12 +44,14 @@ class Rescored:
     Attributes:
         source: Kind of the source: ``run``, ``comp4`` or ``coco``.
         dataset: Name and split, for people.
+        task: Names the values.
         stages: Protocol scores by stage name; the name is ``""`` for a submission.
         notes: Limits of the numbers.
     """
 
     source: str
     dataset: str
+    task: Task
     stages: Mapping[str, Mapping[str, ProtocolScore]]
     notes: tuple[str, ...] = field(default=())
 
@@ -101,7 +104,13 @@ def _rescore_run(run: StoredRun, request: RescoreRequest, host: PluginHost) -> R
     notes = [f"The run is not complete: its status is {run.status!r}."] if run.status != "complete" else []
     if run.record.dataset.limited:
         notes.append(f"Limited run: scored on its {len(run.image_ids)} images only.")
-    return Rescored(source="run", dataset=f"{dataset.name} {dataset.split}", stages=stages, notes=tuple(notes))
+    return Rescored(
+        source="run",
+        dataset=f"{dataset.name} {dataset.split}",
+        task=host.task(entry),
+        stages=stages,
+        notes=tuple(notes),
+    )
 
 
 def score(
@@ -205,7 +214,13 @@ def _rescore_submission(
     metric = DetectionMetric(dataset.class_names, submitted=submitted, headline=headline)
     scores = score(metric, preds, targets, request.protocols)
     notes = [f"{len(submission)} of the {len(image_ids)} images have detections; all {len(image_ids)} were scored."]
-    return Rescored(source=source, dataset=f"{dataset.name} {dataset.split}", stages={"": scores}, notes=tuple(notes))
+    return Rescored(
+        source=source,
+        dataset=f"{dataset.name} {dataset.split}",
+        task=DETECTION,
+        stages={"": scores},
+        notes=tuple(notes),
+    )
 
 
 def _image_ids(request: RescoreRequest, dataset: EvalDataset) -> Sequence[str]:

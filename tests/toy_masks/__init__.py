@@ -1,0 +1,1 @@
+"""A plugin with a task of its own: masks of coloured squares on the toy detector's grid."""
