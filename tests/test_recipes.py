@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from zoo_core.datatypes import Recipe
 from zoo_core.errors import RecipeError
-from zoo_core.recipes import load_recipe, override, recipe_text, shipped_recipe
+from zoo_core.recipes import (
+    SHIPPED_RECIPES,
+    config_path,
+    find_recipe,
+    load_recipe,
+    override,
+    recipe_text,
+    shipped_configs,
+)
 
 RECIPE = """\
 schema: 1
@@ -46,26 +55,62 @@ def test_a_recipe_file_becomes_its_steps_in_order(recipe: Recipe, tmp_path: Path
     assert recipe.source == tmp_path / "recipe.yaml"
 
 
-def test_a_plugin_ships_the_recipes_of_its_folder_and_no_others(tmp_path: Path) -> None:
-    folder = tmp_path / "recipes"
-    folder.mkdir()
-    for name in ("w8a8", "w4a8"):
-        (folder / f"{name}.yaml").write_text(RECIPE.replace("name: w8a8", f"name: {name}"))
+def test_a_recipe_is_taken_from_the_first_place_that_has_it_and_from_no_other_file(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder, names in ((own, ("w8a8", "w4a8")), (other, ("w8a8", "w8a16"))):
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.yaml").write_text(RECIPE.replace("name: w8a8", f"name: {name}"))
     write(tmp_path, RECIPE)
+    places = [own, other]
 
-    assert shipped_recipe(folder, "w4a8", model_id="m").name == "w4a8"
+    assert find_recipe("w8a8", places, model_id="m").source == own / "w8a8.yaml"
+    assert find_recipe("w8a16", places, model_id="m").source == other / "w8a16.yaml"
+    assert find_recipe("w4a8", [own / "w4a8.yaml"], model_id="m").name == "w4a8"
     for name, words in (
         ("w8a4", "the closest is 'w8a8'|the closest is 'w4a8'"),
         ("../recipe", "m has no recipe '../recipe'"),
     ):
         with pytest.raises(RecipeError, match=words) as caught:
-            shipped_recipe(folder, name, model_id="m")
-        assert "w4a8, w8a8" in str(caught.value)
+            find_recipe(name, places, model_id="m")
+        assert "w4a8, w8a16, w8a8" in str(caught.value)
+    with pytest.raises(RecipeError, match=r"m\.recipes names .*gone, which does not exist"):
+        find_recipe("w8a8", [tmp_path / "gone"], model_id="m")
+
+
+@pytest.mark.parametrize(
+    ("name", "symmetric", "per_channel", "input_quantized"),
+    [
+        ("per_tensor_asymmetric", False, False, False),
+        ("per_tensor_asymmetric_quantized_input", False, False, True),
+        ("per_channel_symmetric", True, True, False),
+        ("per_channel_symmetric_quantized_input", True, True, True),
+    ],
+)
+def test_a_shipped_configuration_holds_what_its_name_says(
+    name: str, symmetric: bool, per_channel: bool, input_quantized: bool
+) -> None:
+    content = json.loads(config_path(Path("anywhere/recipe.yaml"), name).read_text())
+
+    assert content["defaults"]["params"]["is_symmetric"] == str(symmetric)
+    assert content["defaults"]["per_channel_quantization"] == str(per_channel)
+    assert (content["model_input"] == {"is_input_quantized": "True"}) == input_quantized
+    assert ("Concat" in content["op_type"]) == (not input_quantized)
+    assert content["params"] == {"bias": {"is_quantized": "False"}}
+    assert len(shipped_configs()) == 4
+
+
+def test_a_configuration_is_a_shipped_name_or_a_path_beside_the_recipe(tmp_path: Path) -> None:
+    recipe_file = tmp_path / "recipe.yaml"
+
+    assert config_path(recipe_file, "../x.json") == tmp_path / "../x.json"
+    with pytest.raises(RecipeError, match="no AIMET configuration 'per_tensor_asym'; the closest is 'per_tensor_asym"):
+        config_path(recipe_file, "per_tensor_asym")
 
 
 def test_every_recipe_in_the_repository_loads() -> None:
     root = Path(__file__).parents[1]
-    paths = sorted(root.glob("plugins/*/recipes/*.yaml"))
+    paths = sorted([*root.glob("plugins/*/recipes/*.yaml"), *SHIPPED_RECIPES.glob("*.yaml")])
     assert paths
     assert [load_recipe(path).name for path in paths] == [path.stem for path in paths]
 

@@ -52,7 +52,7 @@ def test_the_builtin_registry_holds_the_published_model() -> None:
     assert entry.checkpoint.sha256 is None
     assert entry.optimized_checkpoint is not None
     assert entry.optimized_checkpoint.url.endswith("/phase_2_january_artifacts/ssd_mobilenetv2_w8a8_state_dict.pth")
-    assert (entry.dataset.name, entry.dataset.split, entry.dataset.calibration_split) == ("voc2007", "test", "trainval")
+    assert (entry.dataset.name, entry.dataset.split, entry.dataset.calibration_split) == ("VOC2007", "test", "trainval")
 
 
 def test_the_archives_are_torchvisions_with_its_checksums() -> None:
@@ -74,7 +74,7 @@ def test_the_per_class_reference_averages_to_the_published_mean() -> None:
 
 def test_a_minimal_entry_gets_the_defaults(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
-    entry = load_registry(path, plugin_id="toy_detector")["toy"]
+    entry = load_registry(path)["toy"]
     assert isinstance(entry, ModelEntry)
     assert (entry.checkpoint, entry.references, entry.options, entry.source) == (None, (), {}, path)
 
@@ -151,6 +151,8 @@ VARIANT = (
         (f"references: [{{{REFERENCE}, tolerance: 0, value: 1, settings: [w4]}}]", 'settings: "w4" is no override'),
         ("references: [{protocol: '', stage: a, source: b, tolerance: 0, value: 0}]", "protocol: the text is empty"),
         ("references: {stage: fp32}", "references: a mapping stands where a list"),
+        ("recipes: ''", "models.toy.recipes: the text is empty"),
+        ("recipe_folder: recipes", "models.toy.recipe_folder: no such key"),
         ("options: [1]", "options: a list stands where a mapping"),
         ("source: /etc/passwd", "models.toy.source: no such key"),
         ("model_id: other", "models.toy.model_id: no such key"),
@@ -193,9 +195,17 @@ def test_a_model_id_has_lower_case_letters_digits_and_underscores(tmp_path: Path
         load_registry(edited(tmp_path, ("  toy:", "  My-Toy:")))
 
 
-def test_a_plugins_file_may_only_name_that_plugin(tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match=r"registry\.yaml:4: .*'other' ships this file, .* names \"toy_detector\""):
-        load_registry(write(tmp_path, MINIMAL), plugin_id="other")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("layout: image_foldr", "dataset.layout: \"image_foldr\" is not a layout .*\n  fix: write 'image_folder'"),
+        ("layout: lmdb", "dataset.layout: .*\n  fix: name one of voc, coco, image_folder, .* implement zoo_dataset"),
+        ("label_fil: a.txt", "dataset.label_fil: no such key.\n  fix: write 'label_file'"),
+    ],
+)
+def test_a_bad_dataset_declaration_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        load_registry(edited(tmp_path, ("dataset: {name: toys,", f"dataset: {{{line}, name: toys,")))
 
 
 def catalog(tmp_path: Path, name: str, **owners: Any) -> dict[str, ModelEntry]:

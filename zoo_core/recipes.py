@@ -32,6 +32,10 @@ SCHEMA = 1
 LAST_STEP = "quantsim"
 """Every recipe ends with it: it holds bit widths, scheme and config file."""
 
+_SHIPPED = Path(__file__).parent / "shipped"
+SHIPPED_RECIPES = _SHIPPED / "recipes"
+"""Recipe files that any model may name."""
+
 _KEYS = ("schema", "name", "description", "steps")
 
 
@@ -62,18 +66,24 @@ def load_recipe(path: Path) -> Recipe:
     return Recipe(name=name, description=description, steps=steps, source=file.path, sha256=recipe_sha256(name, steps))
 
 
-def shipped_recipe(folder: Path, name: str, *, model_id: str) -> Recipe:
-    """Read one of the recipe files that a plugin ships: what its ``zoo_recipe`` returns.
+def find_recipe(name: str, places: Sequence[Path], *, model_id: str) -> Recipe:
+    """Read the recipe called ``name`` from recipe files and folders of recipe files.
 
     Args:
-        folder: Holds ``<name>.yaml`` for every recipe that the plugin ships.
-        name: As asked for; only names of files in the folder are opened.
-        model_id: Whom an error is about.
+        name: A file's name without ``.yaml``; only files in ``places`` are opened.
+        places: Searched in this order.
+        model_id: The model that errors name.
 
     Raises:
-        RecipeError: There is no such recipe, and which there are; or as ``load_recipe``.
+        RecipeError: There is no such recipe (lists those there are), a place does not exist, or as ``load_recipe``.
     """
-    shipped = sorted(path.stem for path in folder.glob("*.yaml"))
+    files: dict[str, Path] = {}
+    for place in places:
+        if not place.exists():
+            raise RecipeError(f"{model_id}.recipes names {place}, which does not exist.", fix="correct the path.")
+        for path in sorted(place.glob("*.yaml")) if place.is_dir() else [place]:
+            files.setdefault(path.stem, path)
+    shipped = sorted(files)
     if name not in shipped:
         near = get_close_matches(name, shipped, n=1, cutoff=0.0)  # a short name is far from what it abbreviates
         hint = f"; the closest is {near[0]!r}" if near else ""
@@ -81,7 +91,36 @@ def shipped_recipe(folder: Path, name: str, *, model_id: str) -> Recipe:
             f"{model_id} has no recipe {name!r}{hint}.",
             fix=f"choose one of {', '.join(shipped) or 'none'}, or give a recipe file's path.",
         )
-    return load_recipe(folder / f"{name}.yaml")
+    return load_recipe(files[name])
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return the AIMET configurations that a recipe may name instead of a file, by name."""
+    return {path.stem: path for path in sorted((_SHIPPED / "aimet_configs").glob("*.json"))}
+
+
+def config_path(recipe_file: Path, named: str) -> Path:
+    """Return the AIMET configuration that a recipe's ``config_file`` means.
+
+    Args:
+        recipe_file: Where the recipe was read; a path is relative to its folder.
+        named: Name of a shipped configuration, or a path.
+
+    Raises:
+        RecipeError: It looks like a name, and no shipped configuration has it.
+    """
+    shipped = shipped_configs()
+    if named in shipped:
+        return shipped[named]
+    path = recipe_file.parent / named
+    if "/" not in named and not path.suffix and not path.exists():
+        near = closest(named, shipped)
+        hint = f"; the closest is {near!r}" if near else ""
+        raise RecipeError(
+            f"there is no AIMET configuration {named!r}{hint}",
+            fix=f"name one of {', '.join(shipped)}, or give a path relative to the recipe.",
+        )
+    return path
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:

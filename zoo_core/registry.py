@@ -15,7 +15,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from zoo_core.datatypes import RECORDED_PACKAGES, Artifact, DatasetEntry, Json, ModelEntry, Reference, ReferenceVariant
+from zoo_core.datatypes import (
+    LAYOUTS,
+    RECORDED_PACKAGES,
+    Artifact,
+    DatasetEntry,
+    Json,
+    ModelEntry,
+    Reference,
+    ReferenceVariant,
+)
 from zoo_core.errors import RegistryError
 from zoo_core.yaml_files import (
     KeyPath,
@@ -41,12 +50,11 @@ def builtin_registry() -> Path:
     return installed if installed.is_file() else package.parent / "registry.yaml"
 
 
-def load_registry(path: Path, *, plugin_id: str | None = None) -> Catalog:
+def load_registry(path: Path) -> Catalog:
     """Read a registry file.
 
     Args:
         path: The file; each entry's ``source`` becomes this path.
-        plugin_id: The plugin that ships the file: then every entry must name it as its owner.
 
     Returns:
         Entries by model id, in the order of the file.
@@ -61,7 +69,7 @@ def load_registry(path: Path, *, plugin_id: str | None = None) -> Catalog:
     if not isinstance(models, dict):
         file.report(("models",), f"{describe(models)} stands where models are due", "write model_id: {...} below it")
         models = {}
-    catalog = {model_id: _entry(file, model_id, value, plugin_id) for model_id, value in models.items()}
+    catalog = {model_id: _entry(file, model_id, value) for model_id, value in models.items()}
     file.finish()
     return catalog
 
@@ -90,16 +98,11 @@ def find_model(catalog: Mapping[str, ModelEntry], name: str) -> ModelEntry:
 # --------------------------------------------------------------------------- one entry
 
 
-def _entry(file: YamlFile, model_id: str, value: Json, plugin_id: str | None) -> ModelEntry:
+def _entry(file: YamlFile, model_id: str, value: Json) -> ModelEntry:
     key: KeyPath = ("models", model_id)
     if not re.fullmatch(r"[a-z0-9_]+", model_id):
         file.report(key, f"{show(model_id)} is no model id", "use only a-z, 0-9 and _")
     entry: ModelEntry = _read(file, key, value, ModelEntry, given={"model_id": model_id, "source": file.path})
-    if plugin_id is not None and isinstance(value, dict) and isinstance(value.get("plugin"), str):
-        plugin = value["plugin"]
-        if plugin != plugin_id:
-            fact = f"the plugin {plugin_id!r} ships this file, but the entry names {show(plugin)} as its owner"
-            file.report((*key, "plugin"), fact, f"write plugin: {plugin_id}")
     return entry
 
 
@@ -187,6 +190,14 @@ def _is_url(value: str) -> tuple[str, str] | None:
     return f"{show(value)} is neither https://... nor package:<import name>/<path>", "give such an address"
 
 
+def _is_layout(value: str) -> tuple[str, str] | None:
+    if value in LAYOUTS:
+        return None
+    near = closest(value, LAYOUTS)
+    fix = f"write {near!r}" if near else f"name one of {', '.join(LAYOUTS)}, or leave it out and implement zoo_dataset"
+    return f"{show(value)} is not a layout that zoo-eval opens", fix
+
+
 def _is_hex(num_digits: int) -> Rule:
     def rule(value: str) -> tuple[str, str] | None:
         if re.fullmatch(rf"[0-9a-f]{{{num_digits}}}", value):
@@ -257,6 +268,9 @@ _RULES: dict[tuple[type, str], Rule] = {
     (Artifact, "md5"): _is_hex(32),
     (Artifact, "size_bytes"): _is_size,
     (DatasetEntry, "name"): _not_blank,
+    (DatasetEntry, "layout"): _is_layout,
+    (DatasetEntry, "label_file"): _not_blank,
+    (ModelEntry, "recipes"): _not_blank,
     (Reference, "value"): _is_fraction,
     (Reference, "tolerance"): _is_tolerance,
     (Reference, "per_class"): _are_fractions,

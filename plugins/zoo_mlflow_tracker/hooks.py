@@ -10,9 +10,6 @@ from typing import Any
 
 from zoo_core.hookspecs import hookimpl
 
-ZOO_API_VERSION = 1
-"""The plugin API that these hooks are written for."""
-
 
 @hookimpl
 def zoo_evaluation_finished(run_dir: Path, record: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from toy_detector import hooks as toy
 from zoo_core.cli import authoring
 from zoo_core.cli.main import run_command_line
 from zoo_core.conformance import running
+from zoo_core.hookspecs import hookimpl
 from zoo_core.plugins import PluginHost
 
 STEPS = "every step of the recipe runs"
@@ -93,7 +94,11 @@ def test_json_holds_every_check_and_nothing_else_goes_to_stdout(
 def test_a_plugin_that_cannot_be_used_is_named_with_its_cause(
     register: Callable[[object], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    register(type("TooNew", (), {"ZOO_API_VERSION": 99})())
+    class Misspelt:
+        @hookimpl
+        def zoo_metrics(self) -> None: ...
+
+    register(Misspelt())
 
     assert run_command_line(["validate", "toy_detector"]) == 2
     assert "'toy_detector' cannot be used: " in capsys.readouterr().err
@@ -109,3 +114,7 @@ def test_the_name_of_a_plugin_stands_for_all_of_its_models() -> None:
 
     assert "torchvision_resnet18" in models
     assert len(models) > 1
+
+
+def test_a_model_named_like_its_plugin_can_be_validated_by_itself() -> None:
+    assert authoring._models(PluginHost(), "ssd_mobilenetv2_lite") == ["ssd_mobilenetv2_lite"]

@@ -7,7 +7,7 @@ called.
 from zoo_core.artifacts.archives import unpack
 from zoo_core.artifacts.cache import cache_dir, sha256_of
 from zoo_core.artifacts.checkpoints import load_metadata, load_state_dict, local_checkpoint, save_state_dict
-from zoo_core.artifacts.fetching import fetch
+from zoo_core.artifacts.fetching import fetch, package_path
 
 __all__ = [
     "cache_dir",
@@ -15,6 +15,7 @@ __all__ = [
     "load_metadata",
     "load_state_dict",
     "local_checkpoint",
+    "package_path",
     "save_state_dict",
     "sha256_of",
     "unpack",

@@ -78,7 +78,7 @@ def new_plugin(*, name: str, task: Task, out: Path, as_json: bool) -> int:
 
 
 def _models(host: PluginHost, name: str) -> Sequence[str]:
-    """The model called ``name``, or every model of the plugin called so.
+    """Return the model called ``name``, or else every model of the plugin called so.
 
     Raises:
         PluginError: It is a plugin that cannot be used; says why.
@@ -96,9 +96,9 @@ def _models(host: PluginHost, name: str) -> Sequence[str]:
             )
     if owned and name not in catalog:
         return owned
-    if owned and len(owned) > 1:
-        click.echo(f"{name!r} is a model and a plugin with {len(owned)} models; checking all of them.", err=True)
-        return owned
+    others = [model for model in owned if model != name]
+    if others:
+        click.echo(f"checking the model {name!r}; the plugin of this name also owns {', '.join(others)}", err=True)
     return [host.model(name).model_id]
 
 

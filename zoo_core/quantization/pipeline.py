@@ -20,7 +20,7 @@ from zoo_core import artifacts
 from zoo_core.datatypes import QuantNetwork, QuantSettings, Recipe, RecipeStep, StepSpec
 from zoo_core.errors import PluginError, RecipeError
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS, QUANTSIM, QuantSimParams
-from zoo_core.recipes import recipe_text
+from zoo_core.recipes import config_path, recipe_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -250,9 +250,12 @@ def _told(plan: Plan) -> dict[str, str]:
 
 def _settings(params: BaseModel, recipe: Recipe, place: str, problems: list[str]) -> QuantSettings | None:
     assert isinstance(params, QuantSimParams)  # noqa: S101  # _validate was given this class
-    config_file = recipe.source.parent / params.config_file
     try:
+        config_file = config_path(recipe.source, str(params.config_file))
         content = json.loads(config_file.read_text(encoding="utf-8"))
+    except RecipeError as error:
+        problems.append(f"{place}.config_file: {error.fact}; {error.fix}")
+        return None
     except FileNotFoundError:
         problems.append(f"{place}.config_file: {config_file} does not exist")
         return None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from zoo_core import artifacts, provenance
 from zoo_core.errors import ArtifactError, ZooError
 from zoo_core.evaluation.prepare import fingerprint
-from zoo_core.recipes import load_recipe, override
+from zoo_core.recipes import config_path, load_recipe, override
 from zoo_core.results.rescore import score
 
 if TYPE_CHECKING:
@@ -116,9 +116,11 @@ def _config(run: StoredRun) -> Check | None:
     name = steps[-1].text("config_file") if steps else None
     if not copy.is_file() or name is None or source is None:
         return None
-    path = Path(source).parent / name
     try:
+        path = config_path(Path(source), name)
         same = path.read_bytes() == copy.read_bytes()
+    except ZooError as error:
+        return Check(what="configuration", state="stale", words=error.fact)
     except OSError as error:
         return Check(what="configuration", state="stale", words=f"{path} cannot be read: {error.strerror or error}")
     words = f"{path.name} is {'as' if same else 'not as'} the run's copy of it"
