@@ -35,7 +35,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def zoo_load_model(
     entry: ModelEntry, checkpoint: Checkpoint | None, class_names: Sequence[str], device: str
 ) -> ModelBundle:
-    """Build the network and say how an image gets in and a prediction gets out.
+    """Build the network, and define how an image gets in and a prediction gets out.
 
     Asked only of the plugin that owns ``entry``, once per checkpoint of a run. The network must be in eval mode,
     hold only what a device would run (no softmax, no box decoding, no NMS), and accept ``bundle.example_input``.
