@@ -123,10 +123,10 @@ def test_all_problems_of_a_recipe_are_reported_at_once(tmp_path: Path) -> None:
         load_recipe(path)
     fact = caught.value.fact
     assert f"{path} has 6 problems" in fact
-    assert f'{path}:2: name: the text "" stands where text is due' in fact
+    assert f'{path}:2: name: expected text, got the text ""' in fact
     assert f"{path}:1: description: the key is missing" in fact
-    assert f'{path}:4: steps[0]: {{"stage": "a"}} names no step' in fact
-    assert f"{path}:6: steps[2]: the step 'quantsim' stands here a second time" in fact
+    assert f'{path}:4: steps[0]: {{"stage": "a"}} does not name a step' in fact
+    assert f"{path}:6: steps[2]: the step 'quantsim' is repeated" in fact
     assert f"{path}:7: step: no such key; write 'steps'" in fact
 
 
@@ -135,8 +135,8 @@ def test_all_problems_of_a_recipe_are_reported_at_once(tmp_path: Path) -> None:
     [
         ("  - step: quantsim", "  - step: more", r"recipe\.yaml:9: steps\[2\]: the last step is 'more'"),
         ("schema: 1", "schema: 9", "the file has schema 9; this zoo-eval reads up to schema 1"),
-        ("step: fold_batch_norms", "step: 3", r'5: steps\[0\]: \{"step": 3\} names no step'),
-        ("step: fold_batch_norms", "step: quantsim", r"steps\[0\]: quantsim stands before other steps"),
+        ("step: fold_batch_norms", "step: 3", r'5: steps\[0\]: \{"step": 3\} does not name a step'),
+        ("step: fold_batch_norms", "step: quantsim", r"steps\[0\]: quantsim comes before other steps"),
         (
             "    param_bw: 8\n",
             "    param_bw: 8\n    param_bw: 4\n",
@@ -152,7 +152,7 @@ def test_a_bad_recipe_names_line_and_fix(tmp_path: Path, old: str, new: str, mes
 
 @pytest.mark.parametrize("steps", ["", "[]", "3", "{a: 1}"])
 def test_a_recipe_without_steps_is_refused(tmp_path: Path, steps: str) -> None:
-    with pytest.raises(RecipeError, match=r"steps: .* stands where steps are due"):
+    with pytest.raises(RecipeError, match=r"steps: expected steps, got"):
         load_recipe(write(tmp_path, f"schema: 1\nname: a\ndescription: b\nsteps: {steps}\n"))
 
 

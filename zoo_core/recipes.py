@@ -1,6 +1,6 @@
-"""Recipes: a YAML file to an ordered list of quantization steps, and settings from the command line on top.
+"""Reads recipe files into ordered lists of quantization steps, and applies settings from the command line.
 
-What a step's parameters may be is known to the step; they are checked when the recipe is put to work.
+Parameters are checked later, by the step that they belong to.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _KEYS = ("schema", "name", "description", "steps")
 
 
 def names_a_file(recipe: str) -> bool:
-    """Whether a recipe asked for is a file, and not one of the plugin's by name."""
+    """Return True if ``recipe`` is a file's path rather than the name of a recipe."""
     return recipe.endswith((".yaml", ".yml")) or "/" in recipe
 
 
@@ -59,7 +59,7 @@ def load_recipe(path: Path) -> Recipe:
     for key in ("name", "description"):
         value = content.get(key)
         if key in content and not (isinstance(value, str) and value.strip()):
-            file.report((key,), f"{describe(value)} stands where text is due", f"say the recipe's {key} in words")
+            file.report((key,), f"expected text, got {describe(value)}", f"write the recipe's {key}")
     steps = _steps(file, content["steps"]) if "steps" in content else ()
     file.finish()
     name, description = str(content["name"]), str(content["description"])
@@ -179,7 +179,7 @@ def recipe_sha256(name: str, steps: Sequence[StepSpec]) -> str:
 def _steps(file: YamlFile, value: Json) -> tuple[StepSpec, ...]:
     key: KeyPath = ("steps",)
     if not isinstance(value, list) or not value:
-        file.report(key, f"{describe(value)} stands where steps are due", "write a list of '- step: NAME'")
+        file.report(key, f"expected steps, got {describe(value)}", "write a list of '- step: NAME'")
         return ()
     names: list[str] = []
     specs: list[StepSpec] = []
@@ -187,14 +187,14 @@ def _steps(file: YamlFile, value: Json) -> tuple[StepSpec, ...]:
         where = (*key, index)
         name = item.get("step") if isinstance(item, dict) else None
         if not isinstance(item, dict) or not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]+", name):
-            file.report(where, f"{show(item)} names no step", "write '- step: NAME', parameters below it")
+            file.report(where, f"{show(item)} does not name a step", "write '- step: NAME', parameters below it")
             continue
         if name in names:
-            file.report(where, f"the step {name!r} stands here a second time", "keep one of the two")
+            file.report(where, f"the step {name!r} is repeated", "keep one of the two")
         names.append(name)
         specs.append(StepSpec(step=name, params={param: item[param] for param in item if param != "step"}))
     if names and LAST_STEP in names[:-1]:
-        file.report((*key, names.index(LAST_STEP)), f"{LAST_STEP} stands before other steps", "make it the last step")
+        file.report((*key, names.index(LAST_STEP)), f"{LAST_STEP} comes before other steps", "make it the last step")
     elif names and names[-1] != LAST_STEP:
         file.report((*key, len(value) - 1), f"the last step is {names[-1]!r}", f"end the recipe with {LAST_STEP}")
     return tuple(specs)

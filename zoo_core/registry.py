@@ -1,4 +1,4 @@
-"""The catalogue: registry files to ``ModelEntry``, and names to models.
+"""Reads registry files into ``ModelEntry``, and looks models up by name.
 
 Pydantic would check these files as well, but its import and the building of its schema take about as long as
 ``zoo-eval list`` may as a whole. The dataclasses of ``datatypes`` are the schema; this module reads their fields.
@@ -67,7 +67,7 @@ def load_registry(path: Path) -> Catalog:
     content = file.mapping(known=("schema", "models"), required=("schema", "models"))
     models = content.get("models", {})
     if not isinstance(models, dict):
-        file.report(("models",), f"{describe(models)} stands where models are due", "write model_id: {...} below it")
+        file.report(("models",), f"expected models, got {describe(models)}", "write model_id: {...} below it")
         models = {}
     catalog = {model_id: _entry(file, model_id, value) for model_id, value in models.items()}
     file.finish()
@@ -101,13 +101,13 @@ def find_model(catalog: Mapping[str, ModelEntry], name: str) -> ModelEntry:
 def _entry(file: YamlFile, model_id: str, value: Json) -> ModelEntry:
     key: KeyPath = ("models", model_id)
     if not re.fullmatch(r"[a-z0-9_]+", model_id):
-        file.report(key, f"{show(model_id)} is no model id", "use only a-z, 0-9 and _")
+        file.report(key, f"{show(model_id)} is not a model id", "use only a-z, 0-9 and _")
     entry: ModelEntry = _read(file, key, value, ModelEntry, given={"model_id": model_id, "source": file.path})
     return entry
 
 
 _WRONG: Any = object()
-"""Stands for a value that was reported; ``finish`` raises before anybody sees it."""
+"""Placeholder for a value that was reported; ``finish`` raises before anybody uses it."""
 
 
 @functools.cache
@@ -121,9 +121,9 @@ def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def _read(file: YamlFile, key: KeyPath, value: Json, kind: Any, *, given: Mapping[str, Any] | None = None) -> Any:
-    """Build the dataclass ``kind`` from a mapping; ``given`` are fields that do not stand in the file."""
+    """Build the dataclass ``kind`` from a mapping; ``given`` holds fields that are not in the file."""
     if not isinstance(value, dict):
-        file.report(key, f"{describe(value)} stands where a mapping is due", f"write {', '.join(_fields(kind))} below")
+        file.report(key, f"expected a mapping, got {describe(value)}", f"write {', '.join(_fields(kind))} below")
         return _WRONG
     given = given or {}
     fields = {name: field for name, field in _fields(kind).items() if name not in given}
@@ -160,12 +160,12 @@ def _convert(file: YamlFile, key: KeyPath, value: Json, hint: Any) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    due = _DUE.get(origin or hint, "another kind of value")
-    file.report(key, f"{describe(value)} stands where {due} is due", f"write {due}")
+    expected = _EXPECTED.get(origin or hint, "another kind of value")
+    file.report(key, f"expected {expected}, got {describe(value)}", f"write {expected}")
     return _WRONG
 
 
-_DUE: dict[Any, str] = {
+_EXPECTED: dict[Any, str] = {
     str: "text (in quotes)",
     int: "a whole number",
     float: "a number",
@@ -178,7 +178,7 @@ _DUE: dict[Any, str] = {
 
 
 def _not_blank(value: Any) -> tuple[str, str] | None:
-    return ("the text is empty", "say what is meant") if isinstance(value, str) and not value.strip() else None
+    return ("the text is empty", "write a text") if isinstance(value, str) and not value.strip() else None
 
 
 def _is_url(value: str) -> tuple[str, str] | None:
@@ -216,14 +216,14 @@ def _is_prefix(value: str) -> tuple[str, str] | None:
 
 
 def _is_size(value: int) -> tuple[str, str] | None:
-    return None if value > 0 else (f"{value} is no size of a file", "write the bytes, or null where unknown")
+    return None if value > 0 else (f"{value} is not a file size", "write the bytes, or null where unknown")
 
 
 def _is_fraction(value: float) -> tuple[str, str] | None:
     if 0 <= value <= 1:
         return None
     percent = f"{value:g} % is {value / 100:.6g}" if 1 < value <= 100 else "percent is divided by 100"
-    return f"{value:g} lies outside [0, 1]", f"write a fraction: {percent}"
+    return f"{value:g} is outside [0, 1]", f"write a fraction: {percent}"
 
 
 def _is_tolerance(value: float) -> tuple[str, str] | None:
@@ -234,7 +234,7 @@ def _is_tolerance(value: float) -> tuple[str, str] | None:
 
 def _are_fractions(values: Mapping[str, Any]) -> tuple[str, str] | None:
     wrong = [f"{name} {value:g}" for name, value in values.items() if value is not _WRONG and not 0 <= value <= 1]
-    return (f"outside [0, 1] lie {', '.join(wrong)}", "write fractions, not percent") if wrong else None
+    return (f"outside [0, 1]: {', '.join(wrong)}", "write fractions, not percent") if wrong else None
 
 
 def _are_specifiers(values: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -248,17 +248,21 @@ def _are_specifiers(values: Mapping[str, Any]) -> tuple[str, str] | None:
         try:
             SpecifierSet("" if wanted is _WRONG else wanted)
         except InvalidSpecifier:
-            return f"{show(wanted)} is no version specifier", 'write for example ">=2.8,<2.12"'
+            return f"{show(wanted)} is not a version specifier", 'write for example ">=2.8,<2.12"'
     return None
 
 
 def _are_settings(values: tuple[Any, ...]) -> tuple[str, str] | None:
     wrong = [value for value in values if isinstance(value, str) and not re.fullmatch(r"[^.=\s]+\.[^.=\s]+=.*", value)]
-    return (f"{show(wrong[0])} is no override", "write STEP.PARAM=VALUE, e.g. quantsim.param_bw=4") if wrong else None
+    return (
+        (f"{show(wrong[0])} is not an override", "write STEP.PARAM=VALUE, e.g. quantsim.param_bw=4") if wrong else None
+    )
 
 
 def _is_name(value: str) -> tuple[str, str] | None:
-    return None if re.fullmatch(r"[a-z0-9_]+", value) else (f"{show(value)} is no plugin id", "use only a-z, 0-9 and _")
+    return (
+        None if re.fullmatch(r"[a-z0-9_]+", value) else (f"{show(value)} is not a plugin id", "use only a-z, 0-9 and _")
+    )
 
 
 _RULES: dict[tuple[type, str], Rule] = {
