@@ -254,15 +254,14 @@ def _are_specifiers(values: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def _are_settings(values: tuple[Any, ...]) -> tuple[str, str] | None:
     wrong = [value for value in values if isinstance(value, str) and not re.fullmatch(r"[^.=\s]+\.[^.=\s]+=.*", value)]
-    return (
-        (f"{show(wrong[0])} is not an override", "write STEP.PARAM=VALUE, e.g. quantsim.param_bw=4") if wrong else None
-    )
+    fix = "write STEP.PARAM=VALUE, e.g. quantsim.param_bw=4"
+    return (f"{show(wrong[0])} is not an override", fix) if wrong else None
 
 
 def _is_name(value: str) -> tuple[str, str] | None:
-    return (
-        None if re.fullmatch(r"[a-z0-9_]+", value) else (f"{show(value)} is not a plugin id", "use only a-z, 0-9 and _")
-    )
+    if re.fullmatch(r"[a-z0-9_]+", value):
+        return None
+    return f"{show(value)} is not a plugin id", "use only a-z, 0-9 and _"
 
 
 _RULES: dict[tuple[type, str], Rule] = {

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import re
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
@@ -44,7 +44,7 @@ def fetch(artifact: Artifact, *, offline: bool = False, progress: Progress | Non
             or it is not in the cache while ``offline``.
     """
     if artifact.url.startswith(_PACKAGE_PREFIX):
-        path = package_path(artifact.url)
+        path = package_path(artifact.url, kind="file")
         _verify(path, artifact, artifact.sha256, origin=artifact.url)
         return path
     name = _cached_name(artifact.url)
@@ -153,11 +153,11 @@ def _cached_name(url: str) -> str:
     return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{readable}"
 
 
-def package_path(url: str) -> Path:
-    """Return the file or folder that ``package:<import name>/<path>`` names, without importing the package.
+def package_path(url: str, *, kind: Literal["file", "file or folder"] = "file or folder") -> Path:
+    """Return what ``package:<import name>/<path>`` names, without importing the package.
 
     Raises:
-        ArtifactError: The text has another form, or there is no such package, file or folder.
+        ArtifactError: The text has another form, or there is no such package or nothing of this kind in it.
     """
     package, _, relative = url.removeprefix(_PACKAGE_PREFIX).partition("/")
     inside = PurePosixPath(relative)
@@ -173,8 +173,9 @@ def package_path(url: str) -> Path:
         raise ArtifactError(f"{url}: no package {package!r} is installed.", fix=f"install the package {package}.")
     for folder in folders:
         path = folder / inside
-        if path.exists() and path.resolve().is_relative_to(folder.resolve()):
+        there = path.is_file() or (kind != "file" and path.is_dir())
+        if there and path.resolve().is_relative_to(folder.resolve()):
             return path
     raise ArtifactError(
-        f"{url}: the package {package!r} in {folders[0]} has no such file.", fix="install the package anew."
+        f"{url}: the package {package!r} in {folders[0]} has no such {kind}.", fix="install the package anew."
     )
