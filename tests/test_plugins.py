@@ -162,6 +162,14 @@ def test_every_layout_opens_the_pictures_that_are_drawn_in_it(layout: str, plugi
         assert type(dataset.target(scenes[0].image_id)) is type(scenes[0].target)
 
 
+def test_drawn_shapes_refuse_a_split_that_they_do_not_have(plugins: PluginHost, tmp_path: Path) -> None:
+    plugins.register(TwoHooks(), "two_hooks")
+    entry = entry_of(tmp_path / "registry.yaml", layout="shapes_folder")
+
+    with pytest.raises(DataError, match=r"The drawn shapes have no split 'test'.\n  fix: name one of val, train"):
+        plugins.conformance_kit(entry, tmp_path)
+
+
 def test_a_layout_without_data_says_what_to_give(plugins: PluginHost, tmp_path: Path) -> None:
     plugins.register(TwoHooks(), "two_hooks")
     entry = entry_of(tmp_path / "registry.yaml", layout="coco")

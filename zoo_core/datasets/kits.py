@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
 from zoo_core.datasets import scenes as drawing
-from zoo_core.datasets import shapes, shapes_folder
+from zoo_core.datasets import shapes, shapes_folder, shapes_voc
 from zoo_core.datasets.voc import VOC_CLASSES
 from zoo_core.datatypes import ClassTarget, ConformanceKit, DatasetEntry, DetectionTarget, Scene
+from zoo_core.errors import DataError
 
 _NUM_EVALUATED, _NUM_CALIBRATED = 6, 4
 _NUM_SHAPES = 8
@@ -54,9 +55,16 @@ def _draw_image_folder(directory: Path, splits: Mapping[str, int], class_names: 
 
 
 def _draw_shapes_voc(directory: Path, splits: Mapping[str, int], class_names: Sequence[str]) -> ConformanceKit:
+    _check_splits(splits, shapes_voc.DEFAULT_SPLITS)
     scenes = {split: _shapes_with_boxes(split) for split in splits}
     root = drawing.write_voc(directory, scenes, class_names)
     return ConformanceKit(root=root, scenes=scenes, label_file=root / "labels.txt")
+
+
+def _check_splits(splits: Iterable[str], known: Iterable[str]) -> None:
+    unknown = sorted(set(splits) - set(known))
+    if unknown:
+        raise DataError(f"The drawn shapes have no split {unknown[0]!r}.", fix=f"name one of {', '.join(known)}.")
 
 
 def _shapes_with_boxes(split: str) -> list[Scene]:
@@ -72,6 +80,7 @@ def _shapes_with_boxes(split: str) -> list[Scene]:
 
 
 def _draw_shapes_folder(directory: Path, splits: Mapping[str, int], class_names: Sequence[str]) -> ConformanceKit:
+    _check_splits(splits, _NUM_SHAPES_PER_SPLIT)
     scenes = {split: _shapes_cut_out(split, class_names) for split in splits}
     return ConformanceKit(root=drawing.write_image_folder(directory, scenes, class_names), scenes=scenes)
 
