@@ -223,7 +223,7 @@ def test_the_picture_of_the_house_names_every_module_on_its_floor() -> None:
     from test_layers import FLOORS
 
     table = section("architecture.md", "The floors")
-    rows = re.findall(r"^\| (\d) \| `(\w+)(?:/|\.py)` \|", table, flags=re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \| `(\w+)(?:/|\.py)` \|", table, flags=re.MULTILINE)
     assert {name: int(floor) for floor, name in rows} == FLOORS
 
 
