@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drawn_classes import CLASSES, entry
+from drawn_classes import CLASSES, REGISTRY, entry
 from zoo_core.datatypes import DatasetRequest
 from zoo_core.errors import DataError, RecipeError
 from zoo_core.plugins import PluginHost
@@ -60,3 +60,16 @@ def test_without_data_the_layout_is_told() -> None:
 def test_an_unknown_recipe_shows_the_closest() -> None:
     with pytest.raises(RecipeError, match="the closest is 'w4a8_per_channel'"):
         PluginHost().recipe(entry("resnet18"), "w4a8")
+
+
+def test_the_further_model_of_the_card_is_one_entry_in_any_file(drawn_classes: Path, tmp_path: Path) -> None:
+    card = (REGISTRY.parent / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "more.yaml").write_text(card.split("```yaml\n")[1].split("```")[0])
+    host = PluginHost(registries=[tmp_path / "more.yaml"])
+
+    further = host.model("torchvision_regnet_y_400mf")
+    dataset = host.dataset(further, request(drawn_classes))
+    bundle = host.load_model(further, None, dataset.class_names, "cpu")
+
+    assert host.recipe(further, further.recipe).name == "w8a8_per_channel"
+    assert tuple(bundle.network(bundle.example_input).shape) == (1, len(CLASSES))
