@@ -33,6 +33,7 @@ from ssd_mobilenetv2_lite.network import build_network
 from zoo_core.datasets.voc import VocDetection
 from zoo_core.quantization.rounding.engine import Choices, WeightGrid, choose, round_network
 from zoo_core.quantization.rounding.moments import ReconstructionError
+from zoo_core.recipes import shipped_configs
 
 LAYERS = (
     "extras.3.conv.6",
@@ -381,7 +382,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("adaround.json"), help="results so far; read and extended")
     args = parser.parse_args()
     data_dir = Path(os.environ["ZOO_EVAL_SHARED"]) / "data"
-    config = Path(__file__).parents[1] / "plugins" / "ssd_mobilenetv2_lite" / "aimet_config.json"
+    config = shipped_configs()["per_tensor_asymmetric"]
     network = folded_network(data_dir / "shapes_mb2_ssd_lite.pth")
     if args.network:
         images = drawn_images(data_dir / "shapes_voc.tar", args.network)

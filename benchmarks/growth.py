@@ -23,7 +23,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import ssd_mobilenetv2_lite
 from benchmarks.inference import Sides, fp32
 from benchmarks.memory import RepeatedPictures
 from benchmarks.scenes import Scene, scene
@@ -32,6 +31,7 @@ from zoo_core.datatypes import Detections, QuantNetwork, QuantSettings, StepCont
 from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE
 from zoo_core.inference import InferenceSettings, predict
 from zoo_core.quantization import pipeline
+from zoo_core.recipes import shipped_configs
 from zoo_core.runs.predictions import PredictionStore
 from zoo_core.runs.request import DEFAULT_WORKERS
 
@@ -103,7 +103,7 @@ class _Batches:
 
 def layers(repeats: int, clock: Clock) -> dict[str, dict[int, Spread]]:
     """Measure seconds by number of layers: one forward pass, and building and calibrating a simulation."""
-    config = Path(ssd_mobilenetv2_lite.__file__).parent / "aimet_config.json"
+    config = shipped_configs()["per_tensor_asymmetric"]
     quant = QuantSettings(param_bw=8, output_bw=8, quant_scheme="tf_enhanced", config_file=config)
     with tempfile.TemporaryDirectory() as folder:
         context = StepContext(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -10,13 +11,13 @@ import pytest
 from toy_detector import data
 from toy_detector import hooks as toy_detector
 from typed_records import run_record
-from zoo_core import __version__
-from zoo_core.api_version import API_VERSION
 from zoo_core.cli.main import run_command_line
-from zoo_core.datatypes import DatasetRequest, RecipeStep
-from zoo_core.errors import PluginCrashError, PluginError, RecipeError, RegistryError
+from zoo_core.datatypes import DatasetRequest, ModelEntry, Recipe, RecipeStep
+from zoo_core.errors import DataError, PluginCrashError, PluginError, RecipeError, RegistryError
 from zoo_core.hookspecs import hookimpl
 from zoo_core.plugins import PluginHost
+from zoo_core.recipes import SHIPPED_RECIPES, load_recipe
+from zoo_core.registry import load_registry
 from zoo_core.runs.record import RunRecord
 
 REGISTRY = """schema: 1
@@ -29,6 +30,8 @@ models:
     recipe: w8a8_toy
     headline: coco
 """
+
+TOY_RECIPE = Path(toy_detector.__file__).parent / "recipes" / "w8a8_toy.yaml"
 
 
 @pytest.fixture
@@ -82,6 +85,143 @@ def test_load_model_recipe_dataset_and_metric_are_asked_of_the_owner_alone(plugi
 def test_an_unknown_recipe_passes_the_plugins_own_error_on(plugins: PluginHost) -> None:
     with pytest.raises(RecipeError, match="toy_squares has no recipe 'w2a2'"):
         plugins.recipe(plugins.model("toy_squares"), "w2a2")
+
+
+# --------------------------------------------------------------------------- defaults, and entries for others' plugins
+
+
+def entry_of(path: Path, **declared: str) -> ModelEntry:
+    """The only model of a registry file that names the plugin ``two_hooks``, with further keys in ``dataset``."""
+    keys = "".join(f", {key}: {value}" for key, value in declared.items())
+    text = REGISTRY.format(name="declared", plugin="two_hooks").replace("name: grid", f"name: grid{keys}")
+    path.write_text(text.replace("w8a8_toy", "w8a8_per_channel"))
+    return load_registry(path)["declared"]
+
+
+class TwoHooks:
+    @hookimpl
+    def zoo_load_model(self) -> object: ...
+
+
+def test_an_owner_without_further_hooks_gets_what_its_entry_declares(plugins: PluginHost, tmp_path: Path) -> None:
+    plugins.register(TwoHooks(), "two_hooks")
+    (tmp_path / "labels.txt").write_text("dog\ncat\nbird\n")
+    entry = entry_of(tmp_path / "registry.yaml", layout="voc", label_file="labels.txt")
+    folder = tmp_path / "kit"
+    folder.mkdir()
+
+    kit = plugins.conformance_kit(entry, folder)
+    assert kit is not None
+    dataset = plugins.dataset(entry, DatasetRequest(root=kit.root, split="test"))
+
+    assert dataset.class_names == ("dog", "cat", "bird")
+    assert dataset.ids == tuple(scene.image_id for scene in kit.scenes["test"])
+    assert plugins.metric(entry, dataset.class_names).protocol_ids[0] == "coco"
+    assert plugins.recipe(entry, entry.recipe).source.parent == SHIPPED_RECIPES
+
+
+def test_an_owner_overrides_a_default_and_returns_none_to_keep_it(plugins: PluginHost, tmp_path: Path) -> None:
+    class Picky(TwoHooks):
+        @hookimpl
+        def zoo_recipe(self, name: str) -> Recipe | None:
+            return load_recipe(TOY_RECIPE) if name == "own" else None
+
+    plugins.register(Picky(), "two_hooks")
+    entry = entry_of(tmp_path / "registry.yaml", layout="voc")
+
+    assert plugins.recipe(entry, "own").name == "w8a8_toy"
+    assert plugins.recipe(entry, "w4a8_per_channel").name == "w4a8_per_channel"
+
+
+def test_what_is_neither_implemented_nor_declared_says_what_to_declare(plugins: PluginHost, tmp_path: Path) -> None:
+    plugins.register(TwoHooks(), "two_hooks")
+    entry = dataclasses.replace(entry_of(tmp_path / "registry.yaml"), task="pose")
+
+    with pytest.raises(PluginError, match=r"not implement zoo_dataset.*\n.*declare dataset.layout \(voc, coco, ima"):
+        plugins.dataset(entry, DatasetRequest(root=tmp_path, split="test"))
+    with pytest.raises(PluginError, match=r"not implement zoo_metric.*\n.*declare the task detection or"):
+        plugins.metric(entry, ())
+    assert plugins.conformance_kit(entry, tmp_path) is None
+
+
+@pytest.mark.parametrize("layout", ["voc", "coco", "image_folder", "shapes_voc", "shapes_folder"])
+def test_every_layout_opens_the_pictures_that_are_drawn_in_it(layout: str, plugins: PluginHost, tmp_path: Path) -> None:
+    plugins.register(TwoHooks(), "two_hooks")
+    entry = entry_of(tmp_path / "registry.yaml", layout=layout)
+    if layout == "shapes_folder":
+        splits = dataclasses.replace(entry.dataset, split="val", calibration_split="train")
+        entry = dataclasses.replace(entry, dataset=splits)
+    folder = tmp_path / "kit"
+    folder.mkdir()
+
+    kit = plugins.conformance_kit(entry, folder)
+
+    assert kit is not None
+    for split, scenes in kit.scenes.items():
+        dataset = plugins.dataset(entry, DatasetRequest(root=kit.root, split=split, label_file=kit.label_file))
+        assert sorted(dataset.ids) == sorted(scene.image_id for scene in scenes)
+        assert type(dataset.target(scenes[0].image_id)) is type(scenes[0].target)
+
+
+def test_drawn_shapes_refuse_a_split_that_they_do_not_have(plugins: PluginHost, tmp_path: Path) -> None:
+    plugins.register(TwoHooks(), "two_hooks")
+    entry = entry_of(tmp_path / "registry.yaml", layout="shapes_folder")
+
+    with pytest.raises(DataError, match=r"The drawn shapes have no split 'test'.\n  fix: name one of val, train"):
+        plugins.conformance_kit(entry, tmp_path)
+
+
+def test_a_layout_without_data_says_what_to_give(plugins: PluginHost, tmp_path: Path) -> None:
+    plugins.register(TwoHooks(), "two_hooks")
+    entry = entry_of(tmp_path / "registry.yaml", layout="coco")
+
+    with pytest.raises(DataError, match=r"evaluates on 'grid', .*\n.*--data: a folder with annotations/"):
+        plugins.dataset(entry, DatasetRequest(root=None, split="test"))
+
+
+def test_a_registry_file_given_for_one_call_adds_models_of_any_installed_plugin(tmp_path: Path) -> None:
+    path = registry_file(tmp_path, name="another_toy", plugin="toy_detector")
+    host = PluginHost(installed=False, registries=[path])
+    host.register(toy_detector, "toy_detector")
+
+    entry = host.model("another_toy")
+
+    assert entry.source == path
+    dataset = host.dataset(entry, DatasetRequest(root=data.write(tmp_path / "grid"), split="test"))
+    assert dataset.class_names == ("red", "green")
+    assert host.broken == ()
+
+
+def test_a_plugins_registry_file_may_name_another_plugin_as_owner(plugins: PluginHost, tmp_path: Path) -> None:
+    class MoreToys:
+        @hookimpl
+        def zoo_registry(self) -> Path:
+            return registry_file(tmp_path, name="another_toy", plugin="toy_detector")
+
+    plugins.register(MoreToys(), "more_toys")
+
+    bundle = plugins.load_model(plugins.model("another_toy"), None, ("a", "b"), "cpu")
+
+    assert bundle.network(bundle.example_input).shape == (1, 2, 4, 4)
+    assert plugins.broken == ()
+
+
+def test_a_wrong_registry_file_given_for_one_call_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("schema: 1\nmodels: {a: {plugn: b}}\n")
+
+    with pytest.raises(RegistryError, match=r"models\.a\.plugn: no such key; write 'plugin'"):
+        PluginHost(installed=False, registries=[tmp_path / "r.yaml"]).catalog()
+
+
+def test_an_owner_that_is_not_installed_suggests_the_closest(tmp_path: Path) -> None:
+    host = PluginHost(installed=False, registries=[registry_file(tmp_path, name="a", plugin="toy_detectr")])
+    host.register(toy_detector, "toy_detector")
+
+    with pytest.raises(PluginError, match="'toy_detectr', which is not installed; the closest is 'toy_detector'"):
+        host.recipe(host.model("a"), "any")
+
+
+# --------------------------------------------------------------------------- hooks of everybody
 
 
 def test_recipe_steps_are_gathered_from_everybody(plugins: PluginHost) -> None:
@@ -195,9 +335,9 @@ def test_a_model_whose_plugin_is_not_installed_names_the_plugin(tmp_path: Path) 
     host.register(Stranger(), "stranger")
     entry = host.model("lonely")
 
-    with pytest.raises(PluginError, match="'stranger' does not implement zoo_recipe"):
-        host.recipe(entry, "any")
-    with pytest.raises(PluginError, match="belongs to plugin 'stranger', which is not installed"):
+    with pytest.raises(PluginError, match="'stranger' does not implement zoo_load_model"):
+        host.load_model(entry, None, (), "cpu")
+    with pytest.raises(PluginError, match="belongs to plugin 'stranger', which is not installed; installed are none"):
         PluginHost(installed=False).recipe(entry, "any")
 
 
@@ -225,12 +365,12 @@ def test_a_hook_that_returns_nothing_is_an_error(plugins: PluginHost, tmp_path: 
             return registry_file(tmp_path, name="silent_model", plugin="silent")
 
         @hookimpl
-        def zoo_metric(self) -> None: ...
+        def zoo_load_model(self) -> None: ...
 
     plugins.register(Silent(), "silent")
 
-    with pytest.raises(PluginError, match="'silent' returned nothing from zoo_metric"):
-        plugins.metric(plugins.model("silent_model"), ())
+    with pytest.raises(PluginError, match="'silent' returned nothing from zoo_load_model"):
+        plugins.load_model(plugins.model("silent_model"), None, (), "cpu")
 
 
 def test_a_plugin_name_declared_twice_is_reported(plugins: PluginHost) -> None:
@@ -247,33 +387,7 @@ def test_bundled_plugins_are_found_through_the_entry_points_that_outsiders_use()
     assert host.broken == ()
 
 
-# --------------------------------------------------------------------------- the version of the API
-
-
-class FromTheFuture:
-    ZOO_API_VERSION = API_VERSION + 1
-
-    @hookimpl
-    def zoo_hook_that_is_not_there_yet(self) -> None: ...
-
-
-def test_a_plugin_that_needs_a_newer_core_is_named_with_both_versions(plugins: PluginHost) -> None:
-    plugins.register(FromTheFuture(), "from_the_future")
-
-    (broken,) = plugins.broken
-    assert broken.plugin_id == "from_the_future"
-    assert (
-        f"needs version {API_VERSION + 1} of the plugin API; zoo-eval {__version__} offers {API_VERSION}"
-        in broken.cause
-    )
-    assert plugins.model("toy_squares").plugin == "toy_detector"
-
-
-@pytest.mark.parametrize("version", [0, -1, "2", True, None, 1.5])
-def test_what_is_no_version_is_refused(plugins: PluginHost, version: object) -> None:
-    plugins.register(type("Vague", (), {"ZOO_API_VERSION": version})(), "vague")
-
-    assert f"declares ZOO_API_VERSION = {version!r}, which is no version" in plugins.broken[0].cause
+# --------------------------------------------------------------------------- installed plugins
 
 
 @pytest.fixture
@@ -317,14 +431,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
             "Model 'ssd_mobilenetv2_lite' is claimed twice: by .*registry.yaml and .*registry.yaml",
         ),
         (
-            "ZOO_API_VERSION = 1\nfrom zoo_core.datatypes import NoSuchName\n",
+            "from zoo_core.datatypes import NoSuchName\n",
             "ImportError: cannot import name 'NoSuchName'",
         ),
-        (
-            f"from zoo_core.datatypes import TypeOfTheFuture\n\nZOO_API_VERSION = {API_VERSION + 1}\n",
-            f"needs version {API_VERSION + 1} of the plugin API; zoo-eval .* offers {API_VERSION}",
-        ),
-        (f"ZOO_API_VERSION = {API_VERSION + 1}\n", f"needs version {API_VERSION + 1} of the plugin API"),
     ],
 )
 def test_doctor_and_list_name_an_installed_plugin_that_cannot_be_used(

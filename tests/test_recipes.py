@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from zoo_core.datatypes import Recipe
 from zoo_core.errors import RecipeError
-from zoo_core.recipes import load_recipe, override, recipe_text, shipped_recipe
+from zoo_core.recipes import (
+    SHIPPED_RECIPES,
+    config_path,
+    find_recipe,
+    load_recipe,
+    override,
+    recipe_text,
+    shipped_configs,
+)
 
 RECIPE = """\
 schema: 1
@@ -46,26 +55,62 @@ def test_a_recipe_file_becomes_its_steps_in_order(recipe: Recipe, tmp_path: Path
     assert recipe.source == tmp_path / "recipe.yaml"
 
 
-def test_a_plugin_ships_the_recipes_of_its_folder_and_no_others(tmp_path: Path) -> None:
-    folder = tmp_path / "recipes"
-    folder.mkdir()
-    for name in ("w8a8", "w4a8"):
-        (folder / f"{name}.yaml").write_text(RECIPE.replace("name: w8a8", f"name: {name}"))
+def test_a_recipe_is_taken_from_the_first_place_that_has_it_and_from_no_other_file(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    for folder, names in ((own, ("w8a8", "w4a8")), (other, ("w8a8", "w8a16"))):
+        folder.mkdir()
+        for name in names:
+            (folder / f"{name}.yaml").write_text(RECIPE.replace("name: w8a8", f"name: {name}"))
     write(tmp_path, RECIPE)
+    places = [own, other]
 
-    assert shipped_recipe(folder, "w4a8", model_id="m").name == "w4a8"
+    assert find_recipe("w8a8", places, model_id="m").source == own / "w8a8.yaml"
+    assert find_recipe("w8a16", places, model_id="m").source == other / "w8a16.yaml"
+    assert find_recipe("w4a8", [own / "w4a8.yaml"], model_id="m").name == "w4a8"
     for name, words in (
         ("w8a4", "the closest is 'w8a8'|the closest is 'w4a8'"),
         ("../recipe", "m has no recipe '../recipe'"),
     ):
         with pytest.raises(RecipeError, match=words) as caught:
-            shipped_recipe(folder, name, model_id="m")
-        assert "w4a8, w8a8" in str(caught.value)
+            find_recipe(name, places, model_id="m")
+        assert "w4a8, w8a16, w8a8" in str(caught.value)
+    with pytest.raises(RecipeError, match=r"m\.recipes names .*gone, which does not exist"):
+        find_recipe("w8a8", [tmp_path / "gone"], model_id="m")
+
+
+@pytest.mark.parametrize(
+    ("name", "symmetric", "per_channel", "input_quantized"),
+    [
+        ("per_tensor_asymmetric", False, False, False),
+        ("per_tensor_asymmetric_quantized_input", False, False, True),
+        ("per_channel_symmetric", True, True, False),
+        ("per_channel_symmetric_quantized_input", True, True, True),
+    ],
+)
+def test_a_shipped_configuration_holds_what_its_name_says(
+    name: str, symmetric: bool, per_channel: bool, input_quantized: bool
+) -> None:
+    content = json.loads(config_path(Path("anywhere/recipe.yaml"), name).read_text())
+
+    assert content["defaults"]["params"]["is_symmetric"] == str(symmetric)
+    assert content["defaults"]["per_channel_quantization"] == str(per_channel)
+    assert (content["model_input"] == {"is_input_quantized": "True"}) == input_quantized
+    assert ("Concat" in content["op_type"]) == (not input_quantized)
+    assert content["params"] == {"bias": {"is_quantized": "False"}}
+    assert len(shipped_configs()) == 4
+
+
+def test_a_configuration_is_a_shipped_name_or_a_path_beside_the_recipe(tmp_path: Path) -> None:
+    recipe_file = tmp_path / "recipe.yaml"
+
+    assert config_path(recipe_file, "../x.json") == tmp_path / "../x.json"
+    with pytest.raises(RecipeError, match="no AIMET configuration 'per_tensor_asym'; the closest is 'per_tensor_asym"):
+        config_path(recipe_file, "per_tensor_asym")
 
 
 def test_every_recipe_in_the_repository_loads() -> None:
     root = Path(__file__).parents[1]
-    paths = sorted(root.glob("plugins/*/recipes/*.yaml"))
+    paths = sorted([*root.glob("plugins/*/recipes/*.yaml"), *SHIPPED_RECIPES.glob("*.yaml")])
     assert paths
     assert [load_recipe(path).name for path in paths] == [path.stem for path in paths]
 
@@ -78,10 +123,10 @@ def test_all_problems_of_a_recipe_are_reported_at_once(tmp_path: Path) -> None:
         load_recipe(path)
     fact = caught.value.fact
     assert f"{path} has 6 problems" in fact
-    assert f'{path}:2: name: the text "" stands where text is due' in fact
+    assert f'{path}:2: name: expected text, got the text ""' in fact
     assert f"{path}:1: description: the key is missing" in fact
-    assert f'{path}:4: steps[0]: {{"stage": "a"}} names no step' in fact
-    assert f"{path}:6: steps[2]: the step 'quantsim' stands here a second time" in fact
+    assert f'{path}:4: steps[0]: {{"stage": "a"}} does not name a step' in fact
+    assert f"{path}:6: steps[2]: the step 'quantsim' is repeated" in fact
     assert f"{path}:7: step: no such key; write 'steps'" in fact
 
 
@@ -90,8 +135,8 @@ def test_all_problems_of_a_recipe_are_reported_at_once(tmp_path: Path) -> None:
     [
         ("  - step: quantsim", "  - step: more", r"recipe\.yaml:9: steps\[2\]: the last step is 'more'"),
         ("schema: 1", "schema: 9", "the file has schema 9; this zoo-eval reads up to schema 1"),
-        ("step: fold_batch_norms", "step: 3", r'5: steps\[0\]: \{"step": 3\} names no step'),
-        ("step: fold_batch_norms", "step: quantsim", r"steps\[0\]: quantsim stands before other steps"),
+        ("step: fold_batch_norms", "step: 3", r'5: steps\[0\]: \{"step": 3\} does not name a step'),
+        ("step: fold_batch_norms", "step: quantsim", r"steps\[0\]: quantsim comes before other steps"),
         (
             "    param_bw: 8\n",
             "    param_bw: 8\n    param_bw: 4\n",
@@ -107,7 +152,7 @@ def test_a_bad_recipe_names_line_and_fix(tmp_path: Path, old: str, new: str, mes
 
 @pytest.mark.parametrize("steps", ["", "[]", "3", "{a: 1}"])
 def test_a_recipe_without_steps_is_refused(tmp_path: Path, steps: str) -> None:
-    with pytest.raises(RecipeError, match=r"steps: .* stands where steps are due"):
+    with pytest.raises(RecipeError, match=r"steps: expected steps, got"):
         load_recipe(write(tmp_path, f"schema: 1\nname: a\ndescription: b\nsteps: {steps}\n"))
 
 

@@ -52,7 +52,7 @@ def test_the_builtin_registry_holds_the_published_model() -> None:
     assert entry.checkpoint.sha256 is None
     assert entry.optimized_checkpoint is not None
     assert entry.optimized_checkpoint.url.endswith("/phase_2_january_artifacts/ssd_mobilenetv2_w8a8_state_dict.pth")
-    assert (entry.dataset.name, entry.dataset.split, entry.dataset.calibration_split) == ("voc2007", "test", "trainval")
+    assert (entry.dataset.name, entry.dataset.split, entry.dataset.calibration_split) == ("VOC2007", "test", "trainval")
 
 
 def test_the_archives_are_torchvisions_with_its_checksums() -> None:
@@ -74,7 +74,7 @@ def test_the_per_class_reference_averages_to_the_published_mean() -> None:
 
 def test_a_minimal_entry_gets_the_defaults(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL)
-    entry = load_registry(path, plugin_id="toy_detector")["toy"]
+    entry = load_registry(path)["toy"]
     assert isinstance(entry, ModelEntry)
     assert (entry.checkpoint, entry.references, entry.options, entry.source) == (None, (), {}, path)
 
@@ -96,7 +96,7 @@ def test_every_problem_of_a_file_is_reported_at_once(tmp_path: Path) -> None:
         load_registry(path)
     fact = caught.value.fact
     assert f"{path} has 5 problems" in fact
-    assert f"{path}:4: models.toy.plugin: the number 7 stands where text (in quotes) is due" in fact
+    assert f"{path}:4: models.toy.plugin: expected text (in quotes), got the number 7" in fact
     assert f"{path}:6: models.toy.desciption: no such key; write 'description'" in fact
     assert f"{path}:3: models.toy.description: the key is missing; add it" in fact
     assert f"{path}:7: models.toy.dataset.split: the key is missing; add it" in fact
@@ -115,30 +115,30 @@ VARIANT = (
         ("checkpoint: {url: 'http://a.org/b'}", 'models.toy.checkpoint.url: "http://a.org/b" is neither https://'),
         ("checkpoint: {url: 'package:zoo/../../x'}", "checkpoint.url: .* is neither"),
         ("checkpoint: {url: 'https://a.org/b', sha256: abc}", 'sha256: "abc" is not 64 hexadecimal'),
-        ("checkpoint: {url: 'https://a.org/b', sha256: 123}", "the number 123 stands where text"),
+        ("checkpoint: {url: 'https://a.org/b', sha256: 123}", "expected text .*, got the number 123"),
         ("checkpoint: {url: 'https://a.org/b', md5: abc}", 'md5: "abc" is not 32 hexadecimal'),
         ("checkpoint: {url: 'https://a.org/b', sha256_prefix: b03531}", 'sha256_prefix: "b03531" is not 8 to 63 hexa'),
-        ("checkpoint: {url: 'https://a.org/b', size_bytes: 0}", "size_bytes: 0 is no size"),
-        ("checkpoint: {url: 'https://a.org/b', size_bytes: true}", "size_bytes: true stands where a whole number"),
-        ("checkpoint: https://a.org/b", "checkpoint: the text .* stands where a mapping is due"),
+        ("checkpoint: {url: 'https://a.org/b', size_bytes: 0}", "size_bytes: 0 is not a file size"),
+        ("checkpoint: {url: 'https://a.org/b', size_bytes: true}", "size_bytes: expected a whole number, got true"),
+        ("checkpoint: https://a.org/b", "checkpoint: expected a mapping, got the text"),
         ("checkpoint: {}", "checkpoint.url: the key is missing"),
         (
             f"references: [{{{REFERENCE}, tolerance: -0.1, value: 0.5}}]",
             r"references\[0\].tolerance: .* -0.1 is negative",
         ),
-        (f"references: [{{{REFERENCE}, tolerance: 0.1, value: 68.7}}]", r"68\.7 lies outside (?s:.*)68\.7 % is 0\.687"),
-        (f"references: [{{{REFERENCE}, tolerance: 0.1, value: high}}]", 'the text "high" stands where a number'),
+        (f"references: [{{{REFERENCE}, tolerance: 0.1, value: 68.7}}]", r"68\.7 is outside (?s:.*)68\.7 % is 0\.687"),
+        (f"references: [{{{REFERENCE}, tolerance: 0.1, value: high}}]", 'expected a number, got the text "high"'),
         (
             f"references: [{{{REFERENCE}, tolerance: 0.1, value: 0.5, per_class: {{cat: 1.5, dog: 1}}}}]",
-            "per_class: outside .* lie cat 1.5",
+            "per_class: outside .*: cat 1.5",
         ),
         (
             VARIANT.format("torch: 2.12"),
-            "the number 2.12 stands where text",
+            "expected text .*, got the number 2.12",
         ),
         (
             VARIANT.format("torch: new"),
-            r'variants\[0\].versions: "new" is no version specifier',
+            r'variants\[0\].versions: "new" is not a version specifier',
         ),
         (
             VARIANT.format("tensorflow: '2'"),
@@ -148,10 +148,12 @@ VARIANT = (
             VARIANT.format(""),
             "no version is",
         ),
-        (f"references: [{{{REFERENCE}, tolerance: 0, value: 1, settings: [w4]}}]", 'settings: "w4" is no override'),
+        (f"references: [{{{REFERENCE}, tolerance: 0, value: 1, settings: [w4]}}]", 'settings: "w4" is not an override'),
         ("references: [{protocol: '', stage: a, source: b, tolerance: 0, value: 0}]", "protocol: the text is empty"),
-        ("references: {stage: fp32}", "references: a mapping stands where a list"),
-        ("options: [1]", "options: a list stands where a mapping"),
+        ("references: {stage: fp32}", "references: expected a list, got a mapping"),
+        ("recipes: ''", "models.toy.recipes: the text is empty"),
+        ("recipe_folder: recipes", "models.toy.recipe_folder: no such key"),
+        ("options: [1]", "options: expected a mapping, got a list"),
         ("source: /etc/passwd", "models.toy.source: no such key"),
         ("model_id: other", "models.toy.model_id: no such key"),
         ("task: detection", r"registry\.yaml:10: models\.toy\.task: the key is repeated, first on line 5"),
@@ -170,8 +172,8 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
         ("schema: 1", "models: the key is missing"),
         ("models: {}", "schema: the key is missing"),
         ("schema: one\nmodels: {}", 'schema: the value "one" is not a schema version'),
-        ("schema: 1\nmodels: [a]", "models: a list stands where models are due"),
-        ("schema: 1\nmodels: {a: 3}", "models.a: the number 3 stands where a mapping is due"),
+        ("schema: 1\nmodels: [a]", "models: expected models, got a list"),
+        ("schema: 1\nmodels: {a: 3}", "models.a: expected a mapping, got the number 3"),
         ("schema: 1\nmodels: {}\nmodules: {}", "modules: no such key\\.\n  fix: write 'models'"),
     ],
 )
@@ -189,13 +191,21 @@ def test_a_newer_schema_is_the_only_problem_reported(tmp_path: Path) -> None:
 
 
 def test_a_model_id_has_lower_case_letters_digits_and_underscores(tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match=r'"My-Toy" is no model id.\n  fix: use only a-z, 0-9 and _'):
+    with pytest.raises(RegistryError, match=r'"My-Toy" is not a model id.\n  fix: use only a-z, 0-9 and _'):
         load_registry(edited(tmp_path, ("  toy:", "  My-Toy:")))
 
 
-def test_a_plugins_file_may_only_name_that_plugin(tmp_path: Path) -> None:
-    with pytest.raises(RegistryError, match=r"registry\.yaml:4: .*'other' ships this file, .* names \"toy_detector\""):
-        load_registry(write(tmp_path, MINIMAL), plugin_id="other")
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("layout: image_foldr", "dataset.layout: \"image_foldr\" is not a layout .*\n  fix: write 'image_folder'"),
+        ("layout: lmdb", "dataset.layout: .*\n  fix: name one of voc, coco, image_folder, .* implement zoo_dataset"),
+        ("label_fil: a.txt", "dataset.label_fil: no such key.\n  fix: write 'label_file'"),
+    ],
+)
+def test_a_bad_dataset_declaration_is_named(tmp_path: Path, line: str, message: str) -> None:
+    with pytest.raises(RegistryError, match=message):
+        load_registry(edited(tmp_path, ("dataset: {name: toys,", f"dataset: {{{line}, name: toys,")))
 
 
 def catalog(tmp_path: Path, name: str, **owners: Any) -> dict[str, ModelEntry]:

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, TypeAlias
 
 from zoo_core.errors import PluginError
@@ -534,15 +535,30 @@ class Artifact:
     size_bytes: int | None = None
 
 
+LAYOUTS: Mapping[str, str] = MappingProxyType(
+    {
+        "voc": "a folder with ImageSets/Main, Annotations and JPEGImages",
+        "coco": "a folder with annotations/instances_<split>.json and the images in <split>",
+        "image_folder": "a folder with <split>/<class>/*.jpg",
+        "shapes_voc": "pictures of drawn shapes with boxes; zoo-eval draws them when --data is not given",
+        "shapes_folder": "drawn shapes, one a picture, in a folder per class; zoo-eval draws them likewise",
+    }
+)
+"""Data layouts that zoo-eval opens itself, and what each looks like on disk."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetEntry:
     """Where a model's dataset comes from and which splits serve what.
 
     Attributes:
-        name: The dataset's id in the plugin, e.g. ``voc2007``.
+        name: For people, e.g. ``VOC2007``; picks the folder of this name where several lie side by side.
         split: Evaluated by default.
         calibration_split: Calibration images are drawn from it, never from the evaluated split.
         archives: Unpacked into the cache by ``zoo-eval fetch``; empty for data the user brings or the plugin draws.
+        layout: One of ``LAYOUTS``: zoo-eval opens the data itself. None where the plugin implements ``zoo_dataset``.
+        label_file: Names the classes, one a line, unless ``--labels`` does: a path relative to the registry file, or
+            ``package:<import name>/<path>``. None for the classes that the data names.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -550,6 +566,8 @@ class DatasetEntry:
     split: str
     calibration_split: str
     archives: tuple[Artifact, ...] = ()
+    layout: str | None = None
+    label_file: str | None = None
 
 
 RECORDED_PACKAGES = (
@@ -632,10 +650,13 @@ class ModelEntry:
 
     Attributes:
         model_id: Its key in the registry file.
-        plugin: The plugin that owns it.
+        plugin: The plugin that owns it: any that is installed.
+        task: ``detection`` and ``classification`` have metrics of zoo-eval's; a plugin may bring another.
         checkpoint: The original weights; None when the user must bring them.
         optimized_checkpoint: Weights published as already optimized, if any.
-        recipe: Name of the default recipe among the plugin's.
+        recipe: Name of the default recipe.
+        recipes: A folder of recipe files, or one recipe file: a path relative to the registry file, or
+            ``package:<import name>/<path>``. The recipes that zoo-eval ships can be named besides.
         headline: Protocol id that tables show first.
         options: What only the plugin understands, e.g. a width multiplier.
         source: Registry file that holds the entry.
@@ -649,6 +670,7 @@ class ModelEntry:
     recipe: str
     headline: str
     checkpoint: Artifact | None = None
+    recipes: str | None = None
     optimized_checkpoint: Artifact | None = None
     references: tuple[Reference, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,8 @@
-"""Every hook the core calls; a hook that is not declared here does not exist."""
+"""Every hook the core calls; a hook that is not declared here does not exist.
+
+A plugin that owns models needs ``zoo_registry`` and ``zoo_load_model``. Where it leaves out another hook of the owner,
+or returns None from it, ``zoo_core.defaults`` answers from what the registry entry declares.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +37,9 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 def zoo_load_model(
     entry: ModelEntry, checkpoint: Checkpoint | None, class_names: Sequence[str], device: str
 ) -> ModelBundle:
-    """Build the network and say how an image gets in and a prediction gets out.
+    """Build the network, and define how an image gets in and a prediction gets out.
 
-    Asked of the plugin that owns ``entry`` alone, once per checkpoint of a run. The network must be in eval mode,
+    Asked only of the plugin that owns ``entry``, once per checkpoint of a run. The network must be in eval mode,
     hold only what a device would run (no softmax, no box decoding, no NMS), and accept ``bundle.example_input``.
 
     Args:
@@ -50,26 +54,27 @@ def zoo_load_model(
 
 
 @hookspec(firstresult=True)
-def zoo_recipe(entry: ModelEntry, name: str) -> Recipe:
-    """Return the recipe that the plugin ships under ``name``.
+def zoo_recipe(entry: ModelEntry, name: str) -> Recipe | None:
+    """Return the recipe called ``name``.
 
-    Asked of the owning plugin alone; a recipe given as a file never gets here.
+    Asked of the owning plugin; a recipe given as a file never gets here. Default: a file that the entry's ``recipes``
+    names, or a recipe that zoo-eval ships.
 
     Args:
         entry: The model's entry in the registry.
         name: Recipe name, e.g. the entry's default.
 
     Raises:
-        RecipeError: The plugin ships no such recipe; the fix lists those it ships.
+        RecipeError: There is no such recipe; the fix lists those there are.
     """
 
 
 @hookspec(firstresult=True)
-def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
+def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset | None:
     """Open one split of the model's dataset.
 
-    Asked of the owning plugin alone, once for the evaluated split and once for the calibration split. Stay cheap:
-    list ids, do not read images.
+    Asked of the owning plugin, once for the evaluated split and once for the calibration split. Stay cheap: list ids,
+    do not read images. Default: the split in the layout that ``entry.dataset.layout`` declares.
 
     Args:
         entry: The model's entry in the registry; ``entry.dataset`` says which data.
@@ -81,10 +86,10 @@ def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
 
 
 @hookspec(firstresult=True)
-def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
+def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric | None:
     """Return an empty accumulator that computes every protocol of the task at once.
 
-    Asked of the owning plugin alone, once per evaluated stage.
+    Asked of the owning plugin, once per evaluated stage. Default: the metric of ``entry.task``.
 
     Args:
         entry: The model's entry in the registry.
@@ -93,12 +98,12 @@ def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
 
 
 @hookspec(firstresult=True)
-def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
-    """Write a few drawn pictures in the model's own data layout and say what is true of them.
+def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit | None:
+    """Write a few drawn pictures in the model's own data layout and return what is true of them.
 
-    Asked of the owning plugin alone, by ``zoo-eval validate`` and ``zoo_core.conformance``; never by a run. Optional:
-    what cannot be checked without it is reported as not checked. ``zoo_core.datasets.scenes`` draws pictures and
-    writes the usual layouts.
+    Asked of the owning plugin by ``zoo-eval validate`` and ``zoo_core.conformance``; never by a run. Default: pictures
+    in the declared layout, without ``encode`` and weights. ``zoo_core.datasets.kits.draw_kit`` makes that kit, to which
+    a plugin can add the two; what cannot be checked is reported as not checked.
 
     Args:
         entry: The model's entry in the registry.
@@ -110,8 +115,8 @@ def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
 def zoo_registry() -> Path:
     """Return the registry file that this plugin ships.
 
-    Asked of every plugin, also for ``zoo-eval list``: import nothing heavy. Each ``model_id`` belongs to one plugin,
-    and every entry must name the plugin that ships the file.
+    Asked of every plugin, also for ``zoo-eval list``: import nothing heavy. An entry may name any installed plugin as
+    its owner; a ``model_id`` may be claimed only once.
     """
 
 
@@ -138,10 +143,10 @@ def zoo_task(task: str) -> Task | None:
 
 @hookspec
 def zoo_evaluation_finished(run_dir: Path, record: RunRecord, metrics: MetricsRecord | None) -> None:
-    """Be told of a finished run, for trackers and uploads.
+    """Act on a finished run, e.g. for trackers and uploads.
 
-    Asked of every plugin after ``metrics.json`` and ``report.html`` are written. An exception is logged and named in
-    the record; it does not fail the run, whose number stands.
+    Called on every plugin after ``metrics.json`` and ``report.html`` are written. An exception is logged and named in
+    the record; it does not fail the run, whose number is already stored.
 
     Args:
         run_dir: The complete run directory.

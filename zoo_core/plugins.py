@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
-from zoo_core import hookspecs, tasks
-from zoo_core.api_version import check_api_version, declared_in_source, declared_version
-from zoo_core.errors import PluginError, ZooError
+from zoo_core import defaults, hookspecs, tasks
+from zoo_core.errors import PluginError, ZooError, closest
 from zoo_core.guards import (
     GuardedDataset,
     GuardedMetric,
@@ -60,25 +60,32 @@ class BrokenPlugin:
     details: str
 
 
+def _manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
 class PluginHost:
     """The plugins of one run. Create one per run and per test; there is no global instance.
 
     Args:
         installed: Find plugins through the entry-point group ``zoo_eval``. Each is imported when first needed.
+        registries: Registry files whose models are known to this host besides those of plugins.
     """
 
-    def __init__(self, *, installed: bool = True) -> None:
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self._manager.add_hookspecs(hookspecs)
+    def __init__(self, *, installed: bool = True, registries: Sequence[Path] = ()) -> None:
+        self._manager = _manager()
         self._manager.register(tasks, name=CORE)
+        self._defaults = _manager()
+        self._defaults.register(defaults, name=CORE)
+        self._registries = tuple(registries)
         self._pending: dict[str, Callable[[], object]] = {}
         self._broken: dict[str, BrokenPlugin] = {}
         self._catalog: dict[str, ModelEntry] | None = None
         self._claims: dict[str, list[str]] = {}
-        self._points: dict[str, EntryPoint] = {}
         if installed:
             for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
-                self._points.setdefault(point.name, point)
                 self._add(point.name, point.load)
 
     def register(self, plugin: object, plugin_id: str) -> None:
@@ -118,33 +125,41 @@ class PluginHost:
         return tuple(self._broken[name] for name in sorted(self._broken))
 
     def catalog(self) -> dict[str, ModelEntry]:
-        """Every model by name: the built-in registry and the registry file of each plugin.
+        """Every model by name: the built-in registry, the host's ``registries``, and the registry file of each plugin.
 
         A plugin whose registry file is wrong is reported among ``broken`` and adds nothing. A name claimed twice
         stays in the catalogue; asking for it is an error that names both.
 
         Raises:
-            RegistryError: The built-in registry file is wrong.
+            RegistryError: The built-in registry file or one of ``registries`` is wrong.
         """
         if self._catalog is None:
             from zoo_core import registry
 
-            catalog = registry.load_registry(registry.builtin_registry())
-            self._claims = {name: [str(entry.source)] for name, entry in catalog.items()}
+            catalog: dict[str, ModelEntry] = {}
+            self._claims = {}
+            for path in (registry.builtin_registry(), *self._registries):
+                self._enter(catalog, registry.load_registry(path))
             self._load_all()
             for plugin_id, path in self._ask_everyone("zoo_registry"):
                 try:
-                    entries = registry.load_registry(Path(path), plugin_id=plugin_id)
+                    entries = registry.load_registry(Path(path))
                 except ZooError as error:
                     self._break(plugin_id, error)
                     continue
-                for name, entry in entries.items():
-                    self._claims.setdefault(name, []).append(str(entry.source))
-                    if len(self._claims[name]) > 1:
-                        self._break(plugin_id, self._claimed_twice(name))
-                    catalog.setdefault(name, entry)
+                for name in self._enter(catalog, entries):
+                    self._break(plugin_id, self._claimed_twice(name))
             self._catalog = catalog
         return self._catalog
+
+    def _enter(self, catalog: dict[str, ModelEntry], entries: Mapping[str, ModelEntry]) -> list[str]:
+        """Add entries to the catalogue; returns the names that were there already."""
+        repeated = []
+        for name, entry in entries.items():
+            self._claims.setdefault(name, []).append(str(entry.source))
+            if catalog.setdefault(name, entry) is not entry:
+                repeated.append(name)
+        return repeated
 
     def model(self, name: str) -> ModelEntry:
         """Return the entry of a model, by its registry name or by the name of a plugin that owns one model.
@@ -164,10 +179,10 @@ class PluginHost:
         files = " and ".join(self._claims[name])
         return PluginError(
             f"Model {name!r} is claimed twice: by {files}.",
-            fix="uninstall one of the plugins, or give one model another name in its registry file.",
+            fix="give one of the models another name in its registry file, or uninstall one of the plugins.",
         )
 
-    # ------------------------------------------------------------------ hooks of the owning plugin
+    # ------------------------------------------------------------------ hooks of the owning plugin, or its defaults
 
     def load_model(
         self, entry: ModelEntry, checkpoint: Checkpoint | None, class_names: Sequence[str], device: str
@@ -179,46 +194,55 @@ class PluginHost:
         return guarded_bundle(cast("ModelBundle", result), entry.plugin)
 
     def recipe(self, entry: ModelEntry, name: str) -> Recipe:
-        """Call ``zoo_recipe`` of the plugin that owns ``entry``."""
+        """Call ``zoo_recipe`` of the plugin that owns ``entry``, or read the recipe files that the entry declares."""
         return cast("Recipe", self._ask_owner(entry, "zoo_recipe", entry=entry, name=name))
 
     def dataset(self, entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
-        """Call ``zoo_dataset`` of the plugin that owns ``entry``."""
+        """Call ``zoo_dataset`` of the plugin that owns ``entry``, or open the layout that the entry declares."""
+        request = dataclasses.replace(request, label_file=request.label_file or defaults.label_file(entry))
         dataset = cast("EvalDataset", self._ask_owner(entry, "zoo_dataset", entry=entry, request=request))
         return GuardedDataset(dataset, entry.plugin)
 
     def metric(self, entry: ModelEntry, class_names: Sequence[str]) -> Metric:
-        """Call ``zoo_metric`` of the plugin that owns ``entry``."""
+        """Call ``zoo_metric`` of the plugin that owns ``entry``, or make the metric of the entry's task."""
         metric = cast("Metric", self._ask_owner(entry, "zoo_metric", entry=entry, class_names=class_names))
         return GuardedMetric(metric, entry.plugin)
 
     def conformance_kit(self, entry: ModelEntry, directory: Path) -> ConformanceKit | None:
-        """Call ``zoo_conformance`` of the plugin that owns ``entry``; None where it does not implement it."""
-        if not self._owners_caller(entry, "zoo_conformance").get_hookimpls():
-            return None
-        kit = cast("ConformanceKit", self._ask_owner(entry, "zoo_conformance", entry=entry, directory=directory))
-        return guarded_kit(kit, entry.plugin)
+        """Call ``zoo_conformance`` of the plugin that owns ``entry``, or draw in the layout that the entry declares.
+
+        Returns:
+            None where the plugin does not implement it and the entry declares no layout.
+        """
+        kit = self._answer(entry, "zoo_conformance", entry=entry, directory=directory)
+        return None if kit is None else guarded_kit(cast("ConformanceKit", kit), entry.plugin)
 
     def _owners_caller(self, entry: ModelEntry, hook: str) -> pluggy.HookCaller:
         owner = self._owner(entry)
         others = [plugin for plugin in self._manager.get_plugins() if plugin is not owner]
         return self._manager.subset_hook_caller(hook, remove_plugins=others)
 
-    def _ask_owner(self, entry: ModelEntry, hook: str, /, **arguments: object) -> object:
+    def _answer(self, entry: ModelEntry, hook: str, /, **arguments: object) -> object:
+        """Ask the owner, then the defaults; None where neither answers."""
         caller = self._owners_caller(entry, hook)
-        if not caller.get_hookimpls():
-            raise PluginError(
-                f"Plugin {entry.plugin!r} does not implement {hook}, which model {entry.model_id!r} needs.",
-                fix=f"implement {hook} in the plugin's hooks module; docs/hooks.md gives its contract.",
-            )
         with Naming(entry.plugin, hook):
             result: object = caller(**arguments)
         if result is None:
-            raise PluginError(
-                f"Plugin {entry.plugin!r} returned nothing from {hook} for model {entry.model_id!r}.",
-                fix=f"return a value from {hook}, or raise a ZooError that says what is missing.",
-            )
+            with Naming("zoo_core", hook):
+                result = getattr(self._defaults.hook, hook)(**arguments)
         return result
+
+    def _ask_owner(self, entry: ModelEntry, hook: str, /, **arguments: object) -> object:
+        result = self._answer(entry, hook, **arguments)
+        if result is not None:
+            return result
+        implemented = self._owners_caller(entry, hook).get_hookimpls()
+        did = f"returned nothing from {hook} for" if implemented else f"does not implement {hook}, which is needed by"
+        declare = f", or {defaults.DECLARE[hook]}" if hook in defaults.DECLARE else ""
+        raise PluginError(
+            f"Plugin {entry.plugin!r} {did} model {entry.model_id!r} ({entry.source}).",
+            fix=f"return a value from {hook} in the plugin's hooks module (docs/hooks.md gives its contract){declare}.",
+        )
 
     def _owner(self, entry: ModelEntry) -> object:
         self._load(entry.plugin)
@@ -229,10 +253,12 @@ class PluginHost:
                 fix="run `zoo-eval doctor --verbose` for the traceback, and mend or reinstall the plugin.",
             )
         if not self._manager.has_plugin(entry.plugin):
+            near = closest(entry.plugin, self.plugin_ids)
+            hint = f"; the closest is {near!r}" if near else ""
             raise PluginError(
                 f"Model {entry.model_id!r} ({entry.source}) belongs to plugin {entry.plugin!r}, "
-                f"which is not installed; installed are {', '.join(self.plugin_ids) or 'none'}.",
-                fix="install the package that declares this plugin in its entry points.",
+                f"which is not installed{hint}; installed are {', '.join(self.plugin_ids) or 'none'}.",
+                fix="name an installed plugin in the entry, or install the package that declares this one.",
             )
         return self._manager.get_plugin(entry.plugin)
 
@@ -322,24 +348,12 @@ class PluginHost:
             return
         try:
             plugin = load()
-            check_api_version(plugin_id, declared_version(plugin))
             self._manager.register(plugin, name=plugin_id)
             self._manager.check_pending()
         except (Exception, SystemExit) as error:  # a module may call sys.exit while it is imported
             if self._manager.has_plugin(plugin_id):  # pluggy before 1.7 keeps a plugin that failed its check
                 self._manager.unregister(name=plugin_id)
-            self._break(plugin_id, self._cause_of_failed_load(plugin_id, error))
-
-    def _cause_of_failed_load(self, plugin_id: str, error: BaseException) -> BaseException:
-        """The error itself, or that the plugin needs a newer core: that is why an import of core names fails then."""
-        point = self._points.get(plugin_id)
-        try:
-            if point is not None and not isinstance(error, PluginError):
-                check_api_version(plugin_id, declared_in_source(point.module))
-        except PluginError as too_new:
-            too_new.__cause__ = error
-            return too_new
-        return error
+            self._break(plugin_id, error)
 
     def _break(self, plugin_id: str, error: BaseException) -> None:
         cause = error.fact if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"

@@ -1,6 +1,6 @@
-"""Recipes: a YAML file to an ordered list of quantization steps, and settings from the command line on top.
+"""Reads recipe files into ordered lists of quantization steps, and applies settings from the command line.
 
-What a step's parameters may be is known to the step; they are checked when the recipe is put to work.
+Parameters are checked later, by the step that they belong to.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ SCHEMA = 1
 QUANTSIM = "quantsim"
 """Every recipe ends with it: it holds bit widths, scheme and config file."""
 
+_SHIPPED = Path(__file__).parent / "shipped"
+SHIPPED_RECIPES = _SHIPPED / "recipes"
+"""Recipe files that any model may name."""
+
 _KEYS = ("schema", "name", "description", "steps")
 
 
 def names_a_file(recipe: str) -> bool:
-    """Whether a recipe asked for is a file, and not one of the plugin's by name."""
+    """Return True if ``recipe`` is a file's path rather than the name of a recipe."""
     return recipe.endswith((".yaml", ".yml")) or "/" in recipe
 
 
@@ -53,32 +57,65 @@ def load_recipe(path: Path) -> Recipe:
     for key in ("name", "description"):
         value = content.get(key)
         if key in content and not (isinstance(value, str) and value.strip()):
-            file.report((key,), f"{describe(value)} stands where text is due", f"say the recipe's {key} in words")
+            file.report((key,), f"expected text, got {describe(value)}", f"write the recipe's {key}")
     steps = _steps(file, content["steps"]) if "steps" in content else ()
     file.finish()
     name, description = str(content["name"]), str(content["description"])
     return Recipe(name=name, description=description, steps=steps, source=file.path, sha256=recipe_sha256(name, steps))
 
 
-def shipped_recipe(folder: Path, name: str, *, model_id: str) -> Recipe:
-    """Read one of the recipe files that a plugin ships: what its ``zoo_recipe`` returns.
+def find_recipe(name: str, places: Sequence[Path], *, model_id: str) -> Recipe:
+    """Read the recipe called ``name`` from recipe files and folders of recipe files.
 
     Args:
-        folder: Holds ``<name>.yaml`` for every recipe that the plugin ships.
-        name: As asked for; only names of files in the folder are opened.
-        model_id: Whom an error is about.
+        name: A file's name without ``.yaml``; only files in ``places`` are opened.
+        places: Searched in this order.
+        model_id: The model that errors name.
 
     Raises:
-        RecipeError: There is no such recipe, and which there are; or as ``load_recipe``.
+        RecipeError: There is no such recipe (lists those there are), a place does not exist, or as ``load_recipe``.
     """
-    shipped = sorted(path.stem for path in folder.glob("*.yaml"))
+    files: dict[str, Path] = {}
+    for place in places:
+        if not place.exists():
+            raise RecipeError(f"{model_id}.recipes names {place}, which does not exist.", fix="correct the path.")
+        for path in sorted(place.glob("*.yaml")) if place.is_dir() else [place]:
+            files.setdefault(path.stem, path)
+    shipped = sorted(files)
     if name not in shipped:
         hint = closest_hint(name, shipped, cutoff=0.0)  # a short name is far from what it abbreviates
         raise RecipeError(
             f"{model_id} has no recipe {name!r}{hint}.",
             fix=f"choose one of {', '.join(shipped) or 'none'}, or give a recipe file's path.",
         )
-    return load_recipe(folder / f"{name}.yaml")
+    return load_recipe(files[name])
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return the AIMET configurations that a recipe may name instead of a file, by name."""
+    return {path.stem: path for path in sorted((_SHIPPED / "aimet_configs").glob("*.json"))}
+
+
+def config_path(recipe_file: Path, named: str) -> Path:
+    """Return the AIMET configuration that a recipe's ``config_file`` means.
+
+    Args:
+        recipe_file: Where the recipe was read; a path is relative to its folder.
+        named: Name of a shipped configuration, or a path.
+
+    Raises:
+        RecipeError: It looks like a name, and no shipped configuration has it.
+    """
+    shipped = shipped_configs()
+    if named in shipped:
+        return shipped[named]
+    path = recipe_file.parent / named
+    if "/" not in named and not path.suffix and not path.exists():
+        raise RecipeError(
+            f"there is no AIMET configuration {named!r}{closest_hint(named, shipped)}",
+            fix=f"name one of {', '.join(shipped)}, or give a path relative to the recipe.",
+        )
+    return path
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
@@ -136,7 +173,7 @@ def recipe_sha256(name: str, steps: Sequence[StepSpec]) -> str:
 def _steps(file: YamlFile, value: Json) -> tuple[StepSpec, ...]:
     key: KeyPath = ("steps",)
     if not isinstance(value, list) or not value:
-        file.report(key, f"{describe(value)} stands where steps are due", "write a list of '- step: NAME'")
+        file.report(key, f"expected steps, got {describe(value)}", "write a list of '- step: NAME'")
         return ()
     names: list[str] = []
     specs: list[StepSpec] = []
@@ -144,14 +181,14 @@ def _steps(file: YamlFile, value: Json) -> tuple[StepSpec, ...]:
         where = (*key, index)
         name = item.get("step") if isinstance(item, dict) else None
         if not isinstance(item, dict) or not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]+", name):
-            file.report(where, f"{show(item)} names no step", "write '- step: NAME', parameters below it")
+            file.report(where, f"{show(item)} does not name a step", "write '- step: NAME', parameters below it")
             continue
         if name in names:
-            file.report(where, f"the step {name!r} stands here a second time", "keep one of the two")
+            file.report(where, f"the step {name!r} is repeated", "keep one of the two")
         names.append(name)
         specs.append(StepSpec(step=name, params={param: item[param] for param in item if param != "step"}))
     if names and QUANTSIM in names[:-1]:
-        file.report((*key, names.index(QUANTSIM)), f"{QUANTSIM} stands before other steps", "make it the last step")
+        file.report((*key, names.index(QUANTSIM)), f"{QUANTSIM} comes before other steps", "make it the last step")
     elif names and names[-1] != QUANTSIM:
         file.report((*key, len(value) - 1), f"the last step is {names[-1]!r}", f"end the recipe with {QUANTSIM}")
     return tuple(specs)

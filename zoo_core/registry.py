@@ -1,4 +1,4 @@
-"""The catalogue: registry files to ``ModelEntry``, and names to models.
+"""Reads registry files into ``ModelEntry``, and looks models up by name.
 
 Pydantic would check these files as well, but its import and the building of its schema take about as long as
 ``zoo-eval list`` may as a whole. The dataclasses of ``datatypes`` are the schema; this module reads their fields.
@@ -15,8 +15,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from zoo_core.datatypes import RECORDED_PACKAGES, Artifact, DatasetEntry, Json, ModelEntry, Reference, ReferenceVariant
-from zoo_core.errors import RegistryError, closest_hint
+from zoo_core.datatypes import (
+    LAYOUTS,
+    RECORDED_PACKAGES,
+    Artifact,
+    DatasetEntry,
+    Json,
+    ModelEntry,
+    Reference,
+    ReferenceVariant,
+)
+from zoo_core.errors import RegistryError, closest, closest_hint
 from zoo_core.yaml_files import (
     KeyPath,
     YamlFile,
@@ -40,12 +49,11 @@ def builtin_registry() -> Path:
     return installed if installed.is_file() else package.parent / "registry.yaml"
 
 
-def load_registry(path: Path, *, plugin_id: str | None = None) -> Catalog:
+def load_registry(path: Path) -> Catalog:
     """Read a registry file.
 
     Args:
         path: The file; each entry's ``source`` becomes this path.
-        plugin_id: The plugin that ships the file: then every entry must name it as its owner.
 
     Returns:
         Entries by model id, in the order of the file.
@@ -58,9 +66,9 @@ def load_registry(path: Path, *, plugin_id: str | None = None) -> Catalog:
     content = file.mapping(known=("schema", "models"), required=("schema", "models"))
     models = content.get("models", {})
     if not isinstance(models, dict):
-        file.report(("models",), f"{describe(models)} stands where models are due", "write model_id: {...} below it")
+        file.report(("models",), f"expected models, got {describe(models)}", "write model_id: {...} below it")
         models = {}
-    catalog = {model_id: _entry(file, model_id, value, plugin_id) for model_id, value in models.items()}
+    catalog = {model_id: _entry(file, model_id, value) for model_id, value in models.items()}
     file.finish()
     return catalog
 
@@ -88,21 +96,16 @@ def find_model(catalog: Mapping[str, ModelEntry], name: str) -> ModelEntry:
 # --------------------------------------------------------------------------- one entry
 
 
-def _entry(file: YamlFile, model_id: str, value: Json, plugin_id: str | None) -> ModelEntry:
+def _entry(file: YamlFile, model_id: str, value: Json) -> ModelEntry:
     key: KeyPath = ("models", model_id)
     if not re.fullmatch(r"[a-z0-9_]+", model_id):
-        file.report(key, f"{show(model_id)} is no model id", "use only a-z, 0-9 and _")
+        file.report(key, f"{show(model_id)} is not a model id", "use only a-z, 0-9 and _")
     entry: ModelEntry = _read(file, key, value, ModelEntry, given={"model_id": model_id, "source": file.path})
-    if plugin_id is not None and isinstance(value, dict) and isinstance(value.get("plugin"), str):
-        plugin = value["plugin"]
-        if plugin != plugin_id:
-            fact = f"the plugin {plugin_id!r} ships this file, but the entry names {show(plugin)} as its owner"
-            file.report((*key, "plugin"), fact, f"write plugin: {plugin_id}")
     return entry
 
 
 _WRONG: Any = object()
-"""Stands for a value that was reported; ``finish`` raises before anybody sees it."""
+"""Placeholder for a value that was reported; ``finish`` raises before anybody uses it."""
 
 
 @functools.cache
@@ -116,9 +119,9 @@ def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def _read(file: YamlFile, key: KeyPath, value: Json, kind: Any, *, given: Mapping[str, Any] | None = None) -> Any:
-    """Build the dataclass ``kind`` from a mapping; ``given`` are fields that do not stand in the file."""
+    """Build the dataclass ``kind`` from a mapping; ``given`` holds fields that are not in the file."""
     if not isinstance(value, dict):
-        file.report(key, f"{describe(value)} stands where a mapping is due", f"write {', '.join(_fields(kind))} below")
+        file.report(key, f"expected a mapping, got {describe(value)}", f"write {', '.join(_fields(kind))} below")
         return _WRONG
     given = given or {}
     fields = {name: field for name, field in _fields(kind).items() if name not in given}
@@ -155,12 +158,12 @@ def _convert(file: YamlFile, key: KeyPath, value: Json, hint: Any) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    due = _DUE.get(origin or hint, "another kind of value")
-    file.report(key, f"{describe(value)} stands where {due} is due", f"write {due}")
+    expected = _EXPECTED.get(origin or hint, "another kind of value")
+    file.report(key, f"expected {expected}, got {describe(value)}", f"write {expected}")
     return _WRONG
 
 
-_DUE: dict[Any, str] = {
+_EXPECTED: dict[Any, str] = {
     str: "text (in quotes)",
     int: "a whole number",
     float: "a number",
@@ -173,7 +176,7 @@ _DUE: dict[Any, str] = {
 
 
 def _not_blank(value: Any) -> tuple[str, str] | None:
-    return ("the text is empty", "say what is meant") if isinstance(value, str) and not value.strip() else None
+    return ("the text is empty", "write a text") if isinstance(value, str) and not value.strip() else None
 
 
 def _is_url(value: str) -> tuple[str, str] | None:
@@ -183,6 +186,14 @@ def _is_url(value: str) -> tuple[str, str] | None:
     if inside and ".." not in inside[1].split("/"):
         return None
     return f"{show(value)} is neither https://... nor package:<import name>/<path>", "give such an address"
+
+
+def _is_layout(value: str) -> tuple[str, str] | None:
+    if value in LAYOUTS:
+        return None
+    near = closest(value, LAYOUTS)
+    fix = f"write {near!r}" if near else f"name one of {', '.join(LAYOUTS)}, or leave it out and implement zoo_dataset"
+    return f"{show(value)} is not a layout that zoo-eval opens", fix
 
 
 def _is_hex(num_digits: int) -> Rule:
@@ -203,14 +214,14 @@ def _is_prefix(value: str) -> tuple[str, str] | None:
 
 
 def _is_size(value: int) -> tuple[str, str] | None:
-    return None if value > 0 else (f"{value} is no size of a file", "write the bytes, or null where unknown")
+    return None if value > 0 else (f"{value} is not a file size", "write the bytes, or null where unknown")
 
 
 def _is_fraction(value: float) -> tuple[str, str] | None:
     if 0 <= value <= 1:
         return None
     percent = f"{value:g} % is {value / 100:.6g}" if 1 < value <= 100 else "percent is divided by 100"
-    return f"{value:g} lies outside [0, 1]", f"write a fraction: {percent}"
+    return f"{value:g} is outside [0, 1]", f"write a fraction: {percent}"
 
 
 def _is_tolerance(value: float) -> tuple[str, str] | None:
@@ -221,7 +232,7 @@ def _is_tolerance(value: float) -> tuple[str, str] | None:
 
 def _are_fractions(values: Mapping[str, Any]) -> tuple[str, str] | None:
     wrong = [f"{name} {value:g}" for name, value in values.items() if value is not _WRONG and not 0 <= value <= 1]
-    return (f"outside [0, 1] lie {', '.join(wrong)}", "write fractions, not percent") if wrong else None
+    return (f"outside [0, 1]: {', '.join(wrong)}", "write fractions, not percent") if wrong else None
 
 
 def _are_specifiers(values: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -235,17 +246,20 @@ def _are_specifiers(values: Mapping[str, Any]) -> tuple[str, str] | None:
         try:
             SpecifierSet("" if wanted is _WRONG else wanted)
         except InvalidSpecifier:
-            return f"{show(wanted)} is no version specifier", 'write for example ">=2.8,<2.12"'
+            return f"{show(wanted)} is not a version specifier", 'write for example ">=2.8,<2.12"'
     return None
 
 
 def _are_settings(values: tuple[Any, ...]) -> tuple[str, str] | None:
     wrong = [value for value in values if isinstance(value, str) and not re.fullmatch(r"[^.=\s]+\.[^.=\s]+=.*", value)]
-    return (f"{show(wrong[0])} is no override", "write STEP.PARAM=VALUE, e.g. quantsim.param_bw=4") if wrong else None
+    fix = "write STEP.PARAM=VALUE, e.g. quantsim.param_bw=4"
+    return (f"{show(wrong[0])} is not an override", fix) if wrong else None
 
 
 def _is_name(value: str) -> tuple[str, str] | None:
-    return None if re.fullmatch(r"[a-z0-9_]+", value) else (f"{show(value)} is no plugin id", "use only a-z, 0-9 and _")
+    if re.fullmatch(r"[a-z0-9_]+", value):
+        return None
+    return f"{show(value)} is not a plugin id", "use only a-z, 0-9 and _"
 
 
 _RULES: dict[tuple[type, str], Rule] = {
@@ -255,6 +269,9 @@ _RULES: dict[tuple[type, str], Rule] = {
     (Artifact, "md5"): _is_hex(32),
     (Artifact, "size_bytes"): _is_size,
     (DatasetEntry, "name"): _not_blank,
+    (DatasetEntry, "layout"): _is_layout,
+    (DatasetEntry, "label_file"): _not_blank,
+    (ModelEntry, "recipes"): _not_blank,
     (Reference, "value"): _is_fraction,
     (Reference, "tolerance"): _is_tolerance,
     (Reference, "per_class"): _are_fractions,

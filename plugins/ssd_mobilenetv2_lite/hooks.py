@@ -1,38 +1,28 @@
-"""What the plugin gives the core. Networks and frameworks are imported inside the hooks: this module is cheap."""
+"""The plugin's hooks. Networks and frameworks are imported inside them, so that this module is cheap."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.errors import DataError, RegistryError
+from zoo_core.errors import RegistryError
 from zoo_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zoo_core.datatypes import (
-        Checkpoint,
-        ConformanceKit,
-        DatasetRequest,
-        EvalDataset,
-        Metric,
-        ModelBundle,
-        ModelEntry,
-        Recipe,
-    )
+    from zoo_core.datatypes import Checkpoint, ConformanceKit, ModelBundle, ModelEntry
 
-_RECIPES = Path(__file__).parent / "recipes"
+_SHAPES_WEIGHTS = Path(__file__).parent / "checkpoints" / "shapes.safetensors"
 _OPTIONS = ("width_mult",)
-
-ZOO_API_VERSION = 1
 
 
 @hookimpl
 def zoo_load_model(
     entry: ModelEntry, checkpoint: Checkpoint | None, class_names: Sequence[str], device: str
 ) -> ModelBundle:
-    """The network for as many classes as the dataset has; see ``hookspecs.zoo_load_model``."""
+    """Build the network for as many classes as the dataset has; see ``hookspecs.zoo_load_model``."""
     import torch
 
     from ssd_mobilenetv2_lite.checkpoint import LoadedNetwork, load_network
@@ -68,53 +58,20 @@ def zoo_load_model(
 
 
 @hookimpl
-def zoo_recipe(entry: ModelEntry, name: str) -> Recipe:
-    """A recipe file of this plugin; see ``hookspecs.zoo_recipe``."""
-    from zoo_core.recipes import shipped_recipe
-
-    return shipped_recipe(_RECIPES, name, model_id=entry.model_id)
-
-
-@hookimpl
-def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
-    """A split of VOC2007, of the drawn shapes, or of any data in VOC layout; see ``hookspecs.zoo_dataset``."""
-    from zoo_core.datasets.voc import VocDetection
-
-    if entry.dataset.name == "shapes":
-        return _drawn_shapes(request)
-    if request.root is None:
-        raise DataError(
-            f"{entry.model_id} evaluates on {entry.dataset.name!r}, for which no download is known.",
-            fix="give a data set in VOC layout with --data, and its classes with --labels.",
-        )
-    return VocDetection(request.root, request.split, label_file=request.label_file)
-
-
-def _drawn_shapes(request: DatasetRequest) -> EvalDataset:
-    """The embedded demo's pictures, drawn into the cache when they are not there yet."""
-    from zoo_core.artifacts import cache_dir
-    from zoo_core.datasets.shapes_voc import write_voc
-    from zoo_core.datasets.voc import VocDetection, find_voc_folder
-
-    root = request.root or write_voc(cache_dir() / "datasets" / "shapes")
-    labels = request.label_file or find_voc_folder(root, "shapes") / "labels.txt"
-    return VocDetection(root, request.split, label_file=labels, name="shapes")
-
-
-@hookimpl
-def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
-    """VOC mAP under each rule, and COCO's; see ``hookspecs.zoo_metric``."""
-    from zoo_core.metrics.detection import DetectionMetric
-
-    return DetectionMetric(class_names, headline=entry.headline)
-
-
-@hookimpl
 def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
-    """Drawn pictures in VOC layout; see ``hookspecs.zoo_conformance``."""
-    from ssd_mobilenetv2_lite.conformance_kit import make_kit
+    """Draw pictures and add ``encode``; the demo's kit also has its weights, which know the shapes."""
+    import functools
 
-    return make_kit(entry, directory)
+    from ssd_mobilenetv2_lite.encode import encode
+    from zoo_core.datasets.kits import draw_kit
+    from zoo_core.datasets.labels import read_label_file
+
+    kit = draw_kit(entry.dataset, directory)
+    num_classes = len(read_label_file(directory / "VOC2007" / "labels.txt"))
+    kit = replace(kit, encode=functools.partial(encode, num_classes_with_background=1 + num_classes))
+    if entry.dataset.layout == "shapes_voc":
+        return replace(kit, checkpoint=_SHAPES_WEIGHTS, least_headline=0.7)
+    return kit
 
 
 def _width_mult(entry: ModelEntry) -> float:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import RecipeStep
 
-ZOO_API_VERSION = 1
-
 
 @hookimpl
 def zoo_recipe_steps() -> Sequence[RecipeStep]:

@@ -12,9 +12,6 @@ from zoo_core.hookspecs import hookimpl
 if TYPE_CHECKING:
     from zoo_core.runs.record import MetricsRecord, RunRecord
 
-ZOO_API_VERSION = 1
-"""The plugin API that these hooks are written for."""
-
 
 @hookimpl
 def zoo_evaluation_finished(run_dir: Path, record: RunRecord, metrics: MetricsRecord | None) -> None:

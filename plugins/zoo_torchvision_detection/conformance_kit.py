@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torchvision.ops import box_iou
 
-from zoo_core.datasets.scenes import draw_detection_scenes, write_coco
-from zoo_core.datatypes import ConformanceKit, DetectionTarget
+from zoo_core.datasets.kits import draw_kit
+from zoo_core.datatypes import DetectionTarget
 from zoo_torchvision_detection.model import BACKGROUND, Decode, load_model, published_categories
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from zoo_core.datatypes import ImageSize, ModelEntry, Target
+    from zoo_core.datatypes import ConformanceKit, ImageSize, ModelEntry, Target
 
 _CERTAIN = 20.0  # of a logit among zeros
 
 
 def make_kit(entry: ModelEntry, directory: Path) -> ConformanceKit:
-    """Scenes of COCO's own classes, for the entry's splits; the network stays untrained."""
-    # Each name stands for its own column, so the gaps of the published head are checked too.
-    categories = {number: name for number, name in enumerate(published_categories(entry)) if number and name != "N/A"}
-    splits = {entry.dataset.split: 6, entry.dataset.calibration_split: 4}
-    scenes = write_coco(directory / "coco", draw_detection_scenes(len(categories), splits), categories)
-    decode = load_model(entry, None, tuple(categories.values()), "cpu").decode
+    """Draw pictures of COCO's own classes, for the entry's splits; the network stays untrained."""
+    # Each name has its own column, so the gaps of the published head are checked too.
+    class_names = tuple(name for name in published_categories(entry)[1:] if name != "N/A")
+    decode = load_model(entry, None, class_names, "cpu").decode
     assert isinstance(decode, Decode)  # noqa: S101  # our own
-    return ConformanceKit(root=directory / "coco", scenes=scenes, encode=Encode(decode=decode))
+    return replace(draw_kit(entry.dataset, directory, class_names=class_names), encode=Encode(decode=decode))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

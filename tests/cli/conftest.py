@@ -11,6 +11,7 @@ import pytest
 
 from toy_detector import data
 from toy_detector import hooks as toy_detector
+from zoo_core.hookspecs import hookimpl
 from zoo_core.plugins import PluginHost
 
 CLASSES = ("cat", "dog")
@@ -91,16 +92,22 @@ def grid(tmp_path: Path) -> Path:
     return data.write(tmp_path / "grid")
 
 
+class _OfANewerVersion:
+    @hookimpl
+    def zoo_hook_of_tomorrow(self) -> None:
+        """Not declared in this version."""
+
+
 @pytest.fixture
 def break_plugins(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let the command line find only so many plugins, all of which need a newer zoo-eval."""
+    """Let the command line find only so many plugins, each with a hook that does not exist."""
 
     def replace(num: int) -> None:
         class Host(PluginHost):
             def __init__(self) -> None:
                 super().__init__(installed=False)
                 for index in range(num):
-                    self.register(type("TooNew", (), {"ZOO_API_VERSION": 99})(), f"broken_{index}")
+                    self.register(_OfANewerVersion(), f"broken_{index}")
 
         monkeypatch.setattr("zoo_core.plugins.PluginHost", Host)
 

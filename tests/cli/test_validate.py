@@ -15,6 +15,7 @@ from zoo_core.cli.main import run_command_line
 from zoo_core.conformance import running
 from zoo_core.conformance.validate import models_named
 from zoo_core.errors import RegistryError
+from zoo_core.hookspecs import hookimpl
 from zoo_core.plugins import PluginHost
 
 STEPS = "every step of the recipe runs"
@@ -94,7 +95,11 @@ def test_json_holds_every_check_and_nothing_else_goes_to_stdout(
 def test_a_plugin_that_cannot_be_used_is_named_with_its_cause(
     register: Callable[[object], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    register(type("TooNew", (), {"ZOO_API_VERSION": 99})())
+    class Misspelt:
+        @hookimpl
+        def zoo_metrics(self) -> None: ...
+
+    register(Misspelt())
 
     assert run_command_line(["validate", "toy_detector"]) == 2
     assert "'toy_detector' cannot be used: " in capsys.readouterr().err

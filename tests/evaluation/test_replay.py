@@ -14,7 +14,7 @@ from zoo_core.errors import RunError
 from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.plugins import PluginHost
-from zoo_core.recipes import load_recipe
+from zoo_core.recipes import load_recipe, shipped_configs
 from zoo_core.results.stored import open_run
 from zoo_core.runs.record import adapter
 from zoo_core.runs.request import EvaluationRequest
@@ -48,7 +48,7 @@ def everything(grid: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.Mo
     recipe = Path(__file__).parents[1] / "toy_detector" / "recipes" / "w8a8_toy.yaml"
     (tmp_path / "own.yaml").write_text(recipe.read_text().replace("name: ", "name: own_"))
     named = load_recipe(recipe).steps[-1].params["config_file"]
-    shutil.copyfile(recipe.parent / str(named), tmp_path / "aimet_config.json")
+    shutil.copyfile(shipped_configs()[str(named)], tmp_path / "aimet_config.json")
     (tmp_path / "own.yaml").write_text((tmp_path / "own.yaml").read_text().replace(str(named), "aimet_config.json"))
     (tmp_path / "labels.txt").write_text("red\ngreen\n")
     (tmp_path / "ids.txt").write_text("test_004\ntest_002\ntest_003\n")

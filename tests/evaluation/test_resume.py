@@ -18,6 +18,7 @@ from zoo_core.evaluation.request import SilentReporter
 from zoo_core.evaluation.result import EvaluationResult
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline
+from zoo_core.recipes import shipped_configs
 from zoo_core.runs import provenance
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.record import read_metrics
@@ -307,8 +308,8 @@ def change_recipe(folder: Path) -> None:
 def test_a_run_does_not_go_on_with_something_else_and_names_it(
     change: Callable[[Path], None], words: str, begin: Begin, host: PluginHost, tmp_path: Path
 ) -> None:
-    shutil.copyfile(TOY / "aimet_config.json", tmp_path / "aimet_config.json")
-    edit_recipe(tmp_path, **{"../aimet_config.json": "aimet_config.json"})
+    shutil.copyfile(shipped_configs()["per_tensor_asymmetric"], tmp_path / "aimet_config.json")
+    edit_recipe(tmp_path, per_tensor_asymmetric="aimet_config.json")
     run = begin(stages="fp32,w8a8", recipe=str(tmp_path / "own.yaml"))
     before = (run / "run.json").read_bytes()
     change(tmp_path)

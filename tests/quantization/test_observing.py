@@ -11,11 +11,12 @@ from torch import nn
 
 from zoo_core.datatypes import QuantSettings, StepContext
 from zoo_core.quantization.aimet import observing, quantsim
+from zoo_core.recipes import shipped_configs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CONFIG = Path(__file__).parents[2] / "plugins" / "ssd_mobilenetv2_lite" / "aimet_config.json"
+CONFIG = shipped_configs()["per_tensor_asymmetric"]
 
 
 class Batches:

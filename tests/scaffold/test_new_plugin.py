@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -15,7 +16,6 @@ from toy_detector import hooks as toy
 from zoo_core.cli.main import run_command_line
 from zoo_core.errors import PluginError
 from zoo_core.plugins import PluginHost
-from zoo_core.recipes import load_recipe
 from zoo_core.registry import load_registry
 from zoo_core.scaffold import TASKS, Task, new_plugin
 
@@ -37,11 +37,9 @@ def test_the_package_is_complete(task: Task, host: PluginHost, tmp_path: Path) -
         "README.md",
         "pyproject.toml",
         f"{NAME}/__init__.py",
-        f"{NAME}/aimet_config.json",
-        f"{NAME}/decode.py",
+        *([f"{NAME}/decode.py"] if task == "detection" else []),
         f"{NAME}/hooks.py",
         f"{NAME}/network.py",
-        f"{NAME}/recipes/w8a8.yaml",
         f"{NAME}/registry.yaml",
         "tests/test_plugin.py",
     }
@@ -54,9 +52,13 @@ def test_the_package_is_complete(task: Task, host: PluginHost, tmp_path: Path) -
         assert "TODO" not in text
         if path.suffix == ".py":
             compile(text, str(path), "exec")
-    (entry,) = load_registry(tmp_path / NAME / NAME / "registry.yaml", plugin_id=NAME).values()
+    readme = (tmp_path / NAME / "README.md").read_text()
+    code = "".join(path.read_text() for path in files if path.suffix == ".py")
+    for function in ("preprocess", "encode"):
+        assert (f"`{function}`" in readme) == (f"def {function}(" in code), function
+    (entry,) = load_registry(tmp_path / NAME / NAME / "registry.yaml").values()
     assert (entry.model_id, entry.task) == (NAME, task)
-    assert load_recipe(tmp_path / NAME / NAME / "recipes" / f"{entry.recipe}.yaml").steps[-1].step == "quantsim"
+    assert host.recipe(dataclasses.replace(entry, plugin="toy_detector"), entry.recipe).steps[-1].step == "quantsim"
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ruff") is None, reason="ruff is not installed")

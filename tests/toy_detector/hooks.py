@@ -1,4 +1,4 @@
-"""Every hook but zoo_task, implemented by the smallest model that can be quantized and scored."""
+"""The smallest model that can be quantized and scored, on data of its own; recipe and metric are declared."""
 
 from __future__ import annotations
 
@@ -15,15 +15,12 @@ if TYPE_CHECKING:
         ConformanceKit,
         DatasetRequest,
         EvalDataset,
-        Metric,
         ModelBundle,
         ModelEntry,
-        Recipe,
         RecipeStep,
     )
     from zoo_core.runs.record import RunRecord
 
-ZOO_API_VERSION = 1
 HERE = Path(__file__).parent
 
 
@@ -42,24 +39,10 @@ def zoo_load_model(
 
 
 @hookimpl
-def zoo_recipe(entry: ModelEntry, name: str) -> Recipe:
-    from zoo_core.recipes import shipped_recipe
-
-    return shipped_recipe(HERE / "recipes", name, model_id=entry.model_id)
-
-
-@hookimpl
 def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset:
     from toy_detector.data import GridDataset
 
     return GridDataset(request.root, request.split)
-
-
-@hookimpl
-def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric:
-    from zoo_core.metrics.detection import DetectionMetric
-
-    return DetectionMetric(class_names, headline=entry.headline)
 
 
 @hookimpl

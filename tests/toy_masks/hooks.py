@@ -17,7 +17,6 @@ if TYPE_CHECKING:
         Metric,
         ModelBundle,
         ModelEntry,
-        Recipe,
         Task,
     )
 
@@ -46,13 +45,6 @@ def zoo_load_model(
     from toy_masks.masks import decode
 
     return dataclasses.replace(load(checkpoint, class_names[1:], device), decode=decode)
-
-
-@hookimpl
-def zoo_recipe(entry: ModelEntry, name: str) -> Recipe:
-    from zoo_core.recipes import shipped_recipe
-
-    return shipped_recipe(HERE / "recipes", name, model_id=entry.model_id)
 
 
 @hookimpl

@@ -13,7 +13,7 @@ from zoo_core.artifacts.checkpoints import (
     local_checkpoint,
     save_state_dict,
 )
-from zoo_core.artifacts.fetching import fetch
+from zoo_core.artifacts.fetching import fetch, package_path
 
 __all__ = [
     "cache_dir",
@@ -22,6 +22,7 @@ __all__ = [
     "load_metadata",
     "load_state_dict",
     "local_checkpoint",
+    "package_path",
     "save_state_dict",
     "sha256_of",
     "unpack",

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import re
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
@@ -44,7 +44,7 @@ def fetch(artifact: Artifact, *, offline: bool = False, progress: Progress | Non
             or it is not in the cache while ``offline``.
     """
     if artifact.url.startswith(_PACKAGE_PREFIX):
-        path = _package_file(artifact.url)
+        path = package_path(artifact.url, kind="file")
         _verify(path, artifact, artifact.sha256, origin=artifact.url)
         return path
     name = _cached_name(artifact.url)
@@ -154,7 +154,12 @@ def _cached_name(url: str) -> str:
     return f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{readable}"
 
 
-def _package_file(url: str) -> Path:
+def package_path(url: str, *, kind: Literal["file", "file or folder"] = "file or folder") -> Path:
+    """Return what ``package:<import name>/<path>`` names, without importing the package.
+
+    Raises:
+        ArtifactError: The text has another form, or there is no such package or nothing of this kind in it.
+    """
     package, _, relative = url.removeprefix(_PACKAGE_PREFIX).partition("/")
     inside = PurePosixPath(relative)
     if not package.isidentifier() or not relative or inside.is_absolute() or ".." in inside.parts or "\0" in relative:
@@ -169,8 +174,9 @@ def _package_file(url: str) -> Path:
         raise ArtifactError(f"{url}: no package {package!r} is installed.", fix=f"install the package {package}.")
     for folder in folders:
         path = folder / inside
-        if path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+        there = path.is_file() or (kind != "file" and path.is_dir())
+        if there and path.resolve().is_relative_to(folder.resolve()):
             return path
     raise ArtifactError(
-        f"{url}: the package {package!r} in {folders[0]} has no such file.", fix="reinstall the package."
+        f"{url}: the package {package!r} in {folders[0]} has no such {kind}.", fix="reinstall the package."
     )

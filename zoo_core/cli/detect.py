@@ -45,8 +45,8 @@ from zoo_core.cli.progress import TerminalReporter
 def detect(*, model: str, images: tuple[Path, ...], as_json: bool, verbose: bool, quiet: bool, **given: Any) -> int:
     """Draw the predictions of MODEL's stages for image files, side by side.
 
-    Writes one PNG per IMAGE and prints its path. Boxes that a quantized stage of a detector lost, gained or moved against
-    the first stage are marked. Quantized stages are calibrated first, on images of the model's dataset.
+    Writes one PNG per IMAGE and prints its path. Boxes that a quantized stage of a detector lost, gained or moved
+    against the first stage are marked. Quantized stages are calibrated first, on images of the model's dataset.
     """
     with TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
         detected = api.detect(model, images, reporter=reporter, **given)

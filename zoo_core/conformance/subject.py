@@ -41,7 +41,7 @@ NUM_IMAGES = 3
 """Pictures that the network is run on: enough to see a batch differ from its images."""
 NUM_CALIBRATION_IMAGES = 4
 _INVENTED_CLASSES = ("first", "second", "third")
-_IMPLEMENT = "the plugin does not implement zoo_conformance, which gives the checks their pictures"
+_IMPLEMENT = "there are no pictures: declare dataset.layout in the entry, or implement zoo_conformance"
 
 
 class Subject:

@@ -210,7 +210,7 @@ def data_root(data: Path | None, entry: ModelEntry, *, offline: bool) -> Path | 
 def fetch_dataset(entry: ModelEntry, *, offline: bool) -> Path:
     """Download and unpack the registry's archives into one folder of the cache, once; return that folder."""
     key = hashlib.sha256("\n".join(archive.url for archive in entry.dataset.archives).encode()).hexdigest()[:12]
-    root = artifacts.cache_dir() / "datasets" / f"{entry.dataset.name}-{key}"
+    root = artifacts.cache_dir() / "datasets" / f"{entry.dataset.name.lower()}-{key}"
     for index, archive in enumerate(entry.dataset.archives):
         done = root / f".unpacked-{index}"
         if not done.exists():

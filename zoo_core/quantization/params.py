@@ -67,5 +67,5 @@ class QuantSimParams(StepParams):
         default="tf_enhanced", description="range of a quantizer: tf_enhanced by SQNR, tf by minimum and maximum"
     )
     config_file: Annotated[Path, Field(strict=False)] = Field(
-        description="AIMET configuration, relative to the recipe's folder"
+        description="AIMET configuration: the name of a shipped one, or a path relative to the recipe's folder"
     )

@@ -18,7 +18,7 @@ from zoo_core.datatypes import QuantNetwork, QuantSettings, Recipe, RecipeStep, 
 from zoo_core.errors import PluginError, RecipeError, closest_hint
 from zoo_core.quantization.params import QuantSimParams
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
-from zoo_core.recipes import QUANTSIM
+from zoo_core.recipes import QUANTSIM, config_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -196,7 +196,11 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
 def _settings(params: QuantSimParams, recipe: Recipe, place: str, problems: list[str]) -> QuantSettings | None:
     config_file = recipe.source.parent / params.config_file
     try:
+        config_file = config_path(recipe.source, str(params.config_file))
         content = json.loads(config_file.read_text(encoding="utf-8"))
+    except RecipeError as error:
+        problems.append(f"{place}.config_file: {error.fact}; {error.fix}")
+        return None
     except FileNotFoundError:
         problems.append(f"{place}.config_file: {config_file} does not exist")
         return None

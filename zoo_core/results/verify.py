@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from zoo_core import artifacts
 from zoo_core.errors import ArtifactError, ZooError
 from zoo_core.evaluation.prepare import fingerprint
-from zoo_core.recipes import load_recipe, override
+from zoo_core.recipes import config_path, load_recipe, override
 from zoo_core.results.rescore import score
 from zoo_core.runs import provenance
 
@@ -105,9 +105,11 @@ def _config(run: StoredRun) -> Check | None:
     recipe = run.record.recipe
     if not copy.is_file() or recipe.config_file is None:
         return None
-    path = Path(recipe.source).parent / recipe.config_file
     try:
+        path = config_path(Path(recipe.source), recipe.config_file)
         same = path.read_bytes() == copy.read_bytes()
+    except ZooError as error:
+        return Check(what="configuration", state="stale", message=error.fact)
     except OSError as error:
         return Check(what="configuration", state="stale", message=f"{path} cannot be read: {error.strerror or error}")
     message = f"{path.name} is {'as' if same else 'not as'} the run's copy of it"

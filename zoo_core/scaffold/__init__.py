@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from zoo_core.api_version import API_VERSION
 from zoo_core.errors import PluginError
 from zoo_core.version import __version__
 
@@ -93,7 +92,6 @@ def _write(folder: Path, name: str, task: Task) -> Iterator[Path]:
         "layout": _LAYOUTS[task],
         "folders": _FOLDERS[task],
         "version": __version__,
-        "api_version": API_VERSION,
     }
     for root in (_TEMPLATES / "common", _TEMPLATES / task):
         for template in sorted(path for path in root.rglob("*") if path.is_file()):

@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from ssd_mobilenetv2_lite import network as network_module
 from ssd_mobilenetv2_lite.checkpoint import fold_structure, load_network, load_weights, replace_relu6
 from ssd_mobilenetv2_lite.network import Clip, MobileNetV2SSDLite, build_network
 from zoo_core.datatypes import QuantSettings
@@ -19,6 +18,7 @@ from zoo_core.errors import CheckpointError
 from zoo_core.quantization.aimet import quantsim
 from zoo_core.quantization.channel_clip import ChannelClip
 from zoo_core.quantization.steps.relu6 import apply_policy
+from zoo_core.recipes import shipped_configs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -138,7 +138,7 @@ def test_a_loaded_clip_is_simulated_with_the_quantizers_of_the_exported_one(
     exported, _, _ = apply_policy(folded_copy(uneven_network), "per_channel_clip", X)
     path = write(tmp_path / "network.safetensors", exported.state_dict(), {"relu6_policy": "per_channel_clip"})
     loaded = load_network(path, optimized=True, num_classes_with_background=3).network
-    config_file = Path(network_module.__file__).parent / "aimet_config.json"
+    config_file = shipped_configs()["per_tensor_asymmetric"]
     settings = QuantSettings(param_bw=8, output_bw=8, quant_scheme="tf_enhanced", config_file=config_file)
     quantized_outputs = []
     for network in (exported, loaded):

@@ -11,6 +11,7 @@ import torch
 from ssd_mobilenetv2_lite import hooks
 from zoo_core.datatypes import Checkpoint, DatasetEntry, DatasetRequest, ImageSize, ModelEntry
 from zoo_core.errors import CheckpointError, DataError, RecipeError, RegistryError
+from zoo_core.plugins import PluginHost
 
 CLASS_NAMES = ("cat", "dog")
 
@@ -21,8 +22,9 @@ def entry_with(**options: object) -> ModelEntry:
         plugin="ssd_mobilenetv2_lite",
         task="detection",
         description="",
-        dataset=DatasetEntry(name="voc2007", split="test", calibration_split="trainval"),
+        dataset=DatasetEntry(layout="voc", name="VOC2007", split="test", calibration_split="trainval"),
         recipe="w8a8_tf_enhanced_cle_adaround",
+        recipes="package:ssd_mobilenetv2_lite/recipes",
         headline="voc_area/devkit",
         options=options,
         source=Path("registry.yaml"),
@@ -89,19 +91,19 @@ def test_a_wrong_option_is_an_error(options: dict[str, object], words: str) -> N
 def test_every_shipped_recipe_is_found_by_its_file_name() -> None:
     shipped = sorted(path.stem for path in (Path(hooks.__file__).parent / "recipes").glob("*.yaml"))
     assert "w8a8_tf_enhanced_cle_adaround" in shipped
-    assert [hooks.zoo_recipe(entry_with(), name).name for name in shipped] == shipped
+    assert [PluginHost().recipe(entry_with(), name).name for name in shipped] == shipped
 
 
 def test_an_unknown_recipe_lists_those_shipped() -> None:
     with pytest.raises(
         RecipeError, match=r"no recipe 'w8a8_tf'[\s\S]*choose one of [\s\S]*w8a8_tf_enhanced_cle_adaround"
     ):
-        hooks.zoo_recipe(entry_with(), "w8a8_tf")
+        PluginHost().recipe(entry_with(), "w8a8_tf")
 
 
 def test_a_recipe_name_cannot_leave_the_recipes_folder() -> None:
     with pytest.raises(RecipeError, match="no recipe"):
-        hooks.zoo_recipe(entry_with(), "../recipes/w8a8_tf_enhanced_cle_adaround")
+        PluginHost().recipe(entry_with(), "../recipes/w8a8_tf_enhanced_cle_adaround")
 
 
 def test_the_dataset_is_a_split_in_voc_layout_with_the_label_files_classes(tmp_path: Path) -> None:
@@ -111,14 +113,14 @@ def test_the_dataset_is_a_split_in_voc_layout_with_the_label_files_classes(tmp_p
     (voc / "ImageSets/Main/test.txt").write_text("000001\n000007\n")
     labels = tmp_path / "labels.txt"
     labels.write_text("BACKGROUND\ncat\ndog\n")
-    dataset = hooks.zoo_dataset(entry_with(), DatasetRequest(root=tmp_path, split="test", label_file=labels))
+    dataset = PluginHost().dataset(entry_with(), DatasetRequest(root=tmp_path, split="test", label_file=labels))
     assert dataset.ids == ("000001", "000007")
     assert dataset.class_names == CLASS_NAMES
     with pytest.raises(DataError, match="nowhere"):
-        hooks.zoo_dataset(entry_with(), DatasetRequest(root=tmp_path / "nowhere", split="test"))
+        PluginHost().dataset(entry_with(), DatasetRequest(root=tmp_path / "nowhere", split="test"))
 
 
 def test_the_metric_puts_the_entrys_headline_first() -> None:
-    metric = hooks.zoo_metric(entry_with(), CLASS_NAMES)
+    metric = PluginHost().metric(entry_with(), CLASS_NAMES)
     assert metric.protocol_ids[0] == "voc_area/devkit"
     assert len(metric.protocol_ids) == 5

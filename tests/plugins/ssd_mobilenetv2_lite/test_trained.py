@@ -13,6 +13,7 @@ import torch
 from ssd_mobilenetv2_lite import hooks
 from ssd_mobilenetv2_lite.decode import IOU_THRESHOLD, SCORE_THRESHOLD
 from zoo_core.datatypes import Checkpoint, DatasetEntry, DatasetRequest, Detections, ImageSize, ModelEntry
+from zoo_core.plugins import PluginHost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ ENTRY = ModelEntry(
     plugin="ssd_mobilenetv2_lite",
     task="detection",
     description="",
-    dataset=DatasetEntry(name="voc2007", split="test", calibration_split="trainval"),
+    dataset=DatasetEntry(layout="voc", name="VOC2007", split="test", calibration_split="trainval"),
     recipe="",
     headline="voc07_11pt/pytorch-ssd",
 )
@@ -37,7 +38,7 @@ def dataset(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> EvalDatas
     with tarfile.open(shared / "data" / "shapes_voc.tar") as archive:
         archive.extractall(root, filter="data")
     label_file = next(root.rglob("labels.txt"))
-    return hooks.zoo_dataset(ENTRY, DatasetRequest(root=root, split="test", label_file=label_file))
+    return PluginHost().dataset(ENTRY, DatasetRequest(root=root, split="test", label_file=label_file))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_the_map_of_400_images_is_that_of_the_published_evaluator(
     shared: Path, bundle: ModelBundle, dataset: EvalDataset
 ) -> None:
     expected = json.loads((shared / "data" / "shapes_expected.json").read_text())
-    metric = hooks.zoo_metric(ENTRY, dataset.class_names)
+    metric = PluginHost().metric(ENTRY, dataset.class_names)
     for start in range(0, len(dataset.ids), 50):
         ids = dataset.ids[start : start + 50]
         targets = [dataset.target(image_id) for image_id in ids]

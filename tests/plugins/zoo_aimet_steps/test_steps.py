@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-import zoo_torchvision_classification
 from quantization.conftest import CONFIG, Batches, SmallNet  # the network that the core's own steps are tested on
 from zoo_aimet_steps.params import ReestimateBnParams, SeqMseParams
 from zoo_aimet_steps.steps import STEPS
@@ -23,9 +22,10 @@ from zoo_core.quantization.aimet import library, quantsim
 from zoo_core.quantization.pipeline import BoundStep, run_step
 from zoo_core.quantization.sqnr import sqnr_db
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
+from zoo_core.recipes import shipped_configs
 
 STEP = {step.name: step for step in (*BUILTIN_STEPS, *STEPS)}
-PER_CHANNEL = Path(zoo_torchvision_classification.__file__).parent / "aimet_config_per_channel.json"
+PER_CHANNEL = shipped_configs()["per_channel_symmetric_quantized_input"]
 
 
 @pytest.fixture

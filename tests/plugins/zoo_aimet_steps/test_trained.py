@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-import zoo_torchvision_classification
 from zoo_aimet_steps.steps import STEPS
 from zoo_core import artifacts
 from zoo_core.datasets.shapes_folder import write_folder
@@ -18,6 +17,7 @@ from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline
 from zoo_core.quantization.pipeline import BoundStep, run_step
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
+from zoo_core.recipes import shipped_configs
 
 STEP = {step.name: step for step in (*BUILTIN_STEPS, *STEPS)}
 
@@ -39,7 +39,7 @@ def test_four_bits_cost_less_behind_batch_norms_measured_again(tmp_path: Path) -
             param_bw=4,
             output_bw=8,
             quant_scheme="tf",
-            config_file=Path(zoo_torchvision_classification.__file__).parent / "aimet_config_per_channel.json",
+            config_file=shipped_configs()["per_channel_symmetric_quantized_input"],
         ),
         seed=0,
         work_dir=tmp_path,

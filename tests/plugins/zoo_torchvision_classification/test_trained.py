@@ -37,7 +37,7 @@ def test_the_trained_network_names_shapes_that_it_has_not_seen(folder: Path) -> 
     entry = PluginHost().model(MODEL)
     assert entry.checkpoint is not None
     checkpoint = artifacts.local_checkpoint(artifacts.fetch(entry.checkpoint, offline=True))
-    dataset = hooks.zoo_dataset(entry, DatasetRequest(root=folder, split="val"))
+    dataset = PluginHost().dataset(entry, DatasetRequest(root=folder, split="val"))
     assert dataset.class_names == CLASS_NAMES
     bundle = hooks.zoo_load_model(entry, checkpoint, dataset.class_names, "cpu")
     ids = dataset.ids[:200]

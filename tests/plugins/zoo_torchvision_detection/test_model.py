@@ -196,5 +196,5 @@ def test_a_recipe_or_data_that_are_not_there_say_what_is(entry: ModelEntry) -> N
     host = PluginHost()
     with pytest.raises(RecipeError, match="no recipe 'w4a4'"):
         host.recipe(entry, "w4a4")
-    with pytest.raises(DataError, match="COCO, which is not downloaded"):
+    with pytest.raises(DataError, match="evaluates on 'COCO', for which no download is known"):
         host.dataset(entry, DatasetRequest(root=None, split="val2017"))
