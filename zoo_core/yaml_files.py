@@ -277,7 +277,7 @@ def _scalar(tag: str, text: str) -> Json:
         if math.isfinite(number):
             return number
         raise ValueError("is not a finite number")
-    raise ValueError(f"has the unsupported tag {tag}")
+    raise ValueError(f"has the tag {tag}, which is not supported")
 
 
 def parse_value(text: str) -> Json:

@@ -83,7 +83,6 @@ def test_metrics_that_are_not_valid_are_refused_by_every_command_that_decides(
     assert f"stages.w8a8.scores.{HEADLINE}.values.map: Input should be" in capsys.readouterr().err
 
 
-@pytest.mark.xfail(reason="resume_run still reads the record by key", strict=False)
 @pytest.mark.parametrize("spoil", [spoil_types, spoil_names, spoil_schema])
 def test_a_record_that_is_not_valid_is_not_resumed(make_run: MakeRun, host: PluginHost, spoil: Edit) -> None:
     run = make_run()
