@@ -161,6 +161,18 @@ class PluginHost:
                 repeated.append(name)
         return repeated
 
+    def recorded_model(self, model_id: str, registry: str | None) -> ModelEntry:
+        """Return the entry of a run's model; one that no plugin lists comes from the registry file that the run used.
+
+        Raises:
+            RegistryError: There is no such model any more.
+        """
+        if registry is not None and model_id not in self.catalog() and Path(registry).is_file():
+            from zoo_core.registry import load_registry
+
+            self._enter(self.catalog(), load_registry(Path(registry)))
+        return self.model(model_id)
+
     def model(self, name: str) -> ModelEntry:
         """Return the entry of a model, by its registry name or by the name of a plugin that owns one model.
 

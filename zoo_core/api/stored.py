@@ -164,7 +164,7 @@ def check(
     from zoo_core.results.stored import open_run
 
     opened, host = open_run(Path(run)), the_host(host)
-    verdict = check_run(opened, host.model(opened.record.model), host, names(stages))
+    verdict = check_run(opened, host.recorded_model(opened.record.model, opened.record.registry), host, names(stages))
     if junit is not None:
         write_junit(Path(junit), verdict)
     return verdict

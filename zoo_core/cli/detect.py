@@ -17,6 +17,7 @@ from zoo_core.cli.options import (
     OFFLINE,
     PROGRESS,
     RECIPE,
+    REGISTRY,
     SCORE,
     SEED,
     SETTINGS,
@@ -41,7 +42,7 @@ from zoo_core.cli.progress import TerminalReporter
 @click.option("--data", type=FILE, help="Dataset root, to calibrate quantized stages.")
 @click.option("--labels", type=FILE, help="Label file; with --stage fp32 no data is needed then.")
 @click.option("--calibration-size", type=int, default=100, show_default=True, help="Images to calibrate on.")
-@options(CHECKPOINT, RECIPE, SETTINGS, BATCH_SIZE, DEVICE, SEED, OFFLINE, *PROGRESS)
+@options(REGISTRY, CHECKPOINT, RECIPE, SETTINGS, BATCH_SIZE, DEVICE, SEED, OFFLINE, *PROGRESS)
 def detect(*, model: str, images: tuple[Path, ...], as_json: bool, verbose: bool, quiet: bool, **given: Any) -> int:
     """Draw the predictions of MODEL's stages for image files, side by side.
 

@@ -7,16 +7,17 @@ import json
 import click
 
 from zoo_core import api, plugins
-from zoo_core.cli.options import JSON
+from zoo_core.cli.options import JSON, REGISTRY
 from zoo_core.display import counted
 
 
 @click.command("list")
 @JSON
+@REGISTRY
 @click.option("--broken", is_flag=True, help="List the plugins that cannot be used, with the cause.")
-def list_models(*, as_json: bool, broken: bool) -> int:
+def list_models(*, as_json: bool, broken: bool, host: plugins.PluginHost | None) -> int:
     """List the models of the catalogue."""
-    host = plugins.PluginHost()
+    host = host or plugins.PluginHost()
     if broken:
         _print_broken(host, as_json=as_json)
         return 0

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import click
 
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE
 from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
+
+if TYPE_CHECKING:
+    from zoo_core.plugins import PluginHost
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option: TypeAlias = Callable[[Any], Any]
@@ -60,7 +63,26 @@ SEED = click.option(
 )
 RUN_OUT = click.option("--out", type=FILE, help="Run directory [default: runs/<model>/<UTC time>-<short id>].")
 
+
+def _host_with(_context: click.Context, _param: click.Parameter, registries: tuple[Path, ...]) -> PluginHost | None:
+    from zoo_core.plugins import PluginHost
+
+    return PluginHost(registries=registries) if registries else None
+
+
+REGISTRY = click.option(
+    "--registry",
+    "host",
+    multiple=True,
+    type=FILE,
+    callback=_host_with,
+    help="Add the models of a registry file for this call; may be repeated.",
+)
+"""Turns into the parameter ``host`` of the command's function."""
+
+
 QUANTIZING = (
+    REGISTRY,
     click.option("--data", type=FILE, help="Dataset root: VOCdevkit/VOC2007, VOCdevkit, or its parent."),
     CHECKPOINT,
     LABELS,

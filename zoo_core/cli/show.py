@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo_core import api
-from zoo_core.cli.options import OUTPUT, options
+from zoo_core.cli.options import OUTPUT, REGISTRY, options
 from zoo_core.display import percent
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Artifact, ModelEntry, Reference
+    from zoo_core.plugins import PluginHost
 
 
 @click.command()
 @click.argument("model")
-@options(*OUTPUT)
-def show(*, model: str, as_json: bool, verbose: bool) -> int:  # noqa: ARG001 - main() reads --verbose
+@options(REGISTRY, *OUTPUT)
+def show(*, model: str, host: PluginHost | None, as_json: bool, verbose: bool) -> int:  # noqa: ARG001 - main() reads --verbose
     """Show one model: weights, dataset, recipe, published references."""
-    entry = api.show(model)
+    entry = api.show(model, host=host)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(entry), default=str))
         return 0

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo_core import api
-from zoo_core.cli.options import OUTPUT, options
+from zoo_core.cli.options import OUTPUT, REGISTRY, options
 from zoo_core.cli.progress import TerminalReporter
 
 if TYPE_CHECKING:
     from zoo_core.conformance import Outcome
-    from zoo_core.conformance.validate import Kind, Validation
+    from zoo_core.conformance.validate import Validation
 
 FAILED = 1
 """Exit code where a check failed."""
@@ -30,15 +30,15 @@ _STYLES = {"passed": "green", "failed": "bold red", "not checked": "yellow", "no
     type=click.Choice(["model", "plugin"]),
     help="Take the name as that of a model or of a plugin [default: a plugin with several models, else a model].",
 )
-@options(*OUTPUT)
-def validate(*, name: str, kind: Kind | None, as_json: bool, verbose: bool) -> int:
+@options(REGISTRY, *OUTPUT)
+def validate(*, name: str, as_json: bool, verbose: bool, **given: Any) -> int:
     """Check a plugin, or one of its models, on drawn pictures; exits with 1 when a check failed.
 
     Runs on the CPU in about a minute per model, without a download: every step of the recipe with one iteration on a
     few pictures. What the plugin offers no way to check is listed as not checked.
     """
     with TerminalReporter(quiet=as_json) as reporter:
-        validation = api.validate(name, kind=kind, reporter=reporter)
+        validation = api.validate(name, reporter=reporter, **given)
     if as_json:
         click.echo(json.dumps({"passed": validation.passed, "models": _content(validation, verbose=verbose)}))
     else:

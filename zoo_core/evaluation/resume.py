@@ -95,6 +95,7 @@ def _continue(
     started = time.perf_counter()
     request = replace(recorded_request(run_dir.path), out=run_dir.path)
     _refuse(run_dir, record, _program_here(record))  # before data are read, which takes long
+    host.recorded_model(record.model, record.registry)  # of a registry file that was given for the run's own call
     with recorded_threads(record):
         job = prepare(request, host, reporter, evaluate=record.evaluate, resumes=True)
         here = new_record(job, evaluate=record.evaluate, prepare_seconds=0.0)

@@ -100,7 +100,7 @@ def find_task(run: LoadedRun, host: PluginHost) -> None:
     """
     named, model = run.record.task, run.record.model or run.metrics.model
     try:
-        named = named or (host.model(model).task if model else None)
+        named = named or (host.recorded_model(model, run.record.registry).task if model else None)
         run.task = host.find_task(named) if named else None
     except ZooError as error:
         run.gaps.append(f"The run's task is not known: {error.fact}")
@@ -172,7 +172,7 @@ def open_dataset(run: LoadedRun, host: PluginHost, kind: type[Target]) -> None:
     labels = asked.labels if asked is not None else None
     request = DatasetRequest(root=Path(recorded.root), split=recorded.split, label_file=labels)
     try:
-        dataset = host.dataset(host.model(run.record.model), request)
+        dataset = host.dataset(host.recorded_model(run.record.model, run.record.registry), request)
         _check_classes(run, dataset.class_names)
         run.targets = _targets(dataset, run.predictions, kind)
     except ZooError as error:

@@ -169,7 +169,7 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
     if other is not run:
         _refuse_unlike(run, other, protocol, asked=request.protocol is not None)
     pairs = _stage_pairs(run, other, request)
-    entry = host.model(run.record.model)
+    entry = host.recorded_model(run.record.model, run.record.registry)
     dataset = run.open_dataset(entry, host, data=request.data, labels=request.labels)
     task = host.task(entry)
     num_resamples = request.num_resamples or (NUM_RESAMPLES if can_resample(task, protocol) else NUM_METRIC_RESAMPLES)

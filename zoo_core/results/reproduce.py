@@ -136,6 +136,7 @@ def reproduce(request: ReproduceRequest, host: PluginHost, reporter: Reporter) -
     ]
     for text in conditions:
         reporter.warn(text)
+    host.recorded_model(run.record.model, run.record.registry)
     with recorded_threads(run.record):
         result = evaluate_request(_request(request), host=host, reporter=reporter)
     again = open_run(result.run_dir)
@@ -178,7 +179,7 @@ def _changed_conditions(record: RunRecord, again: RunRecord) -> list[str]:
 
 
 def _stage(run: StoredRun, again: StoredRun, name: str, host: PluginHost) -> ReproducedStage:
-    task = host.task(host.model(run.record.model))
+    task = host.task(host.recorded_model(run.record.model, run.record.registry))
     before, after = (one.predictions(name, task.prediction_type) for one in (run, again))
     return ReproducedStage(
         name=name,

@@ -91,7 +91,10 @@ def rescore(request: RescoreRequest, host: PluginHost) -> Rescored:
 def _rescore_run(run: StoredRun, request: RescoreRequest, host: PluginHost) -> Rescored:
     if request.split is not None or request.ids_file is not None:
         raise RunError("A run is scored on the images it was run on.", fix="leave out --split and --ids.")
-    entry = host.model(request.model or run.record.model)
+    if request.model is None:
+        entry = host.recorded_model(run.record.model, run.record.registry)
+    else:
+        entry = host.model(request.model)
     dataset = run.open_dataset(entry, host, data=request.data, labels=request.labels)
     targets = {image_id: dataset.target(image_id) for image_id in run.image_ids}
     names = request.stages or tuple(run.stages)

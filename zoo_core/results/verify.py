@@ -138,7 +138,7 @@ def _data(run: StoredRun, host: PluginHost, data: Path | None) -> Iterator[Check
         yield Check(what="scores", state="unchecked", message="the annotations are not here")
         return
     try:
-        entry = host.model(run.record.model)
+        entry = host.recorded_model(run.record.model, run.record.registry)
         dataset = run.open_dataset(entry, host, data=data)
         hashes = {image_id: dataset.content_hash(image_id) for image_id in run.image_ids}
     except ZooError as error:
