@@ -229,6 +229,23 @@ def test_the_picture_of_the_house_names_every_module_on_its_floor() -> None:
     assert {name: int(floor) for floor, name in rows} == FLOORS
 
 
+def named_paths(text: str) -> set[str]:
+    """Files and folders that a page names from the repository's root."""
+    return set(re.findall(r"`((?:zoo_core|plugins|docs|tests)/[\w./-]*)`", text))
+
+
+def test_the_table_of_where_to_change_what_names_files_that_exist() -> None:
+    named = named_paths(section("architecture.md", "Where to change what"))
+    assert len(named) >= 20
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_modules_inside_the_larger_folders_exist() -> None:
+    named = first_cells(section("architecture.md", "Inside the larger folders"))
+    assert named
+    assert [name for name in named if not (ROOT / "zoo_core" / name).exists()] == []
+
+
 @pytest.mark.parametrize("name", ["run", "test"])
 def test_the_readme_marks_its_two_commands(name: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
