@@ -6,7 +6,7 @@ import ast
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,13 @@ from zoo_core.quantization.params import QuantSimParams
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
 from zoo_core.recipes import QUANTSIM, load_recipe
 from zoo_core.registry import load_registry
+from zoo_core.runs import parts
 from zoo_core.runs.record import MetricsRecord, RunRecord
 from zoo_core.runs.request import EvaluationRequest
 
 ROOT = Path(__file__).parents[1]
+PARTS: list[Any] = [kind for kind in vars(parts).values() if is_dataclass(kind) and kind is not parts.ScoreRecord]
+"""``ScoreRecord`` is written in another form: its values lie beside ``per_class``."""
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 
@@ -162,6 +165,16 @@ def test_every_key_of_a_run_is_documented(tmp_path: Path) -> None:
     listed = {name.split("/")[0] for name in first_cells((DOCS / "run-directory.md").read_text(encoding="utf-8"))}
     toys_own = {"lines", "toy_was_told.json"}  # its submission format and its tracker
     assert files - toys_own <= listed
+
+
+def test_every_field_of_a_part_is_documented() -> None:
+    rows = re.findall(
+        r"^\| `\S+` of `\S+` \| `(\w+)` \| (.+) \|$", section("run-directory.md", "Every field"), re.MULTILINE
+    )
+    documented = {kind: re.findall(r"`(\w+)`", listed) for kind, listed in rows}
+    known = {kind.__name__: [own.name for own in fields(kind)] for kind in PARTS}
+    known["StageScores"][known["StageScores"].index("scores")] = "metrics"  # its published name
+    assert documented == known
 
 
 # --------------------------------------------------------------------------- every block
