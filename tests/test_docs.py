@@ -259,6 +259,28 @@ def test_the_modules_inside_the_larger_folders_exist() -> None:
     assert [name for name in named if not (ROOT / "zoo_core" / name).exists()] == []
 
 
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub and MkDocs make them from plain text."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.strip().lower())) for heading in headings}
+
+
+LINKED = [*PAGES, *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY"))]
+
+
+@pytest.mark.parametrize(
+    "page", [*LINKED, *sorted(ROOT.glob("plugins/*/README.md"))], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_links_inside_the_repository_lead_to_a_page_and_a_heading(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        if name.startswith("https:"):
+            continue
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
 @pytest.mark.parametrize("name", ["run", "test"])
 def test_the_readme_marks_its_two_commands(name: str) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
