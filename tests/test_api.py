@@ -66,18 +66,66 @@ def host(monkeypatch: pytest.MonkeyPatch) -> PluginHost:
     return host
 
 
+def run_block(word: str, **replaced: str) -> dict[str, Any]:
+    """Run the page's block of code that contains a word, after replacing quoted text; return its names."""
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if word in code]
+    for old, new in replaced.items():
+        assert f'"{old}"' in code
+        code = code.replace(f'"{old}"', new)
+    names: dict[str, Any] = {}
+    exec(compile(code, "docs/python.md", "exec"), names)  # noqa: S102 - our own documentation
+    return names
+
+
+@pytest.fixture
+def toy_arguments(tmp_path: Path) -> str:
+    """Arguments of ``evaluate`` that run the toy instead of the page's model."""
+    weights = tmp_path / "toy.safetensors"
+    artifacts.save_state_dict(weights, untrained(2).state_dict(), {})
+    grid = data.write(tmp_path / "grid")
+    return f'"toy_squares", data="{grid}", checkpoint="{weights}", workers=0'
+
+
+def test_the_documented_run_prints_a_score_and_makes_a_table(
+    host: PluginHost,
+    toy_arguments: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_block("DataFrame", ssd_mobilenetv2_lite_shapes=toy_arguments)
+    result, table = names["result"], names["table"]
+    assert list(table["stage"]) == ["fp32", "w8a8"]
+    score = result.stages["w8a8"].scores["coco"].headline
+    assert table["coco map"][1] == pytest.approx(score)
+    printed = capsys.readouterr().out
+    assert f"{result!r}\n{score}\n" in printed
+    assert "drop" in repr(result)
+
+
+def test_the_documented_plugin_hears_of_the_finished_run(
+    host: PluginHost,
+    toy_arguments: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_block("class Listener", ssd_mobilenetv2_lite_shapes=toy_arguments)
+    assert names["host"] is host
+    assert "complete ['fp32']" in capsys.readouterr().out
+
+
 def test_the_documented_calls_work_on_a_run(host: PluginHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     artifacts.save_state_dict(tmp_path / "toy.safetensors", untrained(2).state_dict(), {})
     grid = data.write(tmp_path / "grid")
     options: dict[str, Any] = {"data": str(grid), "checkpoint": "toy.safetensors", "stages": "fp32,w8a8", "workers": 0}
     made = zoo_core.evaluate("toy_squares", report=False, **options).run_dir
+    names = run_block("reproduce")
 
-    (code,) = [code for code in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL) if "reproduce" in code]
-    names: dict[str, object] = {}
-    exec(compile(code, "docs/python.md", "exec"), names)  # noqa: S102 - our own documentation
-
-    assert names["newest"].path.resolve() == made  # type: ignore[attr-defined]
+    assert names["newest"].path.resolve() == made
     verdict = zoo_core.check(str(made), stages="w8a8", junit=tmp_path / "junit.xml")
     assert (tmp_path / "junit.xml").is_file()
     assert not verdict.passed  # the toy has no reference

@@ -6,7 +6,7 @@ import ast
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,13 @@ from zoo_core.quantization.params import QuantSimParams
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
 from zoo_core.recipes import QUANTSIM, load_recipe
 from zoo_core.registry import load_registry
+from zoo_core.runs import parts
 from zoo_core.runs.record import MetricsRecord, RunRecord
 from zoo_core.runs.request import EvaluationRequest
 
 ROOT = Path(__file__).parents[1]
+PARTS: list[Any] = [kind for kind in vars(parts).values() if is_dataclass(kind) and kind is not parts.ScoreRecord]
+"""``ScoreRecord`` is written in another form: its values lie beside ``per_class``."""
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 
@@ -164,6 +167,16 @@ def test_every_key_of_a_run_is_documented(tmp_path: Path) -> None:
     assert files - toys_own <= listed
 
 
+def test_every_field_of_a_part_is_documented() -> None:
+    rows = re.findall(
+        r"^\| `\S+` of `\S+` \| `(\w+)` \| (.+) \|$", section("run-directory.md", "Every field"), re.MULTILINE
+    )
+    documented = {kind: re.findall(r"`(\w+)`", listed) for kind, listed in rows}
+    known = {kind.__name__: [own.name for own in fields(kind)] for kind in PARTS}
+    known["StageScores"][known["StageScores"].index("scores")] = "metrics"  # its published name
+    assert documented == known
+
+
 # --------------------------------------------------------------------------- every block
 
 
@@ -227,6 +240,45 @@ def test_the_picture_of_the_house_names_every_module_on_its_floor() -> None:
     table = section("architecture.md", "The floors")
     rows = re.findall(r"^\| (\d+) \| `(\w+)(?:/|\.py)` \|", table, flags=re.MULTILINE)
     assert {name: int(floor) for floor, name in rows} == FLOORS
+
+
+def named_paths(text: str) -> set[str]:
+    """Files and folders that a page names from the repository's root."""
+    return set(re.findall(r"`((?:zoo_core|plugins|docs|tests)/[\w./-]*)`", text))
+
+
+def test_the_table_of_where_to_change_what_names_files_that_exist() -> None:
+    named = named_paths(section("architecture.md", "Where to change what"))
+    assert len(named) >= 20
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_modules_inside_the_larger_folders_exist() -> None:
+    named = first_cells(section("architecture.md", "Inside the larger folders"))
+    assert named
+    assert [name for name in named if not (ROOT / "zoo_core" / name).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub and MkDocs make them from plain text."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", heading.strip().lower())) for heading in headings}
+
+
+LINKED = [*PAGES, *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY"))]
+
+
+@pytest.mark.parametrize(
+    "page", [*LINKED, *sorted(ROOT.glob("plugins/*/README.md"))], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_links_inside_the_repository_lead_to_a_page_and_a_heading(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        if name.startswith("https:"):
+            continue
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 @pytest.mark.parametrize("name", ["run", "test"])

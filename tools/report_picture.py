@@ -1,7 +1,7 @@
-"""Take the README's picture of a report: ``python tools/report_picture.py RUN docs/images/report.png``.
+"""Take the README's picture of a report: ``python -m tools.report_picture RUN docs/images/report.png``.
 
 Opens the report of a run in Chromium (Debian: chromium, chromium-driver; Python: the extra ``browser``) and joins its
-top, its classes and its gallery into one picture below 300 KB.
+top, its classes and its gallery into one picture below 300 KB. The picture shows RUN as given, so pass a relative path.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from zoo_core.report.html import write_report
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 1120, 560
-SECTIONS = ("body", "#classes", "#gallery")
+WIDTH = 1120
+SECTIONS = {"body": 660, "#classes": 460, "#gallery": 560}
+"""CSS selector of the place where each part starts, and the part's height in pixels."""
 MAX_BYTES = 300_000
 FLAGS = (
     "--headless",
@@ -53,10 +54,16 @@ def main(run: Path, target: Path) -> None:
             options.add_argument(flag)
         browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
         try:
-            screen = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+            screen = {"width": WIDTH, "height": max(SECTIONS.values()), "deviceScaleFactor": 1, "mobile": False}
             browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
             browser.get(page.absolute().as_uri())
-            parts = [_picture_of(browser, selector) for selector in SECTIONS]
+            browser.execute_script(
+                "document.querySelectorAll('code').forEach("
+                "e => { e.textContent = e.textContent.replace(arguments[0], arguments[1]); })",
+                str(run.absolute()),
+                str(run),
+            )
+            parts = [_picture_of(browser, selector, height) for selector, height in SECTIONS.items()]
         finally:
             browser.quit()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -64,14 +71,14 @@ def main(run: Path, target: Path) -> None:
     sys.stdout.write(f"{target}: {target.stat().st_size} bytes\n")
 
 
-def _picture_of(browser: webdriver.Chrome, selector: str) -> NDArray[np.uint8]:
-    """Capture the window, ``(H, W, 3)`` BGR, from the element's top on."""
+def _picture_of(browser: webdriver.Chrome, selector: str, height: int) -> NDArray[np.uint8]:
+    """Capture ``height`` pixels from the element's top on, ``(H, W, 3)`` BGR."""
     top = browser.execute_script(
         "const e = document.querySelector(arguments[0]);"
         "return e === document.body ? 0 : e.getBoundingClientRect().top + window.scrollY",
         selector,
     )
-    clip = {"x": 0, "y": top, "width": WIDTH, "height": HEIGHT, "scale": 1}
+    clip = {"x": 0, "y": top, "width": WIDTH, "height": height, "scale": 1}
     shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
     data = np.frombuffer(base64.b64decode(shot["data"]), np.uint8)
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
@@ -85,7 +92,7 @@ def _encoded(picture: NDArray[np.uint8]) -> bytes:
         done, data = cv2.imencode(".png", reduced, [cv2.IMWRITE_PNG_COMPRESSION, 9])
         if done and len(data) <= MAX_BYTES:
             return data.tobytes()
-    raise SystemExit(f"The picture does not fit into {MAX_BYTES} bytes; make HEIGHT smaller.")
+    raise SystemExit(f"The picture does not fit into {MAX_BYTES} bytes; make SECTIONS smaller.")
 
 
 if __name__ == "__main__":

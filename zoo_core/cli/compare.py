@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     type=int,
     help="Resamples of the images [default: 2000, or 200 where the metric runs on each].",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Draws the resamples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the resamples.")
 @click.option(
     "--score",
     "score_threshold",
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 def compare(*, run_dir: Path, as_json: bool, verbose: bool, **given: Any) -> int:  # noqa: ARG001 - main() reads --verbose
     """Compare two runs, or stages of one run, paired by image.
 
-    The difference of mAP is RUN_B minus RUN_A, or a stage minus the first stage, with a 95 % interval from resampled
-    images. Runs on different images, splits or protocols are refused.
+    The change of mAP is RUN_B minus RUN_A, or a stage minus the first stage, so negative is worse; its 95 % interval
+    comes from resampled images. Runs on different images, splits or protocols are refused.
     """
     result = api.compare(run_dir, **given)
     if as_json:

@@ -40,7 +40,7 @@ from zoo_core.cli.progress import TerminalReporter
     help="Draw detections with at least this score.",
 )
 @click.option("--data", type=FILE, help="Dataset root, to calibrate quantized stages.")
-@click.option("--labels", type=FILE, help="Label file; with --stage fp32 no data is needed then.")
+@click.option("--labels", type=FILE, help="Label file; with it, --stage fp32 needs no data.")
 @click.option("--calibration-size", type=int, default=100, show_default=True, help="Images to calibrate on.")
 @options(REGISTRY, CHECKPOINT, RECIPE, SETTINGS, BATCH_SIZE, DEVICE, SEED, OFFLINE, *PROGRESS)
 def detect(*, model: str, images: tuple[Path, ...], as_json: bool, verbose: bool, quiet: bool, **given: Any) -> int:

@@ -18,7 +18,7 @@ from zoo_core.version import __version__
 COMMANDS = {
     "run": "Quantize a model, evaluate every stage, and record the result.",
     "quantize": "Run a model's recipe and save the optimized network.",
-    "report": "Write the page of a run: tables, plots, what changed.",
+    "report": "Write the report of a run: tables, plots, what changed.",
     "detect": "Draw the detections of a model's stages in image files.",
     "rescore": "Score stored detections again, without a model and images.",
     "compare": "Compare two runs, or stages of one run, paired by image.",

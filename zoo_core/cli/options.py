@@ -59,7 +59,7 @@ DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Device to run on."
 )
 SEED = click.option(
-    "--seed", type=int, default=0, show_default=True, help="Draws the calibration set and seeds every step."
+    "--seed", type=int, default=0, show_default=True, help="Seed of the choice of calibration images and of every step."
 )
 RUN_OUT = click.option("--out", type=FILE, help="Run directory [default: runs/<model>/<UTC time>-<short id>].")
 
@@ -83,7 +83,7 @@ REGISTRY = click.option(
 
 QUANTIZING = (
     REGISTRY,
-    click.option("--data", type=FILE, help="Dataset root: VOCdevkit/VOC2007, VOCdevkit, or its parent."),
+    click.option("--data", type=FILE, help="Dataset root in the layout of the model's data, e.g. VOCdevkit."),
     CHECKPOINT,
     LABELS,
     RECIPE,

@@ -17,10 +17,10 @@ from zoo_core.cli.options import FILE, OUTPUT, options
 @click.option("--out", type=FILE, help="File to write [default: report.html in RUN].")
 @options(*OUTPUT)
 def report(*, run_dir: Path, against: Path | None, out: Path | None, as_json: bool, verbose: bool) -> int:  # noqa: ARG001 - main() reads --verbose
-    """Write the page of a run: tables, plots, and pictures of what quantization changed.
+    """Write the report of a run: tables, plots, and pictures of what quantization changed.
 
-    RUN is a run directory. One HTML file holds everything and needs no network. The page names what the directory
-    lacks, and shows the rest.
+    RUN is a run directory. The report is one HTML file that loads nothing from the network. It names the parts that the
+    directory lacks and shows the rest.
     """
     path = api.write_report(run_dir, against=against, out=out)
     click.echo(json.dumps({"report": str(path)}) if as_json else str(path))

@@ -26,14 +26,14 @@ DIFFERS = 1
 @click.argument("run_dir", metavar="RUN", type=FILE)
 @click.option("--data", type=FILE, help="Dataset root [default: the run's].")
 @click.option("--checkpoint", type=FILE, help="Original weights [default: the run's].")
-@click.option("--workers", type=int, help="Threads that decode images [default: the run's]; they change no byte.")
-@click.option("--batch-size", type=int, help="Another batch size than the run's, to see how predictions change.")
+@click.option("--workers", type=int, help="Threads that decode images [default: the run's]; no effect on results.")
+@click.option("--batch-size", type=int, help="Batch size other than the run's, to see how predictions change.")
 @click.option("--out", type=FILE, help="Directory of the new run [default: runs/<model>/<UTC time>-<short id>].")
 @options(OFFLINE, *PROGRESS)
 def reproduce(*, run_dir: Path, as_json: bool, verbose: bool, quiet: bool, **given: Any) -> int:
     """Repeat RUN from its record, and compare every prediction byte by byte.
 
-    Exits with 0 when the two are identical, 1 when they differ: the table then shows by how much, and names the first
+    Exits with 0 if the two are identical, 1 if they differ: the table then shows by how much, and names the first
     image that does. Nothing comes from the cache of slow steps; AdaRound is computed again.
     """
     with termination_interrupts(), TerminalReporter(quiet=quiet, verbose=verbose) as reporter:

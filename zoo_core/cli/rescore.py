@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--data", type=FILE, help="Dataset root with the annotations [default: the run's].")
 @click.option("--labels", type=FILE, help="Label file, one class name per line.")
 @click.option("--split", help="Split of a submission [default: from its file names].")
-@click.option("--ids", "ids_file", type=FILE, help="A submission covers only the image ids in this file.")
+@click.option("--ids", "ids_file", type=FILE, help="Score a submission only on the image ids in this file.")
 @click.option("--stages", default="", metavar="NAMES", help="Comma-separated stages of a run [default: all].")
 @click.option("--protocol", "protocols", multiple=True, help="Protocol id; may be repeated [default: all].")
 @click.option(

@@ -34,7 +34,7 @@ def _numbers(_context: click.Context, _param: click.Parameter, text: str | None)
     help="Continue the run in this directory, with its own options; give no MODEL and no other option.",
 )
 @options(*QUANTIZING)
-@click.option("--optimized-checkpoint", type=FILE, help="Weights already optimized: skips equalization and AdaRound.")
+@click.option("--optimized-checkpoint", type=FILE, help="Already optimized weights; skips equalization and AdaRound.")
 @click.option(
     "--stages",
     metavar="NAMES|all",

@@ -35,7 +35,7 @@ def validate(*, name: str, as_json: bool, verbose: bool, **given: Any) -> int:
     """Check a plugin, or one of its models, on drawn pictures; exits with 1 when a check failed.
 
     Runs on the CPU in about a minute per model, without a download: every step of the recipe with one iteration on a
-    few pictures. What the plugin offers no way to check is listed as not checked.
+    few pictures. Checks that need something the plugin does not provide are listed as not checked.
     """
     with TerminalReporter(quiet=as_json) as reporter:
         validation = api.validate(name, reporter=reporter, **given)

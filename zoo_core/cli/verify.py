@@ -22,8 +22,8 @@ STALE = 1
 def verify(*, run_dir: Path, data: Path | None, as_json: bool, verbose: bool) -> int:  # noqa: ARG001 - main() reads --verbose
     """Check every hash of a run's record, and name what is stale.
 
-    Weights, recipe, configuration, library versions, images and annotations, and if the scores follow from the
-    stored predictions. Exits with 0 when nothing is stale, 1 when something is, 2 when the record cannot be read.
+    Covers weights, recipe, configuration, library versions, images and annotations, and scores the stored
+    predictions again. Exits with 0 if nothing is stale, 1 if something is, 2 if the record is not valid.
     """
     checks = api.verify(run_dir, data=data)
     stale = any(check.state == "stale" for check in checks)
