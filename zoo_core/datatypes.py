@@ -541,7 +541,7 @@ LAYOUTS: Mapping[str, str] = MappingProxyType(
         "coco": "a folder with annotations/instances_<split>.json and the images in <split>",
         "image_folder": "a folder with <split>/<class>/*.jpg",
         "shapes_voc": "drawn shapes with boxes; zoo-eval draws them if --data is not given",
-        "shapes_folder": "drawn shapes, one per picture, in a folder per class; zoo-eval draws them if --data is not given",
+        "shapes_folder": "drawn shapes, one per picture, in a folder per class; zoo-eval draws these too",
     }
 )
 """Data layouts that zoo-eval opens itself, each with a description of the files."""
@@ -555,7 +555,7 @@ class DatasetEntry:
         name: Display name, e.g. ``VOC2007``; also selects the folder of this name if the data has several.
         split: Evaluated by default.
         calibration_split: Calibration images are drawn from it, never from the evaluated split.
-        archives: Unpacked into the cache by ``zoo-eval fetch``; empty for data that the user provides or the plugin draws.
+        archives: Unpacked into the cache by ``zoo-eval fetch``; empty for data from the user or the plugin.
         layout: One of ``LAYOUTS``: zoo-eval opens the data itself. None if the plugin implements ``zoo_dataset``.
         label_file: Default of ``--labels``, one class name per line: a path relative to the registry file, or
             ``package:<import name>/<path>``. None uses the dataset's own class names.

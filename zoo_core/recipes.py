@@ -73,7 +73,7 @@ def find_recipe(name: str, places: Sequence[Path], *, model_id: str) -> Recipe:
         model_id: The model that errors name.
 
     Raises:
-        RecipeError: The recipe does not exist (lists the available ones), a place does not exist, or as ``load_recipe``.
+        RecipeError: The recipe or a place does not exist, or as ``load_recipe``.
     """
     files: dict[str, Path] = {}
     for place in places:
