@@ -1,4 +1,4 @@
-"""Answers the hooks that a model's owner leaves out, from what the registry entry declares.
+"""Implements the hooks that a model's owner leaves out, based on its registry entry.
 
 ``PluginHost`` asks this module through pluggy, after the owner. Like any plugin's hooks it imports heavy modules inside
 its functions.

@@ -67,7 +67,7 @@ def _manager() -> pluggy.PluginManager:
 
 
 class PluginHost:
-    """The plugins of one run. Create one per run and per test; there is no global instance.
+    """Manages the plugins of one run. Create one per run and per test; there is no global instance.
 
     Args:
         installed: Find plugins through the entry-point group ``zoo_eval``. Each is imported when first needed.
