@@ -134,5 +134,5 @@ def test_the_documented_calls_work_on_a_run(host: PluginHost, tmp_path: Path, mo
 
 def test_a_run_that_is_not_there_is_named(host: PluginHost, tmp_path: Path) -> None:
     for call in (zoo_core.check, zoo_core.verify, zoo_core.compare, zoo_core.reproduce):
-        with pytest.raises(RunError, match=r"holds no run\.json"):
+        with pytest.raises(RunError, match=r"has no run\.json"):
             call(tmp_path)

@@ -167,8 +167,8 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "the file holds nothing"),
-        ("[1, 2]", "the file holds a list"),
+        ("", "expected a mapping, got nothing"),
+        ("[1, 2]", "expected a mapping, got a list"),
         ("schema: 1", "models: the key is missing"),
         ("models: {}", "schema: the key is missing"),
         ("schema: one\nmodels: {}", 'schema: the value "one" is not a schema version'),

@@ -36,14 +36,14 @@ class ImageSize(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prediction:
-    """What a network says about one image: named arrays whose first axis is the same N.
+    """Prediction for one image: named arrays with a common first axis.
 
     A subclass declares its arrays as fields; the prediction store writes and reads them by field name, so a new
     task needs no change there.
     """
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The fields by name, not copied."""
+        """Return the fields by name, not copied."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 
@@ -73,13 +73,13 @@ class Detections(Prediction):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Classification(Prediction):
-    """The classes that a network gives one image, most probable first.
+    """Ranked classes of one image, most probable first.
 
     Attributes:
-        labels: ``(N,)`` int64, 0-based class index, each at most once. Not all classes need be there, but whatever is
-            left out is less probable than what is there.
-        scores: ``(N,)`` float64 probabilities in ``[0, 1]``, falling. In float64, so that two logits which differ by
-            the last bit of a float32 stay different: equal scores are ties, and a protocol says who wins them.
+        labels: ``(N,)`` int64, 0-based class index, each at most once. Classes may be missing if they are less
+            probable than every class in the list.
+        scores: ``(N,)`` float64 probabilities in ``[0, 1]``, descending. In float64, so that two logits which differ
+            in the last bit of a float32 do not become a tie; a protocol defines how ties are broken.
     """
 
     labels: NDArray[np.int64]
@@ -96,21 +96,21 @@ class Classification(Prediction):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Target:
-    """What is true of one image; a task's targets derive from it."""
+    """Ground truth of one image; base class of a task's targets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DetectionTarget(Target):
-    """The objects in one image.
+    """Annotated objects of one image.
 
     Attributes:
         boxes: ``(M, 4)`` float32, ``xyxy`` in absolute pixels, 0-based (VOC's 1-based corners minus one).
         labels: ``(M,)`` int64, 0-based class index.
         difficult: ``(M,)`` bool; such an object counts neither as found nor as missed.
-        crowds: ``(M,)`` bool; the box encloses a group that was not told apart, COCO's ``iscrowd``. Each of them is
-            difficult too. None where nothing is a crowd.
-        areas: ``(M,)`` float64, square pixels that the object itself covers, COCO's ``area``, which sorts objects into
-            small, medium and large. None where only boxes are known: the boxes' areas.
+        crowds: ``(M,)`` bool; the box encloses a group annotated as one, COCO's ``iscrowd``. Crowds are also
+            difficult. None if there are no crowds.
+        areas: ``(M,)`` float64, area of the object itself in square pixels, COCO's ``area``, which divides objects
+            into small, medium and large. None uses the boxes' areas.
     """
 
     boxes: NDArray[np.float32]
@@ -122,7 +122,7 @@ class DetectionTarget(Target):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClassTarget(Target):
-    """The one class of an image.
+    """Annotated class of one image.
 
     Attributes:
         label: 0-based class index.
@@ -157,14 +157,14 @@ class Decode(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelBundle:
-    """A network, and how an image gets in and a prediction gets out.
+    """Network with its preprocessing and decoding.
 
     Attributes:
-        network: In eval mode, on the device asked for; holds only what a device would run.
+        network: In eval mode, on the requested device; contains only what a device would run.
         example_input: ``(1, C, H, W)`` float32, accepted by ``network``.
-        preprocess: One image to one input.
-        decode: A batch of outputs to predictions.
-        notes: What a reader of the report must know, e.g. that ReLU6 was replaced.
+        preprocess: Converts one image to one input.
+        decode: Converts a batch of outputs to predictions.
+        notes: Remarks for readers of the report, e.g. that ReLU6 was replaced.
     """
 
     network: torch.nn.Module
@@ -176,13 +176,13 @@ class ModelBundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A weights file whose content has been hashed, and checked where a hash was declared.
+    """Weights file, hashed and, if a hash is declared, verified.
 
     Attributes:
-        path: Where it lies; read it through ``zoo_core.artifacts.load_state_dict`` alone.
+        path: Read the file only through ``zoo_core.artifacts.load_state_dict``.
         sha256: Of the file's bytes, hexadecimal.
-        optimized: Published as already equalized and rounded: batch norms are folded. What ``zoo-eval quantize`` wrote
-            never reaches a plugin this way: the core loads it into the ordinary network.
+        optimized: Published as already equalized and rounded, with batch norms folded. Not set for files written by
+            ``zoo-eval quantize``: the core loads those into the ordinary network itself.
     """
 
     path: Path
@@ -195,11 +195,11 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetRequest:
-    """Which part of which data a run asks for.
+    """Requested split and location of a dataset.
 
     Attributes:
-        root: What the user gave as ``--data``, or where the archives were unpacked; None where neither is, and the
-            plugin then uses a place of its own or says what to give.
+        root: Folder given as ``--data``, or the unpacked archives. None if there is neither: the plugin then uses its
+            own location, or raises an error that describes the required data.
         split: For example ``test`` or ``trainval``.
         label_file: One class name a line; None for the dataset's own classes.
     """
@@ -212,13 +212,13 @@ class DatasetRequest:
 class EvalDataset(Protocol):
     """One split of a dataset.
 
-    ``image`` is called from several threads at once; read with functions that allow it. ``numpy.load`` does not: it
-    parses the header with ``ast``, which fails in threads now and then on Python 3.11 (python/cpython issue 106905).
+    ``image`` is called from several threads at once and must be thread-safe. ``numpy.load`` is not: it parses the
+    header with ``ast``, which occasionally fails in threads on Python 3.11 (python/cpython issue 106905).
 
     Attributes:
-        name: For people, e.g. ``VOC2007``.
+        name: Display name, e.g. ``VOC2007``.
         split: As requested.
-        root: Where it was found.
+        root: Folder of the data.
         class_names: Index is the label; background is not a class.
         ids: Every image id of the split, in the split's own order.
         submission_format: Folder name for ``write_submission``, e.g. ``comp4``.
@@ -236,7 +236,7 @@ class EvalDataset(Protocol):
         ...
 
     def target(self, image_id: str) -> Target:
-        """Return what is true of the image. Raises DataError naming file and element."""
+        """Return the image's ground truth. Raises DataError naming file and element."""
         ...
 
     def content_hash(self, image_id: str) -> str:
@@ -253,15 +253,15 @@ class EvalDataset(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolScore:
-    """What one protocol says about one stage.
+    """Scores of one stage under one protocol.
 
     Attributes:
         values: Named results in ``[0, 1]``, the headline first, e.g. ``{"map": 0.86}``; None when undefined.
-        per_class: Headline value per class name; None when undefined, the reason then stands in ``notes``.
+        per_class: Headline value per class name; None when undefined, with the reason in ``notes``.
         num_images: Images scored.
         num_objects: Objects that count, per class name (difficult ones do not).
         definition: The protocol's exact rule in a few sentences.
-        notes: What limits the number: classes without objects, classes not submitted.
+        notes: Limitations of the score: classes without objects, classes not submitted.
     """
 
     values: Mapping[str, float | None]
@@ -273,16 +273,16 @@ class ProtocolScore:
 
     @property
     def headline(self) -> float | None:
-        """The first of ``values``."""
+        """Return the first of ``values``."""
         return next(iter(self.values.values()))
 
 
 class Metric(Protocol):
-    """Every protocol of a task from one pass over the predictions.
+    """Computes every protocol of a task in one pass over the predictions.
 
     Attributes:
         prediction_type: The class that ``update`` takes and the prediction store rebuilds.
-        protocol_ids: Keys of what ``compute`` returns, the default headline first.
+        protocol_ids: Keys of the result of ``compute``, the default headline first.
     """
 
     prediction_type: type[Prediction]
@@ -297,7 +297,7 @@ class Metric(Protocol):
         ...
 
     def suspects(self) -> Sequence[str]:
-        """Say what the data shows about a score near zero: label order, colour order, box units. May be empty."""
+        """Return likely causes of a score near zero: label order, colour order, box units. May be empty."""
         ...
 
 
@@ -311,7 +311,7 @@ class Measure:
     Attributes:
         overall: Name of the value over all images, e.g. ``mAP``.
         per_class: Name of the value of one class, e.g. ``AP``.
-        counted: Plural of what ``ProtocolScore.num_objects`` counts, e.g. ``objects``.
+        counted: Plural noun for the things that ``ProtocolScore.num_objects`` counts, e.g. ``objects``.
         class_mean: The overall value is the mean of the classes' values.
         valid_range: Least and greatest value; tables show values in percent.
     """
@@ -342,8 +342,8 @@ class ImageChange:
 
     Attributes:
         counts: By kind of change, in the order and with the names of ``Task.change_kinds``: ``(C,)`` int64 per class.
-        magnitude: Size of the change, at least 0.0; 0.0 means that nothing worth showing changed. Orders images.
-        summary: The change in a few words, e.g. ``1 lost, 0 gained, 2 moved``.
+        magnitude: Size of the change, at least 0.0; images are sorted by it, and those with 0.0 are not displayed.
+        summary: Short description of the change, e.g. ``1 lost, 0 gained, 2 moved``.
     """
 
     counts: Mapping[str, NDArray[np.int64]]
@@ -353,11 +353,11 @@ class ImageChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Drawing:
-    """A prediction or a target drawn onto its image.
+    """Image with a prediction or a target drawn onto it.
 
     Attributes:
-        pixels: ``(H, W, 3)`` uint8 RGB, of the image's proportions and any size.
-        caption: A few words, e.g. ``3 detections``; may be empty.
+        pixels: ``(H, W, 3)`` uint8 RGB, any size with the image's proportions.
+        caption: Short text, e.g. ``3 detections``; may be empty.
     """
 
     pixels: NDArray[np.uint8]
@@ -370,7 +370,7 @@ class ResampledImages:
 
     Attributes:
         class_names: Index is the label; C in all.
-        image_ids: Of the I images.
+        image_ids: Ids of the I images.
         targets: In the order of ``image_ids``.
         weights: ``(I, R)`` int32, how often each image counts; in the first column each counts once.
         protocol: Protocol id whose first value is compared.
@@ -401,7 +401,7 @@ class PredictionChecks:
     """Functions with which ``zoo-eval validate`` examines predictions; a check without its function is not applicable.
 
     Attributes:
-        problems: Returns what is wrong with a prediction, e.g. ``scores do not descend``; empty for a sound one.
+        problems: Returns the problems of a prediction, e.g. ``scores do not descend``; empty if it is valid.
         labels: Returns the class indices in a prediction, ``(N,)`` int64.
         positions_px: Returns the coordinates in a prediction, in pixels of the original image; any shape.
         perfect: Returns the best prediction for a target.
@@ -422,7 +422,7 @@ class Task:
         prediction_type: Type that ``decode`` returns and the metric takes.
         target_type: Type of the dataset's targets.
         measures: Display names by key of ``ProtocolScore.values``.
-        change_kinds: Names of what ``compare`` counts: first what stayed the same, then the kinds of change.
+        change_kinds: Names of the counts of ``compare``: unchanged predictions first, then the kinds of change.
         change_definition: Explains these kinds in one or two sentences.
         compare: Returns the change from a first prediction of an image to a second one, given the target, or None where
             the data is not available, and the context.
@@ -459,17 +459,17 @@ def measure(task: Task | None, key: str) -> Measure:
     return known.get(key, Measure(overall=key, per_class=key, counted="count"))
 
 
-# --------------------------------------------------------------------------- what the checks of a plugin need
+# --------------------------------------------------------------------------- checks of a plugin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Scene:
-    """A picture of which everything is known, because a program drew it.
+    """Drawn picture with its exact ground truth.
 
     Attributes:
-        image_id: As the dataset must name it.
+        image_id: Id that the dataset must use.
         image: ``(H, W, 3)`` uint8 RGB.
-        target: What the dataset must say of it.
+        target: Ground truth that the dataset must return.
     """
 
     image_id: str
@@ -478,7 +478,7 @@ class Scene:
 
 
 class Encode(Protocol):
-    """The inverse of ``Decode``: what a network that is right would put out."""
+    """Inverse of ``Decode``: returns the outputs of a perfect network."""
 
     def __call__(self, targets: Sequence[Target], sizes: Sequence[ImageSize]) -> tuple[torch.Tensor, ...]:
         """Return the outputs from which ``decode`` finds exactly ``targets``, shaped as the network's own."""
@@ -487,18 +487,18 @@ class Encode(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ConformanceKit:
-    """What lets the checks of a model run on a few drawn pictures, without a download.
+    """Drawn pictures and functions with which a model is checked without a download.
 
     Attributes:
-        root: The data set that was written, as a user would give it to ``--data``.
-        scenes: What was written: split to pictures. Holds the entry's evaluated and its calibration split.
+        root: The dataset that was written, as a user would give it to ``--data``.
+        scenes: The pictures by split; contains the entry's evaluated and calibration splits.
         label_file: As a user would give it to ``--labels``.
-        encode: The inverse of ``decode``; None leaves the checks with a perfect network out.
-        perfect: The best prediction for a target; None uses the task's.
-        channels: The order in which the network wants colours; images always come in RGB.
-        checkpoint: Weights that the plugin carries; None is the untrained network.
-        least_headline: What these weights reach at least in the evaluated scenes, in ``[0, 1]``, under the entry's
-            headline protocol; None where nothing can be expected of them.
+        encode: The inverse of ``decode``; None skips the checks that need a perfect network.
+        perfect: Returns the best prediction for a target; None uses the task's function.
+        channels: The network's colour order; images always come in RGB.
+        checkpoint: Weights that ship with the plugin; None uses the untrained network.
+        least_headline: Minimum score of these weights on the evaluated scenes, in ``[0, 1]``, under the entry's
+            headline protocol; None if there is no expectation.
     """
 
     root: Path
@@ -516,15 +516,15 @@ class ConformanceKit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """A file from elsewhere.
+    """File to download, or file of an installed package.
 
     Attributes:
         url: ``https://...``, or ``package:<import name>/<path>`` for a file inside an installed package.
-        sha256: Hexadecimal; None where none is published, then the first download records it.
-        sha256_prefix: The first digits of the SHA-256, 8 or more, where only these are published: file names of torch's
-            hub end with them. Checked whenever the file is used, beside the hash that the first download records.
-        md5: A published MD5, checked on download in addition; not trusted alone.
-        size_bytes: None where unknown.
+        sha256: Hexadecimal; None if none is published: the first download then records it.
+        sha256_prefix: The first digits of the SHA-256, 8 or more, if only these are published: file names of torch's
+            hub end with them. Checked on every use, together with the hash that the first download records.
+        md5: A published MD5, checked on download in addition to the SHA-256, never instead of it.
+        size_bytes: None if unknown.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -540,25 +540,25 @@ LAYOUTS: Mapping[str, str] = MappingProxyType(
         "voc": "a folder with ImageSets/Main, Annotations and JPEGImages",
         "coco": "a folder with annotations/instances_<split>.json and the images in <split>",
         "image_folder": "a folder with <split>/<class>/*.jpg",
-        "shapes_voc": "pictures of drawn shapes with boxes; zoo-eval draws them when --data is not given",
-        "shapes_folder": "drawn shapes, one a picture, in a folder per class; zoo-eval draws them likewise",
+        "shapes_voc": "drawn shapes with boxes; zoo-eval draws them if --data is not given",
+        "shapes_folder": "drawn shapes, one per picture, in a folder per class; zoo-eval draws these too",
     }
 )
-"""Data layouts that zoo-eval opens itself, and what each looks like on disk."""
+"""Data layouts that zoo-eval opens itself, each with a description of the files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetEntry:
-    """Where a model's dataset comes from and which splits serve what.
+    """Source of a model's dataset, and the splits for evaluation and calibration.
 
     Attributes:
-        name: For people, e.g. ``VOC2007``; picks the folder of this name where several lie side by side.
+        name: Display name, e.g. ``VOC2007``; also selects the folder of this name if the data has several.
         split: Evaluated by default.
         calibration_split: Calibration images are drawn from it, never from the evaluated split.
-        archives: Unpacked into the cache by ``zoo-eval fetch``; empty for data the user brings or the plugin draws.
-        layout: One of ``LAYOUTS``: zoo-eval opens the data itself. None where the plugin implements ``zoo_dataset``.
-        label_file: Names the classes, one a line, unless ``--labels`` does: a path relative to the registry file, or
-            ``package:<import name>/<path>``. None for the classes that the data names.
+        archives: Unpacked into the cache by ``zoo-eval fetch``; empty for data from the user or the plugin.
+        layout: One of ``LAYOUTS``: zoo-eval opens the data itself. None if the plugin implements ``zoo_dataset``.
+        label_file: Default of ``--labels``, one class name per line: a path relative to the registry file, or
+            ``package:<import name>/<path>``. None uses the dataset's own class names.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -582,21 +582,21 @@ RECORDED_PACKAGES = (
     "pluggy",
     "onnxruntime",
 )
-"""Libraries that can move a number: a run's record holds their versions."""
+"""Libraries that can change a score; a run records their versions."""
 
 ANY_RECIPE = "any"
-"""Stands for a recipe's name in a reference that runs with every recipe are held against."""
+"""Recipe name of a reference that applies to every recipe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceVariant:
-    """What a reference is under some versions of the libraries.
+    """Value of a reference under certain versions of the libraries.
 
     Attributes:
-        versions: Specifier by package, e.g. ``{"torch": ">=2.8,<2.12"}``; all must hold.
+        versions: Specifier by package, e.g. ``{"torch": ">=2.8,<2.12"}``; all must match.
         value: In ``[0, 1]``.
-        tolerance: None for the reference's.
-        note: What is known about its conditions.
+        tolerance: None uses the reference's.
+        note: Known conditions of the measurement.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -608,21 +608,21 @@ class ReferenceVariant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reference:
-    """A published or recorded value, with the conditions under which it was obtained.
+    """Published or recorded value, with the conditions of its measurement.
 
     Attributes:
         stage: The stage it belongs to, e.g. ``fp32``.
         protocol: Protocol id.
         value: In ``[0, 1]``.
-        tolerance: How far below ``value`` a result may lie and still count as reproduced.
+        tolerance: Largest shortfall from ``value`` at which a result still counts as reproduced.
         source: Where it was published.
         key: Key of the value inside the protocol; None for the protocol's first value.
-        note: What is known about its conditions.
-        per_class: Values per class name, where published.
-        recipe: Name of the recipe it was obtained with; None for the model's own, ``any`` for a value that every recipe
-            is held against. The stage fp32 depends on none.
+        note: Known conditions of the measurement.
+        per_class: Values per class name, if published.
+        recipe: Name of the recipe used; None for the model's default, ``any`` for a value that applies to every recipe.
+            The stage fp32 depends on none.
         settings: ``STEP.PARAM=VALUE`` overrides of that recipe.
-        variants: Its value under some versions of the libraries; the first that holds for a run replaces ``value``.
+        variants: Values under certain versions of the libraries; the first that matches a run replaces ``value``.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -640,26 +640,26 @@ class Reference:
 
     @property
     def value_name(self) -> str:
-        """Stage, protocol and, where it is given, key."""
+        """Return stage, protocol and, if given, key."""
         return " ".join(part for part in (self.stage, self.protocol, self.key) if part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEntry:
-    """One model of the catalogue.
+    """Registry entry of a model.
 
     Attributes:
         model_id: Its key in the registry file.
         plugin: The plugin that owns it: any that is installed.
-        task: ``detection`` and ``classification`` have metrics of zoo-eval's; a plugin may bring another.
-        checkpoint: The original weights; None when the user must bring them.
+        task: ``detection`` and ``classification`` are built in; a plugin may declare others.
+        checkpoint: The original weights; None if the user must provide them.
         optimized_checkpoint: Weights published as already optimized, if any.
         recipe: Name of the default recipe.
         recipes: A folder of recipe files, or one recipe file: a path relative to the registry file, or
-            ``package:<import name>/<path>``. The recipes that zoo-eval ships can be named besides.
+            ``package:<import name>/<path>``. The recipes that zoo-eval ships are available too.
         headline: Protocol id that tables show first.
-        options: What only the plugin understands, e.g. a width multiplier.
-        source: Registry file that holds the entry.
+        options: Options of the plugin, e.g. a width multiplier.
+        source: Registry file with the entry.
     """
 
     model_id: str
@@ -682,7 +682,7 @@ class ModelEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepSpec:
-    """One entry of a recipe: a step's name and the parameters written for it, not yet checked by the step."""
+    """Entry of a recipe: a step's name and its parameters, not yet checked by the step."""
 
     step: str
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -690,11 +690,11 @@ class StepSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """An ordered list of quantization steps, as data.
+    """Ordered list of quantization steps.
 
     Attributes:
-        name: Stated in the file.
-        steps: In order; the last one is ``quantsim`` and holds bit widths, scheme and config file.
+        name: As given in the file.
+        steps: In order; the last one is ``quantsim``, with bit widths, scheme and config file.
         source: The file it was read from; paths inside the recipe are relative to it.
         sha256: Of the recipe's content as used: file bytes and overrides.
     """
@@ -716,19 +716,19 @@ class CalibrationBatches(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Number of batches."""
+        """Return the number of batches."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantSettings:
-    """How values are represented: the recipe's ``quantsim`` parameters, which earlier steps must agree with.
+    """Number formats: the recipe's ``quantsim`` parameters, which earlier steps must also use.
 
     Attributes:
         param_bw: Bits of a weight.
         output_bw: Bits of an activation.
         quant_scheme: ``tf_enhanced`` (SQNR range search) or ``tf`` (min-max).
-        config_file: AIMET configuration: symmetry, per-channel, what is not quantized.
+        config_file: AIMET configuration: symmetry, per-channel, exceptions from quantization.
     """
 
     param_bw: int
@@ -739,12 +739,12 @@ class QuantSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class QuantNetwork:
-    """A float network on its way through a recipe.
+    """Float network between two steps of a recipe.
 
     Attributes:
         network: In eval mode. Never modified: a step returns a new one.
-        param_encodings: Encodings that a step has fixed, by parameter name, in AIMET's exchange form; quantsim
-            freezes them before it calibrates activations. Empty until a rounding step ran.
+        param_encodings: Encodings fixed by a step, by parameter name, in AIMET's exchange form; quantsim freezes them
+            before it calibrates activations. Empty before a rounding step.
     """
 
     network: torch.nn.Module
@@ -753,7 +753,7 @@ class QuantNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepContext:
-    """What a step may use.
+    """Inputs that a step may use.
 
     Attributes:
         example_input: On the run's device.
@@ -761,8 +761,8 @@ class StepContext:
         quant: Bit widths and scheme that the network will be simulated with.
         seed: Seeds every random choice of the step.
         work_dir: An existing directory for temporary files, removed with the run's temporary data.
-        progress: Call with (done, total, what) to move the step's progress bar.
-        cache_dir: Where a step may keep results by content from run to run; it need not exist. None: keep nothing.
+        progress: Call with (done, total, what) to update the step's progress bar.
+        cache_dir: Directory in which a step may cache results across runs; it need not exist. None disables caching.
     """
 
     example_input: torch.Tensor
@@ -776,12 +776,12 @@ class StepContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepResult:
-    """What a step did.
+    """Result of a step.
 
     Attributes:
         result: The new network.
         effect: Facts for the record, e.g. ``{"num_layer_sets": 33}``.
-        summary: The effect in one line for people.
+        summary: The effect in one line of text.
         name: Name of the step, filled in by the pipeline.
         seconds: Wall time, filled in by the pipeline.
     """
@@ -795,14 +795,14 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeStep:
-    """A quantization step that recipes can name.
+    """Quantization step that recipes can name.
 
     Attributes:
         name: Unique among all plugins.
         params: Pydantic model of its parameters; forbids unknown keys and documents each.
-        apply: A function from one network to a new one; must not modify its input.
-        fixes_encodings: It fixes weight encodings, so that a later step which changes weights would undo it; such an
-            order is an error before the run.
+        apply: Returns a new network for a network; must not modify its input.
+        fixes_encodings: The step fixes weight encodings. A later step that changes weights would undo it, so that
+            order is refused before the run.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Answers the hooks that a model's owner leaves out, from what the registry entry declares.
+"""Implements the hooks that a model's owner leaves out, based on its registry entry.
 
 ``PluginHost`` asks this module through pluggy, after the owner. Like any plugin's hooks it imports heavy modules inside
 its functions.
@@ -34,14 +34,14 @@ DECLARE: Mapping[str, str] = MappingProxyType(
         "zoo_metric": "declare the task detection or classification in its registry entry",
     }
 )
-"""Hook to what an entry can declare so that this module answers it."""
+"""Advice per hook: the registry field with which this module can answer it."""
 
 
 def label_file(entry: ModelEntry) -> Path | None:
-    """Return the label file that an entry declares, None where it declares none.
+    """Return the label file that an entry declares, or None.
 
     Raises:
-        ArtifactError: It is declared as a file of a package that does not hold it.
+        ArtifactError: It is declared as a file of a package that does not contain it.
     """
     declared = entry.dataset.label_file
     return None if declared is None else _place(entry, declared)
@@ -49,7 +49,7 @@ def label_file(entry: ModelEntry) -> Path | None:
 
 @hookimpl
 def zoo_recipe(entry: ModelEntry, name: str) -> Recipe:
-    """Read a recipe that the entry's ``recipes`` holds or that zoo-eval ships; see ``hookspecs.zoo_recipe``."""
+    """Read a recipe from the entry's ``recipes`` or from those that zoo-eval ships; see ``hookspecs.zoo_recipe``."""
     from zoo_core.recipes import SHIPPED_RECIPES, find_recipe
 
     declared = [] if entry.recipes is None else [_place(entry, entry.recipes)]

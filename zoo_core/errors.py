@@ -11,7 +11,7 @@
 └── ``RunError``         a run directory
     └── ``RunCrashError``  a run stopped on something unexpected
 
-``RunInterruptedError`` is a KeyboardInterrupt that knows the run it ended.
+``RunInterruptedError`` is a KeyboardInterrupt with the directory of the interrupted run.
 """
 
 from collections.abc import Iterable
@@ -25,8 +25,8 @@ class ZooError(Exception):
     """States a fact, then the fix.
 
     Args:
-        fact: What is wrong, naming the value seen and where it came from.
-        fix: What to do next, in the imperative.
+        fact: The problem, with the actual value and its source.
+        fix: The next action, in the imperative.
 
     Attributes:
         exit_code: Exit code of the command line: 2 where the user can correct it, 3 where the run itself failed.
@@ -83,7 +83,7 @@ class RunError(ZooError):
 
 
 class RunCrashError(RunError):
-    """A run failed after it started, through no fault of the user; its log holds the traceback."""
+    """A run failed after it started, through no fault of the user; its log has the traceback."""
 
     exit_code = 3
 
@@ -101,13 +101,13 @@ class RunInterruptedError(KeyboardInterrupt):
 
 
 def closest(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
-    """Return the known name most like ``name``, or None where no likeness in ``[0, 1]`` reaches ``cutoff``."""
+    """Return the known name most similar to ``name``, or None if no similarity in ``[0, 1]`` reaches ``cutoff``."""
     from difflib import get_close_matches  # only an error needs it
 
     return next(iter(get_close_matches(name[:_MAX_COMPARED], list(known), n=1, cutoff=cutoff)), None)
 
 
 def closest_hint(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Return ``"; the closest is 'x'"`` to append to a fact about an unknown name, or nothing; see ``closest``."""
+    """Return ``"; the closest is 'x'"`` to append to a fact about an unknown name, or ``""``; see ``closest``."""
     near = closest(name, known, cutoff=cutoff)
     return f"; the closest is {near!r}" if near else ""

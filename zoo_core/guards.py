@@ -35,7 +35,7 @@ F = TypeVar("F", bound="Callable[..., Any] | None")
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Converts any exception from a hook, or from an object it returned, to one that names both; ZooErrors pass.
+    """Converts exceptions from a hook, or from an object it returned, to errors that name both; ZooErrors pass.
 
     Attributes:
         plugin_id: The plugin that is called.
@@ -59,7 +59,7 @@ class Naming:
 
 @dataclass(frozen=True, slots=True)
 class _Guarded:
-    """A function whose failures are named; an object, not a closure, so that it pickles where the function does."""
+    """Calls a function under a guard; an object, not a closure, so that it can be pickled if the function can."""
 
     function: Callable[..., Any]
     naming: Naming

@@ -1,4 +1,4 @@
-"""Every hook the core calls; a hook that is not declared here does not exist.
+"""Declares every hook that the core calls.
 
 A plugin that owns models needs ``zoo_registry`` and ``zoo_load_model``. Where it leaves out another hook of the owner,
 or returns None from it, ``zoo_core.defaults`` answers from what the registry entry declares.
@@ -40,7 +40,7 @@ def zoo_load_model(
     """Build the network, and define how an image gets in and a prediction gets out.
 
     Asked only of the plugin that owns ``entry``, once per checkpoint of a run. The network must be in eval mode,
-    hold only what a device would run (no softmax, no box decoding, no NMS), and accept ``bundle.example_input``.
+    contain only what a device would run (no softmax, no box decoding, no NMS), and accept ``bundle.example_input``.
 
     Args:
         entry: The model's entry in the registry.
@@ -65,7 +65,7 @@ def zoo_recipe(entry: ModelEntry, name: str) -> Recipe | None:
         name: Recipe name, e.g. the entry's default.
 
     Raises:
-        RecipeError: There is no such recipe; the fix lists those there are.
+        RecipeError: The recipe does not exist; the fix lists the available ones.
     """
 
 
@@ -77,7 +77,7 @@ def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset | Non
     do not read images. Default: the split in the layout that ``entry.dataset.layout`` declares.
 
     Args:
-        entry: The model's entry in the registry; ``entry.dataset`` says which data.
+        entry: The model's entry in the registry; ``entry.dataset`` describes the data.
         request: Root, split and label file.
 
     Raises:
@@ -99,11 +99,11 @@ def zoo_metric(entry: ModelEntry, class_names: Sequence[str]) -> Metric | None:
 
 @hookspec(firstresult=True)
 def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit | None:
-    """Write a few drawn pictures in the model's own data layout and return what is true of them.
+    """Write a few drawn pictures in the model's own data layout and return their ground truth.
 
     Asked of the owning plugin by ``zoo-eval validate`` and ``zoo_core.conformance``; never by a run. Default: pictures
-    in the declared layout, without ``encode`` and weights. ``zoo_core.datasets.kits.draw_kit`` makes that kit, to which
-    a plugin can add the two; what cannot be checked is reported as not checked.
+    in the declared layout, without ``encode`` and weights. ``zoo_core.datasets.kits.draw_kit`` makes that kit, and
+    a plugin can add the two; checks that cannot run are reported as not checked.
 
     Args:
         entry: The model's entry in the registry.

@@ -49,11 +49,11 @@ _CUDA_LANES = 2  # one decodes while the other uses the device
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceSettings:
-    """Settings of a stage's run; ``batch_size`` is recorded because a quantized network is sensitive to it.
+    """Settings of a stage's run; ``batch_size`` is recorded because it can change a quantized network's predictions.
 
     Attributes:
         batch_size: Images per forward pass.
-        workers: Threads that decode and preprocess; 0 does it in the calling thread.
+        workers: Threads that decode and preprocess; 0 uses the calling thread.
         device: A torch device string.
         max_lanes: Most batches in flight; fewer need less memory, and results do not depend on it.
     """
@@ -66,7 +66,7 @@ class InferenceSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferenceStats:
-    """Time that a stage took.
+    """Time taken by a stage.
 
     Attributes:
         num_images: Images run; those whose chunks were already complete are not counted.
@@ -118,7 +118,7 @@ def predict(
     settings: InferenceSettings,
     advance: Callable[[int], None],
 ) -> InferenceStats:
-    """Run a network over images and store its predictions; chunks that the store already holds are skipped.
+    """Run a network over images and store its predictions; chunks already in the store are skipped.
 
     Args:
         network: The stage's network, in eval mode on ``settings.device``.
@@ -180,7 +180,7 @@ class _Lanes:
     """Runs batches through network and decoding in threads.
 
     On a CPU every lane has a copy of the network, because a forward pass may keep state in its modules (AIMET's
-    quantized modules swap their parameters while it runs); the copies share their tensors. On any other device
+    quantized modules swap their parameters during it); the copies share their tensors. On any other device
     the lanes take turns with one network.
 
     Args:
@@ -281,7 +281,7 @@ def run_batch(network: torch.nn.Module, arrays: Sequence[NDArray[np.float32]], d
 
 
 def stack(arrays: Sequence[NDArray[np.float32]], device: str) -> torch.Tensor:
-    """Stack one ``(B, C, H, W)`` batch on the device, channels last: that makes CPU convolutions a third faster."""
+    """Stack one ``(B, C, H, W)`` batch on the device, channels last: which makes CPU convolutions a third faster."""
     import torch
 
     first = torch.from_numpy(arrays[0])

@@ -47,7 +47,7 @@ CORE = "zoo_core"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenPlugin:
-    """A plugin that could not be used, and why.
+    """Plugin that cannot be used, with the cause.
 
     Attributes:
         plugin_id: Its entry point's name.
@@ -67,7 +67,7 @@ def _manager() -> pluggy.PluginManager:
 
 
 class PluginHost:
-    """The plugins of one run. Create one per run and per test; there is no global instance.
+    """Manages the plugins of one run. Create one per run and per test; there is no global instance.
 
     Args:
         installed: Find plugins through the entry-point group ``zoo_eval``. Each is imported when first needed.
@@ -110,22 +110,22 @@ class PluginHost:
             return
         self._pending[plugin_id] = load
 
-    # ------------------------------------------------------------------ what there is
+    # ------------------------------------------------------------------ plugins and models
 
     @property
     def plugin_ids(self) -> tuple[str, ...]:
-        """Every declared plugin, broken ones included."""
+        """Return the names of all declared plugins, broken ones included."""
         loaded = {name for name, _ in self._manager.list_name_plugin()} - {CORE}
         return tuple(sorted({*self._pending, *self._broken, *loaded}))
 
     @property
     def broken(self) -> tuple[BrokenPlugin, ...]:
-        """Every plugin that cannot be used, after trying to load all of them."""
+        """Load all plugins and return those that cannot be used."""
         self.catalog()
         return tuple(self._broken[name] for name in sorted(self._broken))
 
     def catalog(self) -> dict[str, ModelEntry]:
-        """Every model by name: the built-in registry, the host's ``registries``, and the registry file of each plugin.
+        """Return all models by name: the built-in registry, the host's ``registries``, and each plugin's registry file.
 
         A plugin whose registry file is wrong is reported among ``broken`` and adds nothing. A name claimed twice
         stays in the catalogue; asking for it is an error that names both.
@@ -153,7 +153,7 @@ class PluginHost:
         return self._catalog
 
     def _enter(self, catalog: dict[str, ModelEntry], entries: Mapping[str, ModelEntry]) -> list[str]:
-        """Add entries to the catalogue; returns the names that were there already."""
+        """Add entries to the catalogue and return the names that were already in it."""
         repeated = []
         for name, entry in entries.items():
             self._claims.setdefault(name, []).append(str(entry.source))
@@ -262,7 +262,7 @@ class PluginHost:
             broken = self._broken[entry.plugin]
             raise PluginError(
                 f"Plugin {entry.plugin!r}, which owns model {entry.model_id!r}, cannot be used: {broken.cause}",
-                fix="run `zoo-eval doctor --verbose` for the traceback, and mend or reinstall the plugin.",
+                fix="run `zoo-eval doctor --verbose` for the traceback, and repair or reinstall the plugin.",
             )
         if not self._manager.has_plugin(entry.plugin):
             near = closest(entry.plugin, self.plugin_ids)
@@ -274,10 +274,10 @@ class PluginHost:
             )
         return self._manager.get_plugin(entry.plugin)
 
-    # ------------------------------------------------------------------ hooks of everybody
+    # ------------------------------------------------------------------ hooks of all plugins
 
     def recipe_steps(self) -> tuple[RecipeStep, ...]:
-        """Every step that plugins bring, in the order of plugin names."""
+        """Return the quantization steps of all plugins, in the order of plugin names."""
         self._load_all()
         steps: list[RecipeStep] = []
         for plugin_id, contributed in self._ask_everyone("zoo_recipe_steps"):
@@ -301,7 +301,7 @@ class PluginHost:
         return task
 
     def find_task(self, task_id: str) -> Task | None:
-        """Call ``zoo_task``; None where nobody declares the task.
+        """Call ``zoo_task``; None if no plugin declares the task.
 
         Raises:
             PluginError: Two plugins declare it, or the answer is not this task.
@@ -327,7 +327,7 @@ class PluginHost:
     def evaluation_finished(
         self, run_dir: Path, record: RunRecord, metrics: MetricsRecord | None
     ) -> tuple[BrokenPlugin, ...]:
-        """Tell every plugin of a finished run; a plugin that fails is returned, not raised."""
+        """Notify every plugin of a finished run and return those that failed."""
         self._load_all()
         before = set(self._broken)
         for _ in self._ask_everyone("zoo_evaluation_finished", run_dir=run_dir, record=record, metrics=metrics):

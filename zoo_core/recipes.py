@@ -28,7 +28,7 @@ from zoo_core.yaml_files import (
 
 SCHEMA = 1
 QUANTSIM = "quantsim"
-"""Every recipe ends with it: it holds bit widths, scheme and config file."""
+"""Last step of every recipe, with bit widths, scheme and config file."""
 
 _SHIPPED = Path(__file__).parent / "shipped"
 SHIPPED_RECIPES = _SHIPPED / "recipes"
@@ -73,7 +73,7 @@ def find_recipe(name: str, places: Sequence[Path], *, model_id: str) -> Recipe:
         model_id: The model that errors name.
 
     Raises:
-        RecipeError: There is no such recipe (lists those there are), a place does not exist, or as ``load_recipe``.
+        RecipeError: The recipe or a place does not exist, or as ``load_recipe``.
     """
     files: dict[str, Path] = {}
     for place in places:
@@ -97,10 +97,10 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def config_path(recipe_file: Path, named: str) -> Path:
-    """Return the AIMET configuration that a recipe's ``config_file`` means.
+    """Resolve a recipe's ``config_file`` to the path of an AIMET configuration.
 
     Args:
-        recipe_file: Where the recipe was read; a path is relative to its folder.
+        recipe_file: The recipe's file; a path is relative to its folder.
         named: Name of a shipped configuration, or a path.
 
     Raises:
@@ -119,15 +119,15 @@ def config_path(recipe_file: Path, named: str) -> Path:
 
 
 def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
-    """Return the recipe with ``STEP.PARAM=VALUE`` settings put in, later ones winning.
+    """Return the recipe with ``STEP.PARAM=VALUE`` settings applied; later ones win.
 
     Args:
-        recipe: Left as it is.
+        recipe: Not modified.
         settings: VALUE is read as in a recipe file: ``8``, ``1e-2``, ``true``, ``null``, ``replace``, ``[20, 2]``.
 
     Raises:
-        RecipeError: A setting has another form, or names a step that the recipe does not have. Whether the step knows
-            the parameter is checked when the recipe is put to work.
+        RecipeError: A setting has another form, or names a step that the recipe does not have. Parameter names are
+            checked later, by the step.
     """
     params = {spec.step: dict(spec.params) for spec in recipe.steps}
     problems: list[Problem] = []

@@ -1,7 +1,7 @@
 """Reads registry files into ``ModelEntry``, and looks models up by name.
 
-Pydantic would check these files as well, but its import and the building of its schema take about as long as
-``zoo-eval list`` may as a whole. The dataclasses of ``datatypes`` are the schema; this module reads their fields.
+Pydantic could check these files too, but importing it and building its schema take about as long as the whole of
+``zoo-eval list`` may take. The dataclasses of ``datatypes`` are the schema; this module reads their fields.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from zoo_core.yaml_files import (
 
 Catalog: TypeAlias = "dict[str, ModelEntry]"
 Rule: TypeAlias = "Callable[[Any], tuple[str, str] | None]"
-"""Takes a value of the declared type; returns None, or what is wrong with it and the fix."""
+"""Takes a value of the declared type; returns None, or the problem and the fix."""
 
 SCHEMA = 1
 
 
 def builtin_registry() -> Path:
-    """Return the registry file of the bundled models, in an installed wheel as well as in a checkout."""
+    """Return the registry file of the bundled models, both in an installed wheel and in a checkout."""
     package = Path(__file__).parent
     installed = package / "registry.yaml"
     return installed if installed.is_file() else package.parent / "registry.yaml"
@@ -105,12 +105,12 @@ def _entry(file: YamlFile, model_id: str, value: Json) -> ModelEntry:
 
 
 _WRONG: Any = object()
-"""Placeholder for a value that was reported; ``finish`` raises before anybody uses it."""
+"""Placeholder for a reported value; ``finish`` raises before it is used."""
 
 
 @functools.cache
 def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
-    """Type and whether it is required, for each field of a dataclass."""
+    """Return the type of each field of a dataclass, and True if the field is required."""
     hints = typing.get_type_hints(kind)
     missing = dataclasses.MISSING
     return {
@@ -119,7 +119,7 @@ def _fields(kind: Any) -> dict[str, tuple[Any, bool]]:
 
 
 def _read(file: YamlFile, key: KeyPath, value: Json, kind: Any, *, given: Mapping[str, Any] | None = None) -> Any:
-    """Build the dataclass ``kind`` from a mapping; ``given`` holds fields that are not in the file."""
+    """Build the dataclass ``kind`` from a mapping; ``given`` has the fields that are not in the file."""
     if not isinstance(value, dict):
         file.report(key, f"expected a mapping, got {describe(value)}", f"write {', '.join(_fields(kind))} below")
         return _WRONG
@@ -142,7 +142,7 @@ def _read(file: YamlFile, key: KeyPath, value: Json, kind: Any, *, given: Mappin
 
 
 def _convert(file: YamlFile, key: KeyPath, value: Json, hint: Any) -> Any:
-    """Return ``value`` as the type ``hint``; report it and return ``_WRONG`` where it is not of that type."""
+    """Return ``value`` as the type ``hint``; report it and return ``_WRONG`` if it has another type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -172,7 +172,7 @@ _EXPECTED: dict[Any, str] = {
 }
 
 
-# --------------------------------------------------------------------------- rules that a type cannot say
+# --------------------------------------------------------------------------- rules beyond types
 
 
 def _not_blank(value: Any) -> tuple[str, str] | None:

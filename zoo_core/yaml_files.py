@@ -1,8 +1,8 @@
 """Reads YAML files with line numbers, and reports all problems of a file in one error.
 
-A file may hold what JSON can hold: mappings with text keys, lists, text, numbers, true, false and null, spelled
-as in YAML 1.2's core schema. So ``1e-4`` is a number, and ``no`` and ``2007-11-06`` are text. Anchors are allowed; the
-values they expand to are counted.
+Values are those of JSON: mappings with text keys, lists, text, numbers, true, false and null, spelled as in YAML 1.2's
+core schema. So ``1e-4`` is a number, and ``no`` and ``2007-11-06`` are text. Anchors are allowed, and the values that
+they expand to are counted.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _Dumper.add_representer(str, _text_node)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One problem in a file: its place, the fact and the fix."""
+    """Problem in a file: its place, the fact and the fix."""
 
     place: str
     fact: str
@@ -80,7 +80,7 @@ class Problem:
 
 @dataclass(slots=True, kw_only=True)
 class YamlFile:
-    """A parsed file and the problems found in it so far.
+    """Parsed file, and the problems found in it so far.
 
     Attributes:
         path: As given by the caller.
@@ -114,7 +114,7 @@ class YamlFile:
     def mapping(self, known: Iterable[str], required: Iterable[str]) -> dict[str, Json]:
         """Return the content as a mapping and report unknown and missing keys; empty if it is not a mapping."""
         if not isinstance(self.value, dict):
-            self.report((), f"the file holds {describe(self.value)}", f"write a mapping with {_listed(known)}")
+            self.report((), f"expected a mapping, got {describe(self.value)}", f"write a mapping with {_listed(known)}")
             return {}
         check_keys(self, (), self.value, known, required)
         return self.value
@@ -141,7 +141,7 @@ class YamlFile:
 
 
 def read_yaml(path: Path, *, error: type[ZooError]) -> YamlFile:
-    """Parse a file; duplicate keys and values that JSON cannot hold are reported in ``problems``.
+    """Parse a file; duplicate keys and values outside JSON are reported in ``problems``.
 
     Args:
         path: The file.
@@ -233,8 +233,8 @@ class _Builder:
         for key_node, value_node in node.value:
             line = _line(key_node)
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != "tag:yaml.org,2002:str":
-                shown = key_node.value if isinstance(key_node, yaml.ScalarNode) else "made of several values"
-                self.file.report(key, f"the key {shown} is not text", "put the key in quotes", line=line)
+                text = key_node.value if isinstance(key_node, yaml.ScalarNode) else "made of several values"
+                self.file.report(key, f"the key {text} is not text", "put the key in quotes", line=line)
                 continue
             name = str(key_node.value)
             inner = (*key, name)
@@ -281,7 +281,7 @@ def _scalar(tag: str, text: str) -> Json:
 
 
 def parse_value(text: str) -> Json:
-    """Read one value as a YAML file would: number, true, null, text, ``[list]`` or ``{mapping}``.
+    """Parse one value as in a YAML file: number, true, null, text, ``[list]`` or ``{mapping}``.
 
     Raises:
         ValueError: The text is not such a value; the message gives the reason.

@@ -1,4 +1,4 @@
-"""The plugin's hooks. Networks and frameworks are imported inside them, so that this module is cheap."""
+"""Hooks of the plugin. They import networks and frameworks themselves, so that importing this module is cheap."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def zoo_load_model(
 
 @hookimpl
 def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
-    """Draw pictures and add ``encode``; the demo's kit also has its weights, which know the shapes."""
+    """Draw pictures and add ``encode``; the demo's kit also has its weights, trained on the shapes."""
     import functools
 
     from ssd_mobilenetv2_lite.encode import encode

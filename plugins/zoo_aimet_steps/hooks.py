@@ -1,4 +1,4 @@
-"""Hooks of the plugin: two steps. AIMET is imported when one of them runs."""
+"""Hooks of the plugin: two steps, which import AIMET when they run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def zoo_recipe_steps() -> Sequence[RecipeStep]:
-    """``seq_mse`` and ``reestimate_bn``; see ``hookspecs.zoo_recipe_steps``."""
+    """Return ``seq_mse`` and ``reestimate_bn``; see ``hookspecs.zoo_recipe_steps``."""
     from zoo_aimet_steps.steps import STEPS
 
     return STEPS

@@ -1,4 +1,4 @@
-"""Receives every finished run; does nothing where no server is named or MLflow is not installed."""
+"""Logs every finished run to MLflow; does nothing without a server or if MLflow is not installed."""
 
 from __future__ import annotations
 

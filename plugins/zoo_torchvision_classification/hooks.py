@@ -1,4 +1,4 @@
-"""The plugin's hooks. torch and torchvision are imported inside them, so that this module is cheap."""
+"""Hooks of the plugin. They import torch and torchvision themselves, so that importing this module is cheap."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEMO = "shapes_folder"
 
 @hookimpl
 def zoo_registry() -> Path:
-    """Name the registry file; see ``hookspecs.zoo_registry``."""
+    """Return the registry file; see ``hookspecs.zoo_registry``."""
     return _HERE / "registry.yaml"
 
 
@@ -28,7 +28,7 @@ def zoo_registry() -> Path:
 def zoo_load_model(
     entry: ModelEntry, checkpoint: Checkpoint | None, class_names: Sequence[str], device: str
 ) -> ModelBundle:
-    """Build a network of torchvision for as many classes as the dataset has; see ``hookspecs.zoo_load_model``."""
+    """Build a torchvision network for the dataset's classes; see ``hookspecs.zoo_load_model``."""
     from zoo_torchvision_classification.model import load_bundle
 
     return load_bundle(entry, checkpoint, len(class_names), device)
@@ -57,7 +57,7 @@ def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset | Non
 
 @hookimpl
 def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
-    """Draw pictures in folders named like ImageNet's; the demo's kit also has its weights, which know the shapes."""
+    """Draw pictures in folders named like ImageNet's; the demo's kit also has its weights, trained on the shapes."""
     import functools
 
     from zoo_core.datasets.kits import draw_kit

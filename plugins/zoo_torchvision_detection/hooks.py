@@ -1,4 +1,4 @@
-"""The plugin's hooks. torch and torchvision are imported inside them, so that this module is cheap."""
+"""Hooks of the plugin. They import torch and torchvision themselves, so that importing this module is cheap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def zoo_registry() -> Path:
-    """Name the registry file; see ``hookspecs.zoo_registry``."""
+    """Return the registry file; see ``hookspecs.zoo_registry``."""
     return Path(__file__).with_name("registry.yaml")
 
 
@@ -23,7 +23,7 @@ def zoo_registry() -> Path:
 def zoo_load_model(
     entry: ModelEntry, checkpoint: Checkpoint | None, class_names: Sequence[str], device: str
 ) -> ModelBundle:
-    """Build the detector that ``entry.options`` names, taken apart; see ``hookspecs.zoo_load_model``."""
+    """Build the detector that ``entry.options`` names; see ``hookspecs.zoo_load_model``."""
     from zoo_torchvision_detection.model import load_model
 
     return load_model(entry, checkpoint, class_names, device)

@@ -146,7 +146,7 @@ CASES: dict[str, tuple[Spoil, str, str]] = {
     "unknown split": (options(split="tset"), "no split 'tset'; the closest is 'test'", "trainval"),
     "out directory not empty": (a_finished_run, "run exists and is not empty", "--out"),
     "missing id file": (options(ids="none.txt"), "none.txt cannot be read", "one id per line"),
-    "empty id file": (ids("\n\n"), "ids.txt holds no id", "one image id per line"),
+    "empty id file": (ids("\n\n"), "ids.txt contains no ids", "one image id per line"),
     "strange id": (ids("000003\n000033\n"), "1 of the 2 ids .* first '000033'", ""),
     "id of another split": (ids("000009\n"), "first '000009'", "--split"),
     "set without value": (options(set="quantsim.param_bw"), "form is not STEP.PARAM=VALUE", "quantsim.param_bw=8"),

@@ -96,8 +96,8 @@ def test_memory_that_does_not_suffice_for_a_larger_batch_does_not_end_the_run(
     monkeypatch.setattr(inference, "run_batch", run_batch)
     result = evaluate(host, grid, weights, tmp_path / "run", stages="fp32", batch_size=1, batch_sizes=(8,))
     assert result.record.status == "complete"
-    assert "memory did not suffice" in str(result.record.stages["fp32"].batch_sizes["8"].error)
-    assert "memory did not suffice" in batch_size_lines(result.record)[0]
+    assert "not enough memory" in str(result.record.stages["fp32"].batch_sizes["8"].error)
+    assert "not enough memory" in batch_size_lines(result.record)[0]
 
 
 def test_a_batch_size_below_1_is_refused(host: PluginHost, grid: Path, weights: Path, tmp_path: Path) -> None:

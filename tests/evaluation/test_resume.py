@@ -377,7 +377,7 @@ def test_a_run_computes_with_the_threads_that_it_began_with(
     content["environment"]["torch_threads"] = 3
     (run / "run.json").write_text(json.dumps(content))
     before, seen = torch.get_num_threads(), []
-    monkeypatch.setattr("zoo_core.evaluation.resume.carry_out", lambda *_, **__: seen.append(torch.get_num_threads()))
+    monkeypatch.setattr("zoo_core.evaluation.resume.execute", lambda *_, **__: seen.append(torch.get_num_threads()))
 
     resume_without_result(run, host)
 

@@ -75,5 +75,5 @@ def test_an_unknown_stage_suggests_the_closest_and_lists_all() -> None:
 
 
 def test_no_stage_at_all_is_an_error() -> None:
-    with pytest.raises(RecipeError, match="No stage was asked for"):
+    with pytest.raises(RecipeError, match="No stage was requested"):
         choose(tuple(stages().values()), " , ", "w8a8")

@@ -25,8 +25,8 @@ def test_a_stage_that_runs_out_of_memory_is_run_at_half_the_batch_size_and_says_
     assert record["settings"]["batch_size"] == 16
     assert record["stages"]["fp32"]["batch_size"] == 4
     assert [text.split("; ")[0] for text in record["warnings"]] == [
-        "fp32: memory did not suffice for 16 images at a time",
-        "fp32: memory did not suffice for 8 images at a time",
+        "fp32: there was not enough memory for 16 images at a time",
+        "fp32: there was not enough memory for 8 images at a time",
     ]
     assert answer["warnings"] == record["warnings"]
     toy.run("at 4", options={"batch_size": 4})

@@ -134,9 +134,9 @@ def test_a_recipe_is_checked_without_loading_torch_or_aimet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("[]", "no JSON object"), ("[" * 100_000, "readable JSON"), ("{", "readable JSON")]
+    ("text", "words"), [("[]", "is not a JSON object"), ("[" * 100_000, "readable JSON"), ("{", "readable JSON")]
 )
-def test_a_configuration_that_is_no_json_object_is_refused(config_file: Path, text: str, words: str) -> None:
+def test_a_configuration_that_is_not_a_json_object_is_refused(config_file: Path, text: str, words: str) -> None:
     config_file.write_text(text)
     with pytest.raises(RecipeError, match=words):
         plan(recipe(config_file.parent, QUANTSIM))

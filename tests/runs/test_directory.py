@@ -118,7 +118,7 @@ def test_a_lock_that_was_released_is_free_and_its_holder_forgotten(tmp_path: Pat
     assert not RunDirectory(tmp_path).is_held
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
-    RunDirectory(tmp_path).forget_lock()
+    RunDirectory(tmp_path).remove_lock()
 
     assert list(tmp_path.iterdir()) == []
 

@@ -123,7 +123,7 @@ def test_a_record_of_a_newer_schema_is_shown_as_far_as_it_is_known(tmp_path: Pat
         (b"\xff\xfe\x00", "run.json cannot be read: "),
         (b"{", "run.json cannot be read: "),
         (b"[" * 100_000, "run.json cannot be read: "),
-        (b"[1]", "run.json holds no JSON object."),
+        (b"[1]", "run.json is not a JSON object."),
     ],
 )
 def test_a_file_that_is_no_record_is_none_and_a_gap(tmp_path: Path, content: bytes | None, gap: str) -> None:

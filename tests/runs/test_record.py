@@ -134,9 +134,9 @@ def test_every_wrong_field_is_named_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, r"holds no run\.json"),
+        (None, r"has no run\.json"),
         ("{", r"run\.json cannot be read"),
-        ("[1]", r"run\.json holds no JSON object"),
+        ("[1]", r"run\.json is not a JSON object"),
         ("[" * 100_000, r"run\.json cannot be read"),
         ("\ufeff{}", r"run\.json cannot be read"),
         ('{"schema": true}', r"run\.json has schema True"),

@@ -1,1 +1,1 @@
-"""The whole job: request, preparation, stages, run and record."""
+"""Prepares, runs and records evaluations."""

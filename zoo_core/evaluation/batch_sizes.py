@@ -22,13 +22,13 @@ class BatchSizeEffect:
 
     Attributes:
         headline: Value of the headline protocol; None where undefined.
-        num_images: Compared.
+        num_images: Number of compared images.
         num_images_changed: Of these, images whose predictions differ in any byte.
         num_predictions: Predictions at the run's batch size: rows such as detections, or one per image.
         num_predictions_changed: Of these, those without a byte-identical one at the other batch size.
-        changes: Numbers by the task's kinds of change from score 0.5 on, e.g. ``kept``, ``moved``, ``lost`` and
+        changes: Counts by the task's kinds of change at scores of 0.5 or more, e.g. ``kept``, ``moved``, ``lost`` and
             ``gained`` detections.
-        seconds: Time that it took, scoring included.
+        seconds: Wall time, scoring included.
     """
 
     headline: float | None
@@ -46,8 +46,8 @@ def compare_batch_sizes(
     """Compare the predictions of one network at two batch sizes.
 
     Args:
-        own: At the run's batch size, complete.
-        other: At the other, complete; chunks may hold other numbers of images.
+        own: Complete predictions at the run's batch size.
+        other: Complete predictions at the other batch size; the number of images per chunk may differ.
         metric: Empty; scores ``other``.
         job: Gives task, targets and headline.
         started: ``time.perf_counter()`` before ``other`` was made.

@@ -56,7 +56,7 @@ def detect(
 ) -> list[ImagePredictions]:
     """Run the stages that ``request.stages`` names on image files, one image at a time.
 
-    A dataset is needed to calibrate quantized stages, and for the class names if there is no label file.
+    Needs a dataset to calibrate quantized stages, and for the class names if there is no label file.
 
     Raises:
         ZooError: A name, a file or an image cannot be used; images are read before anything is quantized.
@@ -87,7 +87,7 @@ def _detect_one(network: torch.nn.Module, bundle: ModelBundle, image: NDArray[np
 def _networks(
     request: EvaluationRequest, host: PluginHost, reporter: Reporter
 ) -> Iterator[tuple[ModelBundle, tuple[str, ...], str, Iterator[tuple[str, torch.nn.Module]]]]:
-    """Give the bundle, class names, device, and each stage's network as the recipe makes it."""
+    """Yield the bundle, class names, device, and each stage's network as the recipe produces it."""
     if request.stages == BASELINE and request.labels is not None:
         bundle, class_names, device = _float_only(request, host, request.labels)
         yield bundle, class_names, device, iter([(BASELINE, bundle.network)])

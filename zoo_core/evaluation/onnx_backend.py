@@ -68,7 +68,7 @@ class OnnxNetwork(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Exported:
-    """A stage's network exported for ONNX Runtime and checked.
+    """Network of a stage, exported for ONNX Runtime and checked.
 
     Attributes:
         network: On the CPU.
@@ -103,7 +103,7 @@ def export_checked(
         network: In eval mode on the CPU; not modified.
         bundle: Provides the example input, ``preprocess`` and ``decode``.
         dataset: Provides the images.
-        image_ids: Those of the stage; the first ``CHECKED_IMAGES`` are used, or the first batch if that is more.
+        image_ids: Ids of the stage; the first ``CHECKED_IMAGES`` are used, or the first batch if that is more.
         settings: Batch size and workers.
 
     Raises:
@@ -126,7 +126,7 @@ def export_checked(
     agreement = AgreementRecord(
         tolerance=TOLERANCE, num_images=num_compared, max_difference=max(differences), num_same_predictions=same
     )
-    if not agreement.max_difference <= TOLERANCE:  # not a number is no agreement either
+    if not agreement.max_difference <= TOLERANCE:  # also true for not-a-number
         raise RunError(
             f"ONNX Runtime's outputs differ from torch's by {agreement.max_difference:.2g} of the largest on the first "
             f"{num_compared} images; rounding gives less than {TOLERANCE:g}.",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """The evaluated images with their targets and hashes.
+    """Evaluated images with their targets and hashes.
 
     Attributes:
         dataset: The evaluated split.
@@ -51,7 +51,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A request with every name resolved and every input checked."""
+    """Request with every name resolved and every input checked."""
 
     request: EvaluationRequest
     entry: ModelEntry
@@ -78,9 +78,9 @@ def prepare(
         request: The request.
         host: The plugins.
         reporter: Shows the progress of reading annotations.
-        evaluate: False only quantizes: the evaluated split is opened, so that calibration avoids it, but none of its
-            images is read.
-        resumes: ``request.out`` holds the run to resume.
+        evaluate: False only quantizes: the evaluated split is opened, so that calibration avoids it, but its images
+            are not read.
+        resumes: ``request.out`` is the run to resume.
 
     Raises:
         ZooError: Anything the user can fix, before a run directory exists.
@@ -201,7 +201,7 @@ def _check_backend(backend: str, device: str) -> None:
 
 
 def data_root(data: Path | None, entry: ModelEntry, *, offline: bool) -> Path | None:
-    """Return the dataset's folder: as given, else the registry's archives in the cache, else None for the plugin's."""
+    """Return the given folder, else the registry's archives in the cache, else None for the plugin's own data."""
     if data is not None or not entry.dataset.archives:
         return data
     return fetch_dataset(entry, offline=offline)
@@ -253,11 +253,11 @@ def fingerprint(hashes: Mapping[str, str]) -> str:
 
 
 def _refuse_unprintable(image_ids: Sequence[str], dataset: EvalDataset) -> None:
-    """Refuse ids with line breaks or other control characters: files of a run hold one id per line."""
+    """Refuse ids with line breaks or other control characters: files of a run have one id per line."""
     for image_id in image_ids:
         if not image_id or not image_id.isprintable():
             raise DataError(
-                f"Image id {image_id[:80]!r} of {dataset.name} {dataset.split} is empty, or holds a line break or "
+                f"Image id {image_id[:80]!r} of {dataset.name} {dataset.split} is empty, or contains a line break or "
                 "another character that cannot be printed.",
                 fix="rename the image; ids must be printable text on one line.",
             )
@@ -303,7 +303,7 @@ def _calibration(
 
 
 def original_checkpoint(request: EvaluationRequest, entry: ModelEntry) -> Checkpoint:
-    """Return the original weights: as given, else the registry's, fetched into the cache.
+    """Return the given original weights, else the registry's, fetched into the cache.
 
     Raises:
         CheckpointError: Neither exists.

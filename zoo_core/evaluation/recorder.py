@@ -1,4 +1,4 @@
-"""Builds the record of a run while it goes on: ``run.json`` after every change, ``metrics.json`` at the end."""
+"""Builds the record of a run: writes ``run.json`` after every change, ``metrics.json`` at the end."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ class Recorder:
     """Keeps ``run.json`` up to date and writes ``metrics.json``.
 
     Args:
-        job: The run's.
-        run_dir: Where; its lock is held.
+        job: The job to run.
+        run_dir: Directory of the run, locked.
         record: ``new_record``, or ``resumed_record`` of an interrupted run.
 
     Attributes:
         record: Content of ``run.json``.
         metrics: Content of ``metrics.json`` once the run is complete.
-        standing_warnings: Warnings that hold before anything was done.
+        initial_warnings: Warnings that apply from the start of the run.
     """
 
     def __init__(self, job: Job, run_dir: RunDirectory, record: RunRecord) -> None:
         self._job = job
         self._run_dir = run_dir
-        self.standing_warnings = _standing_warnings(job)
+        self.initial_warnings = _initial_warnings(job)
         self.record = record
         self.metrics: MetricsRecord | None = None
         self._scores: dict[str, StageScores] = {}
@@ -64,7 +64,7 @@ class Recorder:
         self._late_warnings: list[str] = []
         run_dir.write_text("image_ids.txt", "".join(f"{image_id}\n" for image_id in job.data.image_ids))
         self._save(record)
-        provenance.take_peak_memory_bytes()  # what preparation needed is no stage's
+        provenance.take_peak_memory_bytes()  # preparation does not count for any stage
 
     def _save(self, record: RunRecord) -> None:
         self.record = replace(record, warnings=self._warnings(record))
@@ -75,7 +75,7 @@ class Recorder:
 
     def _warnings(self, record: RunRecord) -> tuple[str, ...]:
         """List every warning in the order of an uninterrupted run, however often this one was resumed."""
-        texts = [*self.standing_warnings]
+        texts = [*self.initial_warnings]
         for entry in record.resumed:
             texts += entry.warnings
         for point in range(ORIGINAL, len(self._job.plan.steps)):
@@ -86,7 +86,7 @@ class Recorder:
         return tuple(dict.fromkeys([*texts, *self._late_warnings]))
 
     def warn(self, text: str, stage: Stage | None = None) -> None:
-        """Add a warning, to a stage where one is named."""
+        """Add a warning to a stage, or to the run if ``stage`` is None."""
         if stage is None:
             self._late_warnings.append(text)
             self._save(self.record)
@@ -96,7 +96,7 @@ class Recorder:
         self._save_stage(stage, replace(own, warnings=tuple(dict.fromkeys([*own.warnings, text]))))
 
     def add_step(self, index: int, outcome: StepResult) -> None:
-        """Record what a recipe step did, in place of what it did before the run was interrupted."""
+        """Record the result of a recipe step, replacing one from before an interruption."""
         step = StepRecord(
             step=outcome.name,
             seconds=outcome.seconds,
@@ -110,8 +110,8 @@ class Recorder:
         self._save(replace(self.record, steps=(*steps[:index], step, *steps[index + 1 :])))
 
     def add_simulation(self, stage: Stage, simulation: Simulation, layers: Sequence[LayerSqnr]) -> None:
-        """Record how a stage's encodings were computed, and the noise that they bring to each layer."""
-        made = SimulationRecord(
+        """Record how a stage's encodings were computed, and the noise that they add to each layer."""
+        simulation_record = SimulationRecord(
             seconds=simulation.seconds,
             summary=simulation.summary,
             effect=dict(simulation.effect),
@@ -126,22 +126,22 @@ class Recorder:
             ),
             peak_memory_bytes=provenance.take_peak_memory_bytes(),
         )
-        self._save(replace(self.record, simulations={**self.record.simulations, stage.name: made}))
+        self._save(replace(self.record, simulations={**self.record.simulations, stage.name: simulation_record}))
 
     def batch_size(self, stage: Stage) -> int:
-        """Images per forward pass of a stage: as asked for, or fewer where memory did not suffice."""
+        """Return the images per forward pass of a stage: as requested, or fewer after memory ran out."""
         own = self.record.stages.get(stage.name)
         return self._job.settings.batch_size if own is None else own.batch_size
 
     def unmeasured_batch_sizes(self, stage: Stage) -> list[int]:
-        """The batch sizes asked for that are neither the stage's own nor measured yet."""
+        """Return the requested batch sizes that are neither the stage's own nor measured yet."""
         own = self.record.stages.get(stage.name)
         measured = own.batch_sizes if own is not None else {}
         asked = dict.fromkeys(self._job.request.batch_sizes)
         return [size for size in asked if size != self.batch_size(stage) and str(size) not in measured]
 
     def add_batch_size(self, stage: Stage, batch_size: int, effect: BatchSizeEffect | str) -> None:
-        """Record how another batch size changes a stage, or why that could not be measured."""
+        """Record the effect of another batch size on a stage, or the reason why it could not be measured."""
         if isinstance(effect, str):
             measured = BatchSizeRecord(
                 error=effect,
@@ -170,7 +170,7 @@ class Recorder:
         self._save_stage(stage, replace(own, batch_sizes={**own.batch_sizes, str(batch_size): measured}))
 
     def start_stage(self, stage: Stage, size_bytes: int, batch_size: int, *warnings: str) -> None:
-        """Record that a stage is run from now on, how, and what that limits."""
+        """Record that a stage starts, with its settings and their limitations."""
         own = self.record.stages.get(stage.name)
         if own is None:
             own = StageRecord(
@@ -195,7 +195,7 @@ class Recorder:
         )
 
     def add_backend(self, stage: Stage, exported: Exported | None) -> None:
-        """Record what computes a stage: torch, unless it was exported."""
+        """Record the backend of a stage: torch, unless the network was exported."""
         own = self.record.stages[stage.name]
         if exported is None:
             own = replace(own, backend="torch", agreement=None, export_seconds=None)
@@ -204,7 +204,7 @@ class Recorder:
         self._save_stage(stage, own)
 
     def add_inference(self, stage: Stage, stats: InferenceStats) -> None:
-        """Record what running a stage cost."""
+        """Record the cost of running a stage."""
         self._save_stage(
             stage,
             replace(
@@ -281,11 +281,11 @@ class Recorder:
 
 
 def points_above(value: float | None, other: float | None) -> float | None:
-    """``value`` minus ``other``, both in ``[0, 1]``, in points; None where either is undefined."""
+    """Return ``value - other``, both in ``[0, 1]``, in points; None if either is undefined."""
     return None if value is None or other is None else 100.0 * (value - other)
 
 
-def _standing_warnings(job: Job) -> tuple[str, ...]:
+def _initial_warnings(job: Job) -> tuple[str, ...]:
     texts = []
     if job.data.limited and job.data.image_ids:
         texts.append(
@@ -296,14 +296,14 @@ def _standing_warnings(job: Job) -> tuple[str, ...]:
     if draw is not None and draw.overlap:
         texts.append(f"Calibration overlap: {len(draw.overlap)} calibration images belong to the evaluated split.")
     if draw is not None and len(draw.ids) < draw.requested != DEFAULT_CALIBRATION_SIZE:
-        texts.append(f"Calibration uses {len(draw.ids)} images, all there are; {draw.requested} were asked for.")
+        texts.append(f"Calibration uses {len(draw.ids)} images, the whole split; {draw.requested} were requested.")
     if job.optimized_bundle is not None:
         texts.append("The optimized network was loaded: cross-layer equalization and AdaRound were skipped.")
     return tuple(texts)
 
 
 def _step_warnings(outcome: StepResult) -> tuple[str, ...]:
-    """Without what the summary says of caches: a resumed run must warn in the words of an undisturbed one."""
+    """Return warnings without mention of caches, so that a resumed run has those of an uninterrupted one."""
     if not outcome.effect.get("short"):
         return ()
     return (

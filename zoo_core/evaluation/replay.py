@@ -1,4 +1,4 @@
-"""Reads back the request that made a run: to resume it, or to run it again."""
+"""Reads a run's request back from its record, to resume or repeat the run."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _RECIPE, _LABELS = "recipe.yaml", "labels.txt"
 def keep_inputs(run_dir: RunDirectory, request: EvaluationRequest, plan: Plan) -> None:
     """Copy recipe, AIMET configuration and label file into the run, where ``recorded_request`` looks for them.
 
-    Copies of an interrupted run stay.
+    Keeps existing copies of an interrupted run.
 
     Raises:
-        ZooError: A file is no longer there, or cannot be written.
+        ZooError: A file no longer exists, or cannot be written.
     """
     if (run_dir.path / INPUTS).exists():
         return
@@ -50,20 +50,20 @@ def _copy_labels(labels: Path, folder: Path) -> None:
 
 
 def recorded_request(path: Path, *, kept: bool = False) -> EvaluationRequest:
-    """Return the request that made the run in ``path``, with every default replaced by the value that was used.
+    """Return the request of the run in ``path``, with every default replaced by the value used.
 
-    An id file is the run's own ``image_ids.txt``. Data and checkpoints are None where the run was given none: they
-    come from the registry and the cache again, and hashes in the record say whether they are the same. ``out`` is None,
+    An id file is the run's own ``image_ids.txt``. Data and checkpoints are None if the original request named none:
+    they come from the registry and the cache again, and the record's hashes show if they are the same. ``out`` is None,
     ``command`` empty.
 
     Args:
         path: A run directory, finished or not.
-        kept: Take recipe, AIMET configuration and label file from the run's copies, which nobody has edited since;
-            overrides are part of that recipe. Its SHA-256 is the recorded one only where the configuration file's name
-            is, so compare steps, not hashes. Otherwise all three are the files that the run was given.
+        kept: Take recipe, AIMET configuration and label file from the run's copies, which are safe from later edits;
+            overrides are part of that recipe. Its SHA-256 equals the recorded one only if the configuration file has
+            the same name, so compare steps, not hashes. False takes the original files.
 
     Raises:
-        RunError: There is no run directory, or its record is not valid.
+        RunError: The run directory does not exist, or its record is not valid.
     """
     record = read_record(path)
     request = record.request

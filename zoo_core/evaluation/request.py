@@ -37,12 +37,12 @@ class Reporter(Protocol):
         ...
 
     def warn(self, text: str) -> None:
-        """Print a caveat of the result; it is in the record too."""
+        """Print a warning about the result; it is also recorded."""
         ...
 
 
 class SilentReporter:
-    """Reports nothing; the run's log still has every line."""
+    """Prints nothing; the run's log still has every line."""
 
     def start(self, what: str, total: int | None) -> None:
         """Ignore a task."""
@@ -64,7 +64,7 @@ def read_ids(path: Path) -> Sequence[str]:
     """Read image ids, one per line; empty lines are skipped, order is kept, a repeated id counts once.
 
     Raises:
-        DataError: The file cannot be read or holds no id.
+        DataError: The file cannot be read or contains no ids.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -74,5 +74,5 @@ def read_ids(path: Path) -> Sequence[str]:
         ) from error
     ids = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not ids:
-        raise DataError(f"The id file {path} holds no id.", fix="write one image id per line.")
+        raise DataError(f"The id file {path} contains no ids.", fix="write one image id per line.")
     return ids

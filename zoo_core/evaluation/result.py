@@ -1,4 +1,4 @@
-"""The result of a run, for notebooks and scripts."""
+"""Result of a run for notebooks and scripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class EvaluationResult:
-    """A complete run; its ``repr`` is a short table.
+    """Complete run; its ``repr`` is a short table.
 
     Attributes:
         run_dir: The run directory.
@@ -35,11 +35,11 @@ class EvaluationResult:
 
     @property
     def stages(self) -> Mapping[str, StageScores]:
-        """Scores by stage: ``result.stages["w8a8"].scores["coco"].headline``; empty when nothing was evaluated."""
+        """Return scores by stage: ``result.stages["w8a8"].scores["coco"].headline``; empty if nothing was evaluated."""
         return {} if self.metrics is None else self.metrics.stages
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row per stage, for ``pandas.DataFrame``: conditions, cost, and every value by ``protocol key``."""
+        """Return a flat row per stage for ``pandas.DataFrame``: conditions, cost, and values by ``protocol key``."""
         listed = []
         for name, stage in self.stages.items():
             cost = self.record.stages.get(stage.same_as or name)
@@ -60,14 +60,14 @@ class EvaluationResult:
         return listed
 
     def as_json(self) -> dict[str, Any]:
-        """What ``--json`` prints: the run directory with every stage's scores, or with the steps of ``quantize``."""
+        """Return the output of ``--json``: the run directory with each stage's scores, or the steps of ``quantize``."""
         if self.metrics is not None:
             return {"run_dir": str(self.run_dir), "stages": record_content(self.metrics)["stages"]}
         steps = record_content(self.record)["steps"]
         return {"run_dir": str(self.run_dir), "quantized": str(self.run_dir / "quantized"), "steps": steps}
 
     def __repr__(self) -> str:
-        """Headline value and drop of each stage, in percent and points."""
+        """Return a table of each stage's headline value in percent and drop in points."""
         lines = [f"{self.record.model}, {self.headline_name} under {self.record.headline}, run {self.run_dir}"]
         width = max(map(len, self.stages), default=0)
         lines += [
@@ -78,6 +78,6 @@ class EvaluationResult:
 
 
 def headline_name(metrics: MetricsRecord | None, task: Task | None) -> str:
-    """Return the display name of the headline value; its key where the task is unknown."""
+    """Return the display name of the headline value; its key if the task is unknown."""
     stages = () if metrics is None else metrics.stages.values()
     return next((measure(task, stage.scores[metrics.headline].key).overall for stage in stages if metrics), "")

@@ -13,7 +13,7 @@ from zoo_core.evaluation.prepare import prepare
 from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.request import Reporter, SilentReporter
 from zoo_core.evaluation.result import EvaluationResult, headline_name
-from zoo_core.evaluation.run import WriteReport, carry_out, notify_plugins
+from zoo_core.evaluation.run import WriteReport, execute, notify_plugins
 from zoo_core.evaluation.starting import new_record, resumed_record
 from zoo_core.plugins import PluginHost
 from zoo_core.runs import provenance
@@ -79,7 +79,7 @@ def _complete(
             reporter.warn(text)
         record = replace(record, plugins_notified=True)
         run_dir.write_text("run.json", record_text(record))
-    run_dir.forget_lock()
+    run_dir.remove_lock()
     name = headline_name(metrics, host.find_task(record.task))
     return EvaluationResult(run_dir=run_dir.path, record=record, metrics=metrics, headline_name=name)
 
@@ -110,7 +110,7 @@ def _continue(
             warnings=warnings,
             prepare_seconds=time.perf_counter() - started,
         )
-        return carry_out(job, run_dir, resumed, host, reporter, write_report=write_report if record.evaluate else None)
+        return execute(job, run_dir, resumed, host, reporter, write_report=write_report if record.evaluate else None)
 
 
 def _program_here(record: RunRecord) -> RunRecord:

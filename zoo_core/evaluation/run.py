@@ -1,4 +1,4 @@
-"""The whole job: a prepared request becomes stages, predictions, scores and a record."""
+"""Runs a prepared request: quantizes, predicts, scores and records every stage."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ logger = logging.getLogger("zoo_eval")
 WriteReport: TypeAlias = Callable[[Path], None]
 
 QUANTIZED = "quantized"
-"""Folder of a run with the optimized network; once it is there it is whole."""
+"""Folder of a run with the optimized network; written atomically."""
 
 NEAR_ZERO = 0.02
-"""A headline value below this is more often a wiring fault than a bad network."""
+"""Headline values below this are usually caused by a wiring mistake, not by a bad network."""
 
 
 def evaluate_request(
@@ -61,18 +61,18 @@ def evaluate_request(
     reporter: Reporter | None = None,
     write_report: WriteReport | None = None,
 ) -> EvaluationResult:
-    """Quantize and evaluate as asked, and leave a complete run directory.
+    """Quantize and evaluate a model, and write a complete run directory.
 
     Args:
-        request: As asked for.
+        request: Options of the run.
         host: Plugins to use; None for the installed ones.
-        reporter: Told of progress; None is silent.
-        write_report: Called with the complete run directory before plugins are told of it, so that a tracker finds the
-            report there; it raises nothing.
+        reporter: Receives progress; None prints nothing.
+        write_report: Called with the complete run directory before plugins are notified, so that a tracker finds the
+            report there; must not raise.
 
     Raises:
-        ZooError: Something the user can mend. Found before the run starts, it leaves nothing behind; found on the
-            way, it names the run directory, in which complete chunks stay.
+        ZooError: A problem that the user can fix. Before the run starts nothing is written; later errors name the run
+            directory, which keeps the complete chunks.
     """
     host, reporter = host or PluginHost(), reporter or SilentReporter()
     return _execute(request, host, reporter, evaluate=True, write_report=write_report)
@@ -103,10 +103,10 @@ def _execute(
     with run_dir.locked():
         run_dir.refuse_a_record()
         record = new_record(job, evaluate=evaluate, prepare_seconds=time.perf_counter() - started)
-        return carry_out(job, run_dir, record, host, reporter, write_report=write_report)
+        return execute(job, run_dir, record, host, reporter, write_report=write_report)
 
 
-def carry_out(
+def execute(
     job: Job,
     run_dir: RunDirectory,
     record: RunRecord,
@@ -115,18 +115,18 @@ def carry_out(
     *,
     write_report: WriteReport | None = None,
 ) -> EvaluationResult:
-    """Do what a run still lacks.
+    """Run the missing parts of a new or resumed run.
 
     Args:
-        job: What is run.
-        run_dir: Where; its lock is held.
+        job: The job to run.
+        run_dir: Directory of the run, locked.
         record: Of a new or a resumed run, see ``evaluation.starting``.
         host: The plugins.
-        reporter: Told of progress.
+        reporter: Receives progress.
         write_report: See ``evaluate_request``.
 
     Raises:
-        ZooError: Something the user can mend; it names the run directory, in which what is complete stays.
+        ZooError: A problem that the user can fix; it names the run directory, which keeps the complete results.
         RunInterruptedError: Ctrl-C.
     """
     run_dir.sweep()
@@ -139,10 +139,10 @@ def carry_out(
 
 
 class _Run:
-    """One job on its way; holds what its parts share.
+    """State of a run in progress.
 
     Attributes:
-        place: Where it is, as an error says it, e.g. " at stage 'fp32'"; empty before the first stage.
+        place: Current place for error messages, e.g. " at stage 'fp32'"; empty before the first stage.
     """
 
     def __init__(
@@ -160,10 +160,10 @@ class _Run:
         self._progress = _StepProgress(reporter)
 
     def execute(self, write_report: WriteReport | None) -> None:
-        """Run steps and stages in the order in which networks come to be; what is complete already is left as it is."""
+        """Run steps and stages in the order in which the recipe produces their networks; skip complete stages."""
         job = self.job
         keep_inputs(self.run_dir, job.request, job.plan)
-        for text in self.recorder.standing_warnings:
+        for text in self.recorder.initial_warnings:
             logger.warning(text)
             self.reporter.warn(text)
         for note in (*job.bundle.notes, *(job.optimized_bundle.notes if job.optimized_bundle else ())):
@@ -185,7 +185,7 @@ class _Run:
         if self._evaluate:
             self.recorder.write_metrics(self._changes())
         self.recorder.finish("complete")
-        self.run_dir.forget_lock()
+        self.run_dir.remove_lock()
         if write_report is not None:
             write_report(self.run_dir.path)
         for text in notify_plugins(self.host, self.run_dir, self.recorder.record, self.recorder.metrics):
@@ -197,10 +197,10 @@ class _Run:
         self.recorder.warn(text, stage)
         self.reporter.warn(text)
 
-    # ------------------------------------------------------------------ what is left to do
+    # ------------------------------------------------------------------ remaining work
 
     def _open_stages(self) -> frozenset[str]:
-        """Stages whose network has to run, because predictions of some images are missing."""
+        """Return the stages that must run, because predictions of some images are missing."""
         own = [stage for stage in self.job.stages if stage.same_as is None]
         if not self._evaluate:
             return frozenset(stage.name for stage in own) if self._unsaved else frozenset()
@@ -221,7 +221,7 @@ class _Run:
     # ------------------------------------------------------------------ networks
 
     def _changes(self) -> dict[str, ChangeRecord]:
-        """Compute the change of each stage against fp32, where there is one, from the stored predictions."""
+        """Compute the change of each stage against fp32, if it was run, from the stored predictions."""
         job = self.job
         stages = {stage.name: stage for stage in job.stages if stage.same_as is None}
         if BASELINE not in stages:
@@ -245,8 +245,8 @@ class _Run:
     def _walk(self, context: Callable[[], StepContext]) -> None:
         """Take the network through the recipe and evaluate the stages at each point."""
         job = self.job
-        made = [stage for stage in job.stages if not (stage.optimized and job.optimized_bundle)]
-        last = max((stage.point for stage in made if self._needs_network(stage)), default=ORIGINAL)
+        from_recipe = [stage for stage in job.stages if not (stage.optimized and job.optimized_bundle)]
+        last = max((stage.point for stage in from_recipe if self._needs_network(stage)), default=ORIGINAL)
 
         def before_step(name: str) -> None:
             self.place = f" at step {name!r}"
@@ -258,7 +258,7 @@ class _Run:
                 self._progress.end()
                 self.reporter.say(f"{point.step.name}: {point.step.summary} ({point.step.seconds:.1f} s)")
                 self.recorder.add_step(point.index, point.step)
-            stages = [stage for stage in made if stage.point == point.index]
+            stages = [stage for stage in from_recipe if stage.point == point.index]
             self._evaluate_point(point, stages, job.bundle, context)
         if job.optimized_bundle is not None and job.optimized_checkpoint is not None:
             stages = [stage for stage in job.stages if stage.optimized]
@@ -270,7 +270,7 @@ class _Run:
     def _evaluate_point(
         self, point: RecipePoint, stages: list[Stage], bundle: ModelBundle, context: Callable[[], StepContext]
     ) -> None:
-        """Evaluate one network in float and, where asked for, simulated."""
+        """Evaluate one network in float and, if requested, simulated."""
         network = point.network
         simulation: Simulation | None = None
         for stage in stages:
@@ -294,7 +294,7 @@ class _Run:
         simulation = pipeline.simulate(point.network, context)
         self._progress.end()
         self.reporter.say(f"quantsim for {stage.name}: {simulation.summary} ({simulation.seconds:.1f} s)")
-        # Weights on their grids show no noise of rounding, so the network before rounding is the reference.
+        # The reference is the network before rounding: rounded weights would hide the noise of rounding.
         layers = layer_sqnr(point.unrounded, simulation.network, context.calibration)
         self.recorder.add_simulation(stage, simulation, layers)
         return simulation
@@ -305,9 +305,9 @@ class _Run:
         job, store = self.job, self._store(stage)
         self.place = f" at stage {stage.name!r}"
 
-        def run(batch_size: int, alone: bool) -> InferenceStats:
+        def run(batch_size: int, single_lane: bool) -> InferenceStats:
             settings = replace(job.settings, batch_size=batch_size)
-            if alone:
+            if single_lane:
                 self.reporter.finish()
                 settings = replace(settings, max_lanes=1)
             exported = self._export(stage, network, bundle, settings)
@@ -322,10 +322,10 @@ class _Run:
 
         def restart(too_large: int, batch_size: int) -> None:
             self.reporter.finish()
-            store.clear()  # first: a stage has one batch size, and what is recorded must be that of every chunk
+            store.clear()  # first: every chunk of a stage must have the recorded batch size
             text = (
-                f"{stage.name}: memory did not suffice for {too_large} images at a time; the stage was run with "
-                f"{batch_size}. Its predictions agree with those of another batch size to rounding alone."
+                f"{stage.name}: there was not enough memory for {too_large} images at a time; the stage was run with "
+                f"{batch_size}. Its predictions may differ from those of another batch size by rounding."
             )
             self.recorder.start_stage(stage, size_bytes, batch_size, text)
             logger.warning(text)
@@ -341,16 +341,16 @@ class _Run:
             try:
                 self.recorder.add_batch_size(stage, size, self._at_batch_size(stage, network, bundle, size))
             except Exception as error:
-                words = out_of_memory(error)
-                if words is None:
+                message = out_of_memory(error)
+                if message is None:
                     raise
                 self.reporter.finish()
-                self.recorder.add_batch_size(stage, size, f"memory did not suffice ({words})")
+                self.recorder.add_batch_size(stage, size, f"not enough memory ({message})")
 
     def _at_batch_size(
         self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, batch_size: int
     ) -> BatchSizeEffect:
-        """Run a stage once more at another batch size; its predictions are compared and not kept."""
+        """Run a stage again at another batch size; its predictions are compared, then discarded."""
         job, started = self.job, time.perf_counter()
         settings = replace(job.settings, batch_size=batch_size)
         exported = self._export(stage, network, bundle, settings)
@@ -366,7 +366,7 @@ class _Run:
     def _export(
         self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, settings: InferenceSettings
     ) -> Exported | None:
-        """The network for ONNX Runtime, where that was asked for and the stage is float."""
+        """Export a float stage for ONNX Runtime if that backend was requested."""
         if self.job.request.backend != "onnxruntime" or stage.quantized:
             return None
         from zoo_core.evaluation.onnx_backend import export_checked
@@ -400,13 +400,13 @@ class _Run:
 def notify_plugins(
     host: PluginHost, run_dir: RunDirectory, record: RunRecord, metrics: MetricsRecord | None
 ) -> list[str]:
-    """Notify every plugin of a complete run; a sentence for each that failed."""
+    """Notify every plugin of a complete run and return a sentence for each that failed."""
     failed = host.evaluation_finished(run_dir.path, record, metrics)
     return [f"Plugin {plugin.plugin_id!r} failed after the evaluation: {plugin.cause}" for plugin in failed]
 
 
 class _StepProgress:
-    """Turns a step's (done, total, what) into one task of the reporter, whatever the parts are called."""
+    """Turns a step's (done, total, what) into one task of the reporter."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -414,7 +414,7 @@ class _StepProgress:
         self._done: int | None = None
 
     def begin(self, what: str) -> None:
-        """A step starts; its bar appears with the first progress that it reports."""
+        """Start a step; its bar appears with the first progress that it reports."""
         self._what, self._done = what, None
         self._reporter.start(what, None)
 
@@ -427,5 +427,5 @@ class _StepProgress:
         self._done = max(done, self._done)
 
     def end(self) -> None:
-        """The step is done."""
+        """Finish the step."""
         self._reporter.finish()

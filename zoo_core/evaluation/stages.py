@@ -1,4 +1,4 @@
-"""The stages of a recipe that can be evaluated, and their names."""
+"""Lists and selects the stages of a recipe."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ORIGINAL = pipeline.ORIGINAL
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One point of a recipe that is evaluated.
+    """Evaluated point of a recipe.
 
     Attributes:
         name: For example ``fp32`` or ``optimized_w8a8``.
@@ -31,7 +31,7 @@ class Stage:
 
 
 def all_stages(step_names: Sequence[str], tag: str, *, optimized_checkpoint: bool) -> tuple[Stage, ...]:
-    """List every stage of a recipe, in the order in which its networks are made.
+    """List every stage of a recipe, in the order in which its networks are produced.
 
     Args:
         step_names: The recipe's steps without ``quantsim``.
@@ -58,7 +58,7 @@ def all_stages(step_names: Sequence[str], tag: str, *, optimized_checkpoint: boo
 
 
 def _share(corners: list[Stage], rows: list[Stage], *, optimized_checkpoint: bool) -> tuple[Stage, ...]:
-    """Put the rows between the corners and mark stages that are the same network under two names."""
+    """Insert the rows between the corners and mark stages that are the same network under two names."""
 
     def network(stage: Stage) -> tuple[int, bool, bool]:
         return stage.point, stage.quantized, stage.optimized and optimized_checkpoint
@@ -94,7 +94,7 @@ def choose(stages: Sequence[Stage], requested: str | None, tag: str) -> tuple[St
     if unknown or not names:
         hint = closest_hint(unknown[0], by_name) if unknown else ""
         raise RecipeError(
-            f"The recipe has no stage {unknown[0]!r}{hint}." if unknown else "No stage was asked for.",
+            f"The recipe has no stage {unknown[0]!r}{hint}." if unknown else "No stage was requested.",
             fix=f"choose from {', '.join(by_name)}, or `all`.",
         )
     chosen = [by_name[name] for name in by_name if name in names]

@@ -1,4 +1,4 @@
-"""The record with which a run starts, and the one with which an interrupted run continues."""
+"""Creates the initial record of a new run or of a resumed one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def new_record(job: Job, *, evaluate: bool, prepare_seconds: float) -> RunRecord:
-    """Return the record of a run before anything was done: request, inputs and machine."""
+    """Return the initial record of a run: request, inputs and machine."""
     return RunRecord(
         schema=SCHEMA,
         zoo_eval=__version__,
@@ -77,8 +77,8 @@ def resumed_record(record: RunRecord, status: Status, *, warnings: Sequence[str]
     Args:
         record: As the run left it.
         status: How the run ended: ``interrupted`` or ``failed``.
-        warnings: What resuming changes about the number.
-        prepare_seconds: Time spent on preparing the run again.
+        warnings: Effects of resuming on the scores.
+        prepare_seconds: Time spent preparing the run again.
     """
     entry = ResumeRecord(
         at=utc_now(), after=status, stopped=record.finished, error=record.error, warnings=tuple(warnings)

@@ -78,7 +78,7 @@ def _close(finish: Finish, status: Status, *, error: str | None = None) -> None:
     try:
         finish(status, error=error)
     except ZooError:
-        # On a full disk even this cannot be written. A record that says "running" without a process is read as
+        # On a full disk even this cannot be written. A record with status "running" and no process is read as
         # interrupted, so it is still correct.
         logger.exception("The record could not be finished.")
 

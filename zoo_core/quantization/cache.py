@@ -1,8 +1,8 @@
 """Content-addressed cache for slow steps; interrupted work resumes.
 
-An entry is a folder named by the hash of everything that the result depends on; each part of the work is a file in it.
-A part records which parts came before it, so the parts of two processes with different results never mix. A file that
-is damaged or follows other parts is ignored, and the step computes everything from there on.
+An entry is a folder named by the hash of everything that the result depends on, with one file for each part of the
+work. A part records the parts before it, so the parts of two processes with different results never mix. If a file is
+damaged or follows other parts, the step ignores it and computes that part and all later ones.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CONTENT_FILE = "content.json"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Part:
-    """One part of a step's work.
+    """Result of one part of a step's work.
 
     Attributes:
         tensors: The result; later parts depend on it.
@@ -51,10 +51,10 @@ class Part:
 
 
 class StepCache:
-    """One entry of the cache, read and extended in the order of the work.
+    """Entry of the cache, read and extended in the order of the work.
 
     Args:
-        folder: Of all entries, need not exist; None stores nothing.
+        folder: Folder of all entries; need not exist. None stores nothing.
         content: Everything that the result depends on, JSON-able; its hash names the entry.
 
     Attributes:
@@ -128,7 +128,7 @@ class StepCache:
             logger.warning("Old entries of %s could not be removed: %s", self._entries, error)
 
     def summary(self) -> str:
-        """Return what came from the cache, to append to a step's summary; empty if nothing did."""
+        """Return a note on cached parts to append to a step's summary; empty if there are none."""
         if self.computed_on is None:
             return ""
         when = datetime.fromisoformat(self.computed_on).strftime("%Y-%m-%d %H:%M UTC")
@@ -138,7 +138,7 @@ class StepCache:
         return f"; the first {self.num_cached} of {total} parts from the cache, computed on {when}, the others now"
 
     def record(self) -> dict[str, Json] | None:
-        """Return the same for the run's record; None if the cache is off."""
+        """Return the counts of cached parts for the run's record; None if the cache is off."""
         if self._entries is None:
             return None
         return {

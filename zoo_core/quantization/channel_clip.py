@@ -1,4 +1,4 @@
-"""An activation that clips each channel at its own ceiling: what ReLU6 becomes under cross-layer equalization."""
+"""Activation that clips each channel at its own ceiling and replaces ReLU6 for cross-layer equalization."""
 
 from __future__ import annotations
 

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class StepParams(BaseModel):
-    """Parameters of a step: unknown names are errors, values are not coerced from text."""
+    """Base of a step's parameters: unknown names are errors, values are not coerced from text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FoldBatchNormsParams(StepParams):
-    """Parameters of fold_batch_norms: none."""
+    """Parameters of fold_batch_norms, which has none."""
 
 
 class Relu6Params(StepParams):

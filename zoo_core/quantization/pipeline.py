@@ -38,7 +38,7 @@ ORIGINAL = -1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundStep:
-    """A step and its checked parameters."""
+    """Step with its checked parameters."""
 
     step: RecipeStep
     params: BaseModel
@@ -46,7 +46,7 @@ class BoundStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A recipe that can run.
+    """Checked recipe, ready to run.
 
     Attributes:
         recipe: As given.
@@ -60,16 +60,16 @@ class Plan:
 
     @property
     def tag(self) -> str:
-        """Bit widths in short, e.g. ``w8a8``."""
+        """Return the bit widths in short form, e.g. ``w8a8``."""
         return f"w{self.quant.param_bw}a{self.quant.output_bw}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RecipePoint:
-    """A network on its way through a recipe.
+    """Network at one point of a recipe.
 
     Attributes:
-        index: Of the last step applied; ORIGINAL for the network as loaded.
+        index: Index of the last step applied; ORIGINAL for the network as loaded.
         network: The network at this point.
         unrounded: The float network before the first step that fixed weight encodings; the network itself if none did.
         step: Result of the last step; None for the network as loaded.
@@ -136,9 +136,9 @@ def walk(
     """Yield the network as loaded and after each step of a plan.
 
     Args:
-        plan: Its steps are run one by one, as the caller asks for the next point.
+        plan: Each step runs only when the caller requests the next point.
         network: As loaded; not modified.
-        context: Called before each step, and not at all where none runs.
+        context: Called before each step; never called if no step runs.
         last: Index of the last step to run; None for all, ORIGINAL for none.
         before_step: Called with each step's name before it runs.
 
@@ -161,7 +161,7 @@ def run_step(bound: BoundStep, network: QuantNetwork, context: StepContext) -> S
 
     Raises:
         PluginError: The step modified the network it was given.
-        RecipeError: The step achieved less than the recipe expects.
+        RecipeError: The step's effect is smaller than the recipe expects.
     """
     before = {name: value.clone() for name, value in network.network.state_dict().items()}
     started = time.perf_counter()
@@ -178,7 +178,7 @@ def run_step(bound: BoundStep, network: QuantNetwork, context: StepContext) -> S
 
 
 def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
-    """Simulate ``network`` on integers: freeze the encodings that steps have fixed, calibrate all others.
+    """Simulate ``network`` on integers: freeze the encodings fixed by steps, calibrate all others.
 
     Args:
         network: Not modified.
@@ -208,7 +208,7 @@ def _settings(params: QuantSimParams, recipe: Recipe, place: str, problems: list
         problems.append(f"{place}.config_file: {config_file} is not readable JSON: {error}")
         return None
     if not isinstance(content, dict):
-        problems.append(f"{place}.config_file: {config_file} holds no JSON object")
+        problems.append(f"{place}.config_file: {config_file} is not a JSON object")
         return None
     return QuantSettings(
         param_bw=params.param_bw,

@@ -1,4 +1,4 @@
-"""Writes the ``quantized`` folder of a run, and loads the network in it again."""
+"""Writes the ``quantized`` folder of a run, and loads its network."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NOTES = {
 def save_quantized(
     directory: Path, network: QuantNetwork, simulation: Simulation | None, plan: Plan, *, loaded: bool = False
 ) -> None:
-    """Write what a device's toolchain needs into an existing directory.
+    """Write the files for a device's toolchain into an existing directory.
 
     ``network.safetensors`` is the float network after the plan's steps (metadata: recipe and its hash, steps with their
     parameters, settings of quantsim, fixed encodings), ``encodings.json`` the simulation's encodings or, without one,
@@ -49,12 +49,12 @@ def save_quantized(
         network: After the plan's last step.
         simulation: Of this network, if there is one.
         plan: The plan that was run.
-        loaded: The network was loaded from an optimized checkpoint, which already holds it: no copy is written.
+        loaded: The network was loaded from an optimized checkpoint, so no copy is written.
 
     Raises:
         RecipeError: The configuration file no longer exists.
     """
-    save_recipe(directory, plan)  # first, because its error explains a configuration file that has gone
+    save_recipe(directory, plan)  # first, because its error explains a missing configuration file
     if not loaded:
         metadata = _metadata(network, plan)
         artifacts.save_state_dict(directory / "network.safetensors", network.network.state_dict(), metadata)
@@ -104,7 +104,7 @@ def _quant_text(quant: QuantSettings) -> str:
 
 
 def is_saved_network(path: Path) -> bool:
-    """Say whether a checkpoint is a ``network.safetensors`` of ``save_quantized``, which ``load_saved`` can load.
+    """Return True if a checkpoint is a ``network.safetensors`` of ``save_quantized``, which ``load_saved`` can load.
 
     Raises:
         CheckpointError: The file cannot be read.
@@ -120,7 +120,7 @@ def load_saved(ordinary: ModelBundle, path: Path) -> ModelBundle:
 
     Args:
         ordinary: The model with any weights; not modified.
-        path: A file for which ``is_saved_network`` holds.
+        path: A file for which ``is_saved_network`` is true.
 
     Raises:
         CheckpointError: The metadata is damaged, or the weights do not fit the model.

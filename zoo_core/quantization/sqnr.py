@@ -1,4 +1,4 @@
-"""Signal-to-quantization-noise ratio (SQNR) of each layer's weights and outputs: shows which layer hurts.
+"""Measures the signal-to-quantization-noise ratio (SQNR) of each layer, to find the layers that hurt.
 
 ``SQNR = 10 log10(sum(x^2) / sum((x - q)^2))`` in dB, of a float tensor x and its quantized counterpart q.
 """
@@ -63,7 +63,7 @@ def layer_sqnr(
             rounded network the one before rounding, otherwise the noise of rounding is not measured. Not modified.
         simulated: Its simulation, calibrated. Not modified.
         batches: ``(B, C, H, W)`` float32 on the networks' device, e.g. the calibration batches.
-        num_images: Images used, from the first; one at a time, so that memory holds the activations of one image.
+        num_images: Images to use, from the first; processed one at a time to limit memory.
 
     Returns:
         One entry per module without children that ran equally often in both; modules that pass their input on
@@ -172,7 +172,7 @@ def _weight_sqnr(reference: nn.Module, quantized: nn.Module) -> float | None:
     if weight is None:
         return None
     own = dict(quantized.named_parameters(recurse=False)).get("weight")
-    # A plain simulation holds the quantized weight itself, AIMET's own network a quantizer beside the weight.
+    # A plain simulation has quantized weights; AIMET's own network has a quantizer beside each weight.
     # Read as a submodule: since Python 3.12 a protocol's instance check does not find submodules.
     beside = dict(quantized.named_children()).get("param_quantizers")
     quantizer = dict(beside.items()).get("weight") if isinstance(beside, nn.ModuleDict) else None

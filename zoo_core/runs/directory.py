@@ -26,7 +26,7 @@ MIN_FREE_BYTES = 200_000_000
 _LOCK = ".lock"
 _HOLDER = ".lock.json"
 _LOCK_PATIENCE_S = 1.0
-"""A listing of runs takes the lock for a moment, which must not make a run fail."""
+"""Wait for the lock: a listing of runs takes it for a moment, which must not make a run fail."""
 
 _WORK_PREFIX = ".work-"
 """Prefix of a run's temporary folders."""
@@ -43,9 +43,9 @@ _BEFORE_THE_RECORD = {
 
 
 class RunDirectory:
-    """A directory that holds one run.
+    """Directory of one run.
 
-    Layout: ``run.json`` (what was done, how, with what), ``metrics.json`` (only when the run is complete),
+    Layout: ``run.json`` (request, inputs, steps, cost), ``metrics.json`` (only when the run is complete),
     ``predictions/<stage>/chunk-*.parquet``, ``<submission format>/<stage>/``, ``quantized/``, ``image_ids.txt``,
     ``log.txt``.
     """
@@ -55,7 +55,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, out: Path | None, model_id: str) -> RunDirectory:
-        """Make the directory, at ``out`` or at ``runs/<model>/<UTC time>-<short id>``.
+        """Create the directory, at ``out`` or at ``runs/<model>/<UTC time>-<short id>``.
 
         Raises:
             RunError: It exists and is not empty, or cannot be written.
@@ -103,12 +103,12 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep every other process from running in this directory, on this machine or on one that shares its disk.
+        """Keep other processes from running in this directory, on this machine or on one that shares its disk.
 
-        The lock is the operating system's: it ends with the process that holds it, however that ends.
+        Uses a lock of the operating system, which is released when the process ends, even by a crash.
 
         Raises:
-            RunError: Another process holds it, which is named; or the directory cannot be written.
+            RunError: Another process, which is named, has the lock; or the directory cannot be written.
         """
         lock = FileLock(self.path / _LOCK)
         try:
@@ -116,7 +116,7 @@ class RunDirectory:
         except Timeout as error:
             raise RunError(
                 f"The run directory {self.path} is in use by {_holder(self.path)}.",
-                fix="wait until it ends, or stop it; a process that died holds no lock.",
+                fix="wait until it ends, or stop it; the lock of a process that died is released.",
             ) from error
         except OSError as error:
             raise _not_writable(self.path, error) from error
@@ -140,14 +140,14 @@ class RunDirectory:
                 f"Another run was started in {self.path} meanwhile.", fix="name another directory with --out."
             )
 
-    def forget_lock(self) -> None:
-        """Remove the lock's file from a complete run: nobody writes into it again, so there is nothing to guard."""
+    def remove_lock(self) -> None:
+        """Remove the lock file of a complete run, which is not written again."""
         with suppress(OSError):
             (self.path / _LOCK).unlink()
 
     @property
     def is_held(self) -> bool:
-        """True while a process runs in this directory, and where that cannot be determined."""
+        """Return True if a process runs in this directory, or if that cannot be determined."""
         if not (self.path / _LOCK).exists():
             return False
         lock = FileLock(self.path / _LOCK)
@@ -159,7 +159,7 @@ class RunDirectory:
         return False
 
     def true_status(self, recorded: str) -> str:
-        """The recorded status, but ``interrupted`` for a run recorded as ``running`` whose process has died."""
+        """Return the recorded status, but ``interrupted`` for a ``running`` run whose process has died."""
         return "interrupted" if recorded == "running" and not self.is_held else recorded
 
     # ------------------------------------------------------------------ files
@@ -178,10 +178,10 @@ class RunDirectory:
         return target
 
     def folder(self, *parts: str) -> Path:
-        """A folder inside the run, created when missing; parts are names, never paths.
+        """Return a folder inside the run, created if missing; parts are names, never paths.
 
         Raises:
-            RunError: It cannot be made.
+            RunError: It cannot be created.
         """
         path = self._inside(parts)
         try:
@@ -192,10 +192,10 @@ class RunDirectory:
 
     @contextmanager
     def whole_folder(self, *parts: str) -> Iterator[Path]:
-        """An empty folder to fill, which appears under its name, in place of what was there, when the block ends.
+        """Yield an empty folder that replaces ``name`` when the block ends.
 
         Raises:
-            RunError: It cannot be written, also where a plugin fills it.
+            RunError: It cannot be written, by the caller or by a plugin.
         """
         target = self._inside(parts)
         filling = self.path / f".{'-'.join(parts)}.partial"
@@ -216,10 +216,10 @@ class RunDirectory:
 
     @contextmanager
     def work_folder(self) -> Iterator[Path]:
-        """A folder for temporary files, removed when the block ends.
+        """Yield a folder for temporary files, removed when the block ends.
 
         Raises:
-            RunError: It cannot be made.
+            RunError: It cannot be created.
         """
         try:
             path = Path(tempfile.mkdtemp(prefix=_WORK_PREFIX, dir=self.path))
@@ -247,12 +247,12 @@ class RunDirectory:
 
 
 def disk_error(error: BaseException) -> OSError | None:
-    """The failed write behind an error: a full disk or quota, a read-only or failing one, a file over its limit."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in _DISK_ERRORS:
-            return seen
-        seen = seen.__cause__ or seen.__context__
+    """Return the failed write that caused an error: disk or quota full, disk read-only or failing, file too large."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
+            return cause
+        cause = cause.__cause__ or cause.__context__
     return None
 
 

@@ -11,25 +11,25 @@ from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.rows import Row, text_table
 
 _DEPTH = 3
-"""Folders looked into below the one given: ``runs/<model>/<time>-<id>`` needs two."""
+"""Levels of folders to search: ``runs/<model>/<time>-<id>`` needs two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedRun:
-    """One run directory.
+    """Entry of the list of runs.
 
     Attributes:
-        path: The directory.
-        model: Its model; ``?`` where the record does not say.
-        started: UTC time, ISO 8601; empty where the record does not say.
-        status: As recorded, but ``interrupted`` where the process of a running run has died; ``unreadable`` where
+        path: The run directory.
+        model: Model id; ``?`` if it is not recorded.
+        started: UTC time, ISO 8601; empty if it is not recorded.
+        status: As recorded, but ``interrupted`` if the process of a running run has died; ``unreadable`` if
             ``run.json`` cannot be read.
         dataset: Name and split.
         num_images: Evaluated images.
-        limited: Fewer than the split has.
-        recipe: Its name.
+        limited: Not all images of the split were evaluated.
+        recipe: Name of the recipe.
         headline: Protocol id.
-        values: Headline value by stage; empty where the run is not complete.
+        values: Headline value by stage; empty if the run is not complete.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class RunList(list[ListedRun]):
     """Runs, newest first."""
 
     def rows(self) -> list[Row]:
-        """One row per run and stage, with one row for a run without values, for ``pandas.DataFrame``."""
+        """Return one row per run and stage, or per run without values, for ``pandas.DataFrame``."""
         return [
             {
                 "run": str(run.path),
@@ -75,14 +75,14 @@ def list_runs(folder: Path, model: str | None = None) -> RunList:
     """List the runs in a folder and three levels below it, newest first.
 
     Args:
-        folder: A run directory, or a folder that holds some; links are not followed.
+        folder: A run directory, or a folder of run directories; links are not followed.
         model: Only runs of this model.
 
     Raises:
         RunError: The folder does not exist.
     """
     if not folder.is_dir():
-        raise RunError(f"{folder} is not a directory.", fix="name the folder that holds run directories.")
+        raise RunError(f"{folder} is not a directory.", fix="name a folder of run directories.")
     runs = [read_listed(path) for path in _run_directories(folder, _DEPTH)]
     kept = [run for run in runs if model is None or run.model == model]
     return RunList(sorted(kept, key=lambda run: (run.started, str(run.path)), reverse=True))
@@ -91,7 +91,7 @@ def list_runs(folder: Path, model: str | None = None) -> RunList:
 def _run_directories(folder: Path, depth: int) -> Iterator[Path]:
     if (folder / "run.json").is_file():
         yield folder
-        return  # a run holds no runs
+        return  # runs are not nested
     if depth == 0:
         return
     try:
@@ -103,7 +103,7 @@ def _run_directories(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def read_listed(path: Path) -> ListedRun:
-    """One line of the list, as far as the directory can be read."""
+    """Return the entry of a run, as far as its directory can be read."""
     from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, read_leniently
 
     gaps: list[str] = []  # the report shows them; a list has no room

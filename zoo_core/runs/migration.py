@@ -16,26 +16,26 @@ def load_object(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        RunError: The file is missing, unreadable, or holds something else.
+        RunError: The file is missing, unreadable, or not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(
-            f"{path.parent} holds no {path.name}.", fix="name a run directory, as `zoo-eval run` prints it at the end."
+            f"{path.parent} has no {path.name}.", fix="name a run directory, as `zoo-eval run` prints it at the end."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read: {error}", fix="restore the file, or run again.") from error
     if not isinstance(content, dict):
-        raise RunError(f"{path} holds no JSON object.", fix="restore the file, or run again.")
+        raise RunError(f"{path} is not a JSON object.", fix="restore the file, or run again.")
     return content
 
 
 def migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The content of a record in the current schema, with scores in the layout of ``StageScores``.
+    """Convert the content of a record to the current schema, with scores in the layout of ``StageScores``.
 
     Raises:
-        RunError: The schema is not known here.
+        RunError: The schema is unknown.
     """
     schema = content.get("schema")
     if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
@@ -54,7 +54,7 @@ def migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _from_schema_1(content: dict[str, Any]) -> None:
-    """Rename what schema 2 renamed, and write null where schema 1 left a field out."""
+    """Rename the fields that schema 2 renamed, and set the fields that schema 1 omitted to null."""
     content["plugins_notified"] = content.pop("plugins_told", True)
     content.setdefault("error", None)
     if isinstance(content.get("steps"), list):
@@ -116,9 +116,9 @@ def _flag(values: Any, key: str) -> bool:
 
 
 def _split_scores(stages: Any, added: dict[str, Any]) -> Any:
-    """``{"metrics": {protocol: {"map": ..., "per_class": {...}}}}`` as ``{"scores": {protocol: ScoreRecord}}``.
+    """Convert ``{"metrics": {protocol: {"map": ..., "per_class": {...}}}}`` to ``{"scores": {protocol: ScoreRecord}}``.
 
-    ``added`` holds the fields that the file's schema did not have.
+    ``added`` has the fields that the file's schema did not have.
     """
     if not isinstance(stages, dict):
         return stages

@@ -1,4 +1,4 @@
-"""The parts of ``run.json`` and ``metrics.json``, each a frozen dataclass; ``runs.record`` puts them together."""
+"""Parts of ``run.json`` and ``metrics.json`` as frozen dataclasses; ``runs.record`` combines them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsRecord(Part):
-    """Settings of a run after every default was resolved; ``recipe`` is the name or path as it was looked up."""
+    """Settings of a run with every default resolved; ``recipe`` is the name or path as requested."""
 
     batch_size: int
     workers: int
@@ -31,7 +31,7 @@ class SettingsRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeRecord(Part):
-    """The recipe as used; each entry of ``steps`` holds ``step`` and its parameters."""
+    """Recipe as used; each entry of ``steps`` has ``step`` and its parameters."""
 
     name: str
     description: str
@@ -53,7 +53,7 @@ class RecipeRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckpointRecord(Part):
-    """A weights file."""
+    """Weights file."""
 
     path: str
     sha256: str
@@ -62,7 +62,7 @@ class CheckpointRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetRecord(Part):
-    """The evaluated images; ``fingerprint`` covers the content of images and annotations, in order."""
+    """Evaluated images; ``fingerprint`` covers the content of images and annotations."""
 
     name: str
     root: str
@@ -77,7 +77,7 @@ class DatasetRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationRecord(Part):
-    """The calibration images; ``overlap`` lists those that belong to the evaluated split."""
+    """Calibration images; ``overlap`` lists those that belong to the evaluated split."""
 
     split: str
     seed: int
@@ -114,7 +114,7 @@ class GitRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeRecord(Part):
-    """One resumption: when, after which status, when the run had stopped, and what resuming changed."""
+    """Resumption of a run: its time, the status and time of the previous stop, and the inputs that changed."""
 
     at: str
     after: Status
@@ -125,7 +125,7 @@ class ResumeRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord(Part):
-    """A step of the recipe; ``short`` marks one that was cut short of the library's default effort."""
+    """Step of the recipe; ``short`` marks one with less than the library's default effort."""
 
     step: str
     seconds: float
@@ -138,7 +138,7 @@ class StepRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerRecord(Part):
-    """Signal-to-quantization-noise ratio of a layer in dB; None where there is no noise or no signal."""
+    """Signal-to-quantization-noise ratio of a layer in dB; None without noise or without signal."""
 
     layer: str
     kind: str
@@ -148,7 +148,7 @@ class LayerRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationRecord(Part):
-    """How the encodings of a quantized stage were computed."""
+    """Computation of a quantized stage's encodings."""
 
     seconds: float
     summary: str
@@ -169,7 +169,7 @@ class AgreementRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSizeRecord(Part):
-    """A stage run again at another batch size; only ``error`` is set where that failed.
+    """Result of a stage at another batch size; only ``error`` is set if it failed.
 
     ``change_points`` is the headline value at this batch size minus the stage's own, in points.
     """
@@ -207,19 +207,19 @@ class StageRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRecord(Part):
-    """Values of one protocol in ``[0, 1]``, the headline first; ``per_class`` holds the headline value by class."""
+    """Values of one protocol in ``[0, 1]``, the headline first; ``per_class`` has the headline value by class."""
 
     values: Mapping[str, float | None]
     per_class: Mapping[str, float | None]
 
     @property
     def key(self) -> str:
-        """Name of the headline value, e.g. ``map``."""
+        """Return the name of the headline value, e.g. ``map``."""
         return next(iter(self.values), "")
 
     @property
     def headline(self) -> float | None:
-        """The first of ``values``; None where undefined."""
+        """Return the first of ``values``; None if undefined."""
         return next(iter(self.values.values()), None)
 
 
@@ -228,8 +228,8 @@ class ChangeRecord(Part):
     """Change of the headline value against fp32 in points, after minus before (negative is worse), with its interval.
 
     ``low`` and ``high`` bound the 95 % interval; both stages share the ``num_resamples`` draws of the images.
-    ``resolution_points`` is half its width: a smaller difference could not be seen. All three are None where the
-    images are too few for an interval.
+    ``resolution_points`` is half its width: a smaller difference could not be detected. All three are None if
+    there are too few images for an interval.
     """
 
     points: float
@@ -260,7 +260,7 @@ class StageScores(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolRecord(Part):
-    """The rule of a protocol and what it counted."""
+    """Definition of a protocol and its counts."""
 
     definition: str
     num_images: int

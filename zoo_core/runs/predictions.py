@@ -1,10 +1,10 @@
-"""The prediction store: one Parquet file per chunk of images, written whole and renamed into place.
+"""Prediction store: one Parquet file per chunk of images, written completely and then renamed into place.
 
 A file has one row per image: ``image_id``, then one list column per field of the prediction class, so any tool that
 reads Parquet can read it. A field whose arrays are all ``(N,)``, or all ``(N, K)`` with the same K, is stored as lists
 of N values or rows; any other field is flattened, and ``<field>.shape`` gives the shape for each image. A chunk that
-exists is complete; writing one again replaces it with the same content. Pages carry checksums, so a bit that flipped on
-the disk is detected when the file is read.
+exists is complete; writing one again replaces it with the same content. Pages have checksums, so bits that flipped on
+the disk are detected when the file is read.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Chunk:
 
 
 class PredictionStore:
-    """The chunks of one stage.
+    """Stored predictions of one stage.
 
     Args:
-        directory: Created when missing.
-        prediction_type: The class whose fields are the columns.
+        directory: Created if missing.
+        prediction_type: The class whose fields become the columns.
     """
 
     def __init__(self, directory: Path, prediction_type: type[Prediction]) -> None:
@@ -58,7 +58,7 @@ class PredictionStore:
         directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, index: int) -> Path:
-        """File of one chunk."""
+        """Return the file of a chunk."""
         return self.directory / f"chunk-{index:05d}.parquet"
 
     def write(self, chunk: Chunk) -> Path:
@@ -83,10 +83,10 @@ class PredictionStore:
             path.unlink()
 
     def missing(self, chunks: Sequence[Sequence[str]]) -> list[int]:
-        """Which chunks still have to be made, after reading every file there is.
+        """Read every file and return the chunks that are missing.
 
-        A file that is damaged, holds other images than its chunk or belongs to no chunk is removed, and so is what an
-        interrupted write left: what stays can be scored.
+        Removes files that are damaged, contain other images than their chunk or belong to no chunk, and remains of
+        interrupted writes. All remaining files can be scored.
 
         Args:
             chunks: The ids of each chunk, in the order of the run.
@@ -108,7 +108,7 @@ class PredictionStore:
         path = self.path(index)
         try:
             chunk = self._read(index, path)
-            # Checksums cover values alone: what was read, written again, tells of every other bit.
+            # Checksums cover only values; writing the content again and comparing bytes covers everything else.
             return chunk.image_ids == tuple(image_ids) and _to_bytes(chunk) == path.read_bytes()
         except (ZooError, OSError):
             return False
@@ -117,7 +117,7 @@ class PredictionStore:
         """Yield the chunks in order, one in memory at a time.
 
         Raises:
-            RunError: A file is damaged or does not hold this kind of prediction.
+            RunError: A file is damaged or contains another kind of prediction.
         """
         for index, path in enumerate(sorted(self.directory.glob("chunk-*.parquet"))):
             yield self._read(index, path)
@@ -168,7 +168,7 @@ def _to_table(chunk: Chunk) -> pa.Table:
 
 
 def _check_storable(name: str, arrays: Sequence[Any], image_ids: Sequence[str]) -> None:
-    """Refuse a field that would not come back exactly as it is."""
+    """Refuse a field that cannot be read back exactly."""
     import numpy as np
 
     num_values = 0
@@ -194,7 +194,7 @@ def _check_storable(name: str, arrays: Sequence[Any], image_ids: Sequence[str]) 
 
 
 def _columns(name: str, arrays: Sequence[Any]) -> dict[str, Any]:
-    """The columns of one field: the values of each image, and their shapes where the values do not imply them."""
+    """Return the columns of one field: the values of each image, and their shapes if the values do not imply them."""
     import numpy as np
     import pyarrow as pa
 
@@ -236,7 +236,7 @@ def _from_table(index: int, table: pa.Table, prediction_type: type[Prediction]) 
 
 
 def _split(column: Any) -> list[Any]:
-    """The rows of a list column as numpy arrays, ``(N,)`` or ``(N, K)``."""
+    """Return the rows of a list column as numpy arrays, ``(N,)`` or ``(N, K)``."""
     import numpy as np
     import pyarrow as pa
 

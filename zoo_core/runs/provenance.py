@@ -16,11 +16,11 @@ from zoo_core.datatypes import RECORDED_PACKAGES
 from zoo_core.runs.parts import EnvironmentRecord, GitRecord
 
 ENVIRONMENT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")
-"""The only environment variables that are recorded: others may hold secrets."""
+"""The only environment variables that are recorded: others may contain secrets."""
 
 
 def environment(device: str) -> EnvironmentRecord:
-    """Versions, hardware and thread settings.
+    """Return versions, hardware and thread settings.
 
     Args:
         device: The torch device string of the run.
@@ -39,7 +39,7 @@ def environment(device: str) -> EnvironmentRecord:
 
 
 def git_state(path: Path) -> GitRecord | None:
-    """Commit and cleanliness of the checkout that ``path`` lies in, or None outside of one."""
+    """Return commit and cleanliness of the checkout that contains ``path``, or None outside a checkout."""
     git = shutil.which("git")
     if git is None:
         return None
@@ -51,7 +51,7 @@ def git_state(path: Path) -> GitRecord | None:
 
 
 def utc_now() -> str:
-    """The time now, ISO 8601 in UTC, to the second."""
+    """Return the current time, ISO 8601 in UTC, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 

@@ -1,6 +1,6 @@
 """Typed contents of ``run.json`` and ``metrics.json``: one writer, one strict reader, and the rules for comparing runs.
 
-Every module that decides something from a run (check, compare, verify, resume, reproduce) uses ``read_record`` and
+Every module that makes decisions about a run (check, compare, verify, resume, reproduce) uses ``read_record`` and
 ``read_metrics``, which refuse a file with unknown, missing or ill-typed fields. ``runs.lenient`` reads damaged files
 for the report and the listing.
 """
@@ -46,14 +46,14 @@ HEADLINE_PROTOCOL = "headline protocol"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """A condition in which two runs differ; as text, ``split: trainval instead of test``.
+    """Condition that differs between two runs; as text, ``split: trainval instead of test``.
 
     Attributes:
         what: Name of the condition, e.g. ``split``.
         mine: Value in the first run.
         theirs: Value in the other.
-        refused: The purpose does not allow the difference; otherwise it is only worth a mention.
-        is_hash: The values are hashes, which tell a reader nothing.
+        refused: The purpose does not allow the difference; otherwise it is only mentioned.
+        is_hash: The values are hashes, which mean nothing to a reader.
     """
 
     what: str
@@ -66,7 +66,7 @@ class Difference:
         return f"{self.what}: {self._change()}"
 
     def _change(self) -> str:
-        """Entries of tables and lists that differ, the first digits of hashes, or the two values."""
+        """Format differing entries of tables and lists, the first digits of hashes, or the two values."""
         mine, theirs = self.mine, self.theirs
         if isinstance(mine, Mapping) and isinstance(theirs, Mapping):
             names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
@@ -88,7 +88,7 @@ def _first_of(items: Sequence[Any]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord(Part):
-    """``run.json``: what was asked for, with what it was done, and what each part cost."""
+    """Content of ``run.json``: the request, the inputs and versions used, and the cost of each part."""
 
     schema: int
     zoo_eval: str
@@ -142,7 +142,7 @@ class RunRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Condition:
-    """A condition, the purposes for which it must agree, and those for which a difference is only mentioned."""
+    """Condition with the purposes for which it must agree, and those for which a difference is only mentioned."""
 
     what: str
     value: Callable[[RunRecord], Any]
@@ -222,7 +222,7 @@ _CONDITIONS: tuple[_Condition, ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsRecord(Part):
-    """``metrics.json``; only a complete run has one."""
+    """Content of ``metrics.json``; only a complete run has one."""
 
     schema: int
     model: str
@@ -236,12 +236,12 @@ class MetricsRecord(Part):
 
 
 def record_content(record: RunRecord | MetricsRecord) -> dict[str, Any]:
-    """The JSON object of a record, as ``run.json`` and ``metrics.json`` hold it."""
+    """Return the JSON object of a record, as in ``run.json`` and ``metrics.json``."""
     content = asdict(record)
     if isinstance(record, RunRecord):
         content["request"] = record.request.as_json()
         return content
-    # The published form: values and per_class of a protocol lie side by side below "metrics".
+    # The published form has the values of a protocol and per_class side by side below "metrics".
     for stage in content["stages"].values():
         stage["metrics"] = {
             protocol: {**score["values"], "per_class": score["per_class"]}
@@ -251,7 +251,7 @@ def record_content(record: RunRecord | MetricsRecord) -> dict[str, Any]:
 
 
 def record_text(record: RunRecord | MetricsRecord) -> str:
-    """The JSON text of a record; floats keep every digit, not-a-number is refused."""
+    """Return the JSON text of a record; floats keep every digit, not-a-number is refused."""
     return json.dumps(record_content(record), indent=1, allow_nan=False, default=str, ensure_ascii=False) + "\n"
 
 
@@ -291,7 +291,7 @@ def _read(path: Path, kind: type[T]) -> T:
 
 
 def validation_problems(error: Any) -> list[str]:
-    """Each problem that pydantic found, as ``field: message``, at most ten."""
+    """Return up to ten problems that pydantic found, as ``field: message``."""
     items = error.errors()
     listed = [f"{'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}" for item in items[:10]]
     return listed + ([f"and {len(items) - 10} more"] if len(items) > 10 else [])
@@ -299,7 +299,7 @@ def validation_problems(error: Any) -> list[str]:
 
 @lru_cache
 def adapter(kind: Hashable) -> TypeAdapter[Any]:
-    """The validator of a type, built once."""
+    """Return the validator of a type, built once."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(cast("Any", kind))

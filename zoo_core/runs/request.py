@@ -1,4 +1,4 @@
-"""The options of a run, as a user gives them and as ``run.json`` keeps them."""
+"""Options of a run, as the user gives them and as ``run.json`` stores them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import Json
 
 DEFAULT_CALIBRATION_SIZE = 500
-"""Calibration images drawn where there are as many; AIMET's guides ask for 500 to 1000."""
+"""Calibration images to draw if the split has as many; AIMET's guides ask for 500 to 1000."""
 
 DEFAULT_WORKERS = 2
-"""Threads that decode images: at 2 ms an image two of them feed any network on a CPU."""
+"""Threads that decode images: at 2 ms per image, two of them can feed any network on a CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest:
-    """One evaluation; the fields are the parameters of ``zoo_core.api.evaluate``, which documents them.
+    """Options of one evaluation; ``zoo_core.api.evaluate`` documents them.
 
-    ``stages`` is comma-separated text; None stands for the default of the model or the tool.
+    ``stages`` is comma-separated text; None means the default of the model or of the tool.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True}
@@ -50,7 +50,7 @@ class EvaluationRequest:
     command: tuple[str, ...] = field(default=())
 
     def as_json(self) -> dict[str, Json]:
-        """The request with paths as absolute text, for the record."""
+        """Return the request with paths as absolute text, for the record."""
         values = asdict(self)
         return {
             name: str(value.absolute())

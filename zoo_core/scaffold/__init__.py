@@ -1,4 +1,4 @@
-"""A new plugin as a package of its own: ``zoo-eval new-plugin``."""
+"""Creates the package of a new plugin: ``zoo-eval new-plugin``."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _FOLDERS = {
 }
 _RENDERED = ".j2"
 _PACKAGE = "package"
-"""Stands in the templates' paths for the plugin's name."""
+"""Placeholder for the plugin's name in the templates' paths."""
 
 
 def new_plugin(name: str, task: Task, out: Path, host: PluginHost) -> list[Path]:
-    """Write a package that passes its own tests and ``zoo-eval validate`` as it stands.
+    """Write a package that passes its own tests and ``zoo-eval validate`` unchanged.
 
     Args:
-        name: Of the package, the plugin and its model.
-        task: What the model does.
-        out: The package's folder is made in it.
-        host: Says which names are taken.
+        name: Name of the package, the plugin and its model.
+        task: Task of the model.
+        out: Parent directory of the package's folder.
+        host: Provides the names that are in use.
 
     Returns:
         The files, sorted; the first folder below ``out`` is called ``name``.
@@ -59,17 +59,17 @@ def new_plugin(name: str, task: Task, out: Path, host: PluginHost) -> list[Path]
 
 
 def check_name(name: str, host: PluginHost) -> None:
-    """Accept a name that can be a package, a plugin and a model, and is none yet.
+    """Check that a name is valid for a package, a plugin and a model, and not in use.
 
     Raises:
-        PluginError: It cannot, or something is called so.
+        PluginError: The name is not valid, or in use.
     """
     import importlib.util
 
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or keyword.issoftkeyword(name):
         raise PluginError(
             f"{name!r} cannot be the name of a plugin.",
-            fix="begin with a letter, use only a-z, 0-9 and _, and no word of Python's own.",
+            fix="begin with a letter, use only a-z, 0-9 and _, and avoid Python keywords.",
         )
     taken = None
     if name in host.plugin_ids:

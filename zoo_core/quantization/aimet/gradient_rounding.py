@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RoundedWeights:
-    """Weights chosen by a rounding engine.
+    """Result of a rounding engine.
 
     Attributes:
         weights: By parameter name; on their grids, except for rounding errors in the last bits.
-        encodings: Of the same parameters, AIMET's exchange form.
+        encodings: Encodings of the same parameters, in AIMET's exchange form.
         facts: About the engine's run, for the record.
         layers: Facts by layer.
     """
@@ -54,7 +54,7 @@ def round_network(
 
     Args:
         network: Not modified.
-        params: Of the step.
+        params: Parameters of the step.
         num_batches: Calibration batches to use; at most as many as there are.
         context: Its bit widths, scheme and configuration are those of the later simulation.
         cache: Stores each layer as a part. Its content must cover all other arguments. None stores nothing.

@@ -1,7 +1,7 @@
-"""The only module of the core that imports aimet_torch.
+"""Imports aimet_torch; the only module of the core that does.
 
-Checked with aimet-torch 2.42. Importing it takes seconds, and it prints, logs to stdout and warns; all of that is sent
-to the logger ``zoo_eval.aimet``.
+Checked with aimet-torch 2.42. Importing it takes seconds, and it prints, logs to stdout and warns; all of its output
+goes to the logger ``zoo_eval.aimet``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def load() -> ModuleType:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Send what is printed and warned to the logger; standard error is left to the run's own progress bars."""
+    """Redirect printed text and warnings to the logger; standard error is left to the run's own progress bars."""
 
     def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
         logger.info("%s:%d: %s: %s", filename, lineno, category.__name__, message)
@@ -64,7 +64,7 @@ def quiet() -> Iterator[None]:
 
 
 class _LogWriter(io.TextIOBase):
-    """A stream whose lines become log records."""
+    """Stream whose lines become log records."""
 
     def writable(self) -> bool:
         return True
@@ -77,7 +77,7 @@ class _LogWriter(io.TextIOBase):
 
 
 class _ForwardingHandler(logging.Handler):
-    """Passes the records of AIMET's loggers on to ours."""
+    """Forwards the records of AIMET's loggers to ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
         logger.log(record.levelno, "%s: %s", record.name, record.getMessage())

@@ -26,7 +26,7 @@ _EXACT_COUNTS = 1 << 24
 
 @contextlib.contextmanager
 def fast_histograms(analyzers: Iterable[Any], is_histogram: Callable[[Any], bool]) -> Iterator[None]:
-    """Let per-tensor analyzers observe in the fast way while the context is open.
+    """Let per-tensor analyzers use the fast method while the context is open.
 
     Args:
         analyzers: AIMET's encoding analyzers of activation quantizers, which pass their input on while they observe.

@@ -72,7 +72,7 @@ def build(network: nn.Module, x: torch.Tensor, quant: QuantSettings, frozen: Map
 
 
 def _freeze(sim: Any, frozen: Mapping[str, Any]) -> None:
-    """Set and lock weight encodings until reading them back gives what was set.
+    """Set and lock weight encodings, repeatedly until reading them back returns the same values.
 
     AIMET keeps minimum and maximum and derives the scale, so an encoding that is read and set again may differ in its
     last bit; after two or three times it no longer does.

@@ -1,4 +1,4 @@
-"""The closing step of a recipe: simulates a network on integers."""
+"""Simulates a network on integers, as the last step of a recipe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Simulation:
-    """A network that computes in float what a device would compute in integers.
+    """Network that computes in float what a device would compute in integers.
 
     Attributes:
         network: Called like the network it simulates.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScaledLayers:
-    """A layer set that cross-layer scaling has scaled.
+    """Layer set that cross-layer scaling has scaled.
 
     Attributes:
         layers: Two or three module names, in execution order.
@@ -42,7 +42,7 @@ def fold_batch_norms(network: nn.Module, x: torch.Tensor) -> list[str]:
 
 
 def scale_layers(network: nn.Module, x: torch.Tensor) -> list[ScaledLayers]:
-    """Equalize the weight ranges of neighbouring convolutions, in place; only ReLU and PReLU may lie between them."""
+    """Equalize the weight ranges of neighbouring convolutions, in place, with only ReLU or PReLU between them."""
     aimet: Any = load()
     names = {module: name for name, module in network.named_modules()}
     with quiet():

@@ -1,4 +1,4 @@
-"""The fast engine of the step ``adaround``: adaptive rounding in minutes on a CPU.
+"""Fast engine of the step ``adaround``: adaptive rounding in minutes on a CPU.
 
 Layers are rounded in execution order, so that each layer's output on the calibration images stays as close as possible
 to the float network's while all earlier layers are already rounded. ``docs/adaround.md`` derives the method and
@@ -40,7 +40,7 @@ MIN_SAMPLES = 4_096
 POSITIONS_PER_IMAGE = 64
 """Limit of positions from one image: neighbouring positions have nearly the same inputs."""
 SHRINKAGE = 0.3
-"""The diagonal of the second moments is raised by this times (weights of a filter / samples) times its mean.
+"""Damping: this times (weights of a filter / samples) times its mean is added to the diagonal of the second moments.
 
 With few samples per weight the moments overfit the calibration images. Chosen on other images; see
 ``docs/adaround.md``.
@@ -92,7 +92,7 @@ class LayerReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RoundedNetwork:
-    """A network whose weights lie on their grids.
+    """Network whose weights are on their grids.
 
     Attributes:
         network: New; everything but the rounded weights is a copy.
@@ -131,7 +131,7 @@ def round_network(
             byte. Its content must cover all other arguments. None stores nothing.
 
     Raises:
-        RecipeError: The network cannot be traced, a grid does not fit its layer, or there is no calibration image.
+        RecipeError: The network cannot be traced, a grid does not fit its layer, or there are no calibration images.
     """
     layers = {name: _checked_layer(network, name, grid) for name, grid in grids.items()}
     streams = TwinStreams(network, layers)
@@ -237,7 +237,7 @@ def _round_layers(
 
 
 class _Images:
-    """Calibration images, each read once, with the state of each batch on its way through the network.
+    """Calibration images, each read once, with the state of each batch inside the network.
 
     Attributes:
         num_in_use: Images that earlier layers used; if those layers were cached, not all of the images are read yet.
@@ -254,7 +254,7 @@ class _Images:
     def measure(self, calls: Mapping[str, list[fx.Node]], errors: Mapping[str, ReconstructionError], seed: int) -> None:
         """Fill ``errors`` from as many images as their layers need."""
         if not self._num_images:
-            raise RecipeError("There is no calibration image.", fix="give at least one calibration image.")
+            raise RecipeError("There are no calibration images.", fix="give at least one calibration image.")
         in_use = self.num_in_use
         index, num_used, num_wanted = 0, 0, 1
         while num_used < num_wanted and (state := self._state(index)) is not None:

@@ -1,4 +1,4 @@
-"""A layer's reconstruction error as a quadratic form, from one pass over the layer's inputs.
+"""Computes a layer's reconstruction error as a quadratic form, from one pass over the layer's inputs.
 
 A convolution is a matrix product on patches, so the squared error of its output depends on the inputs only through
 their second moments. These are collected once; any choice of weights is then scored without reading the inputs again.
@@ -82,7 +82,7 @@ class ReconstructionError:
         sum (W x - V x')^2 = (W - V) Q (W - V)^T + 2 b (W - V)^T + c
         Q = sum x' x'^T      b = sum e x'      c = sum e^2      e = W (x - x')
 
-    All sums run over images and output positions. They are held in float64.
+    All sums run over images and output positions, in float64.
 
     Args:
         layer: Its current weights are W.

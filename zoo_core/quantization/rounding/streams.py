@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A value of the network in both runs; the same object twice as long as nothing before it is rounded."""
+    """Value in both runs of the network; both are the same object if no earlier layer is rounded."""
 
     exact: Any
     rounded: Any
@@ -37,7 +37,7 @@ class Pair:
 
 @dataclass(slots=True)
 class BatchState:
-    """State of a batch on its way through the network.
+    """State of a batch inside the network.
 
     Attributes:
         num_images: In the batch.
@@ -49,7 +49,7 @@ class BatchState:
 
 
 class TwinStreams:
-    """A float network and its copy that is rounded layer by layer; both run node by node.
+    """Float network and its copy that is rounded layer by layer; both run node by node.
 
     Args:
         network: Traceable by torch.fx, with one input; not modified.
@@ -139,7 +139,7 @@ class TwinStreams:
         return {str(node.target) for node in self._ancestors[call] if str(node.target) in self._calls}
 
     def _frontier(self, values: Mapping[fx.Node, Pair], calls: Mapping[str, list[fx.Node]]) -> dict[fx.Node, Pair]:
-        """Return those of ``values`` that layers waiting behind ``calls`` read directly or through open nodes."""
+        """Return those of ``values`` that later layers than ``calls`` read directly or through open nodes."""
         remaining = [call for name in self._waiting if name not in calls for call in self._calls[name]]
         needed = set().union(*(self._ancestors[call] for call in remaining)) if remaining else set()
         open_nodes = [node for node in (*needed, *remaining) if node not in values]

@@ -1,4 +1,4 @@
-"""The step adaround: rounds each weight so that the layer's output changes least, not to the nearest grid point.
+"""Step adaround: rounds each weight so that the layer's output changes least, not to the nearest grid point.
 
 Two engines solve the same problem: AIMET's by gradient descent on a relaxation, ``rounding`` by descent on integers.
 Both use the grids of the later simulation, whose encodings are then fixed.
@@ -36,7 +36,7 @@ logger = logging.getLogger("zoo_eval.quantization")
 
 AIMET_ITERATIONS_8_BIT = 10_000
 AIMET_ITERATIONS_BELOW_8_BIT = 15_000
-"""Iterations per layer where a recipe states none: AIMET 2.42's defaults."""
+"""Default iterations per layer, as in AIMET 2.42."""
 
 
 def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepContext) -> StepResult:
@@ -49,8 +49,8 @@ def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepCo
     ``choices`` and per layer ``error`` and ``error_nearest``.
 
     Raises:
-        RecipeError: There is no calibration image, fewer batches than asked for, or engine aimet follows a step that
-            has fixed weight ranges.
+        RecipeError: There are no calibration images or too few batches, or engine aimet follows a step that has fixed
+            weight ranges.
     """
     num_batches = _num_batches(params, context.calibration)
     cache = _cache(network, params, num_batches, context)
@@ -180,7 +180,7 @@ def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, cont
 def _num_batches(params: AdaroundParams, calibration: CalibrationBatches) -> int:
     available = len(calibration)
     if available == 0:
-        raise RecipeError("adaround has no calibration image.", fix="give at least one: --calibration-size 500.")
+        raise RecipeError("adaround has no calibration images.", fix="give at least one: --calibration-size 500.")
     if params.num_batches is not None and params.num_batches > available:
         raise RecipeError(
             f"adaround.num_batches is {params.num_batches}, but there are {available} calibration batches.",
@@ -190,7 +190,7 @@ def _num_batches(params: AdaroundParams, calibration: CalibrationBatches) -> int
 
 
 class _FirstBatches:
-    """The first batches of a calibration set."""
+    """Limits a calibration set to its first batches."""
 
     def __init__(self, calibration: CalibrationBatches, num_batches: int) -> None:
         self._calibration = calibration

@@ -46,4 +46,4 @@ BUILTIN_STEPS: tuple[RecipeStep, ...] = (
     RecipeStep(name="cross_layer_equalization", params=CrossLayerEqualizationParams, apply=_cross_layer_equalization),
     RecipeStep(name="adaround", params=AdaroundParams, apply=_adaround, fixes_encodings=True),
 )
-"""quantsim is not in it: it ends every recipe and yields no further network."""
+"""Does not contain quantsim, which ends every recipe and yields no further network."""

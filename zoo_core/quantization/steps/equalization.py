@@ -1,4 +1,4 @@
-"""The step cross_layer_equalization: evens out the weight ranges of neighbouring layers."""
+"""Step cross_layer_equalization: equalizes the weight ranges of neighbouring layers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def equalize(network: QuantNetwork, params: CrossLayerEqualizationParams, contex
 
 
 def _rescale_clips(network: nn.Module, layer_sets: Sequence[ScaledLayers], x: torch.Tensor) -> int:
-    """Rescale the ceilings of the clips between scaled layers; returns their number."""
+    """Rescale the ceilings of the clips between scaled layers and return the number of clips."""
     readers = direct_consumers(network, x)
     count = 0
     for layer_set in layer_sets:

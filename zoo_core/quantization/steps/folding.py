@@ -1,4 +1,4 @@
-"""The step fold_batch_norms: each batch norm goes into the convolution beside it."""
+"""Step fold_batch_norms: folds each batch norm into its convolution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step relu6: prepares ReLU6 for cross-layer equalization.
+"""Step relu6: prepares ReLU6 for cross-layer equalization.
 
 Equalization scales a channel down by s and the next layer's weights up by s. ReLU commutes with that, ReLU6 does not:
 ``min(relu(x), 6)`` becomes ``min(relu(x / s), 6 / s)``. There are three policies:
@@ -62,7 +62,7 @@ def apply_policy(
 
     Returns:
         Under ``per_channel_clip`` an activation keeps its ReLU6 if it did not run, ran more than once, or has no
-        channel axis: there would be no single set of ceilings for it.
+        channel axis: it would have no single set of ceilings.
     """
     result = copy.deepcopy(network)
     names = [name for name, module in result.named_modules() if isinstance(module, nn.ReLU6)]
