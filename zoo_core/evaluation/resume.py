@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from zoo_core.errors import RunError
 from zoo_core.evaluation.prepare import prepare
@@ -125,37 +124,13 @@ def _program_here(record: RunRecord) -> RunRecord:
 
 
 def _refuse(run_dir: RunDirectory, record: RunRecord, here: RunRecord) -> None:
-    changed = [
-        f"{difference.what}: {_change(difference.mine, difference.theirs)}"
-        for difference in record.differences(here, "resume")
-        if difference.refused
-    ]
+    changed = [str(difference) for difference in record.differences(here, "resume") if difference.refused]
     if changed:
         listing = "\n  ".join(changed)
         raise RunError(
             f"The run in {run_dir.path} cannot be resumed: what it was made with has changed.\n  {listing}",
             fix="restore what has changed, or start a new run.",
         )
-
-
-def _change(was: Any, now: Any) -> str:
-    """Describe a change briefly: entries of tables and lists that differ, the first digits of hashes."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
-        return ", ".join(f"{name} {now.get(name) or 'none'} instead of {was.get(name) or 'none'}" for name in names)
-    if isinstance(was, tuple) and isinstance(now, tuple):
-        gone, new = [item for item in was if item not in now], [item for item in now if item not in was]
-        return f"{_some(gone)} gone, {_some(new)} new" if gone or new else "in another order"
-    return f"{_short(now)} instead of {_short(was)}"
-
-
-def _some(items: Sequence[Any]) -> str:
-    return f"{len(items)} ({items[0]}{', ...' if len(items) > 1 else ''})" if items else "none"
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text[:12] if len(text) in {40, 64} else text
 
 
 @contextmanager
