@@ -77,19 +77,6 @@ class PredictionStore:
             ) from error
         return target
 
-    @staticmethod
-    def columns(directory: Path) -> frozenset[str]:
-        """Fields of the predictions that lie in a directory; empty where there is no readable chunk."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        path = next(iter(sorted(directory.glob("chunk-*.parquet"))), None)
-        try:
-            names = pq.read_schema(path).names if path is not None else ()
-            return frozenset(name for name in names if not name.endswith(_SHAPE)) - {_IDS}
-        except (pa.ArrowException, OSError):
-            return frozenset()
-
     def clear(self) -> None:
         """Remove every chunk."""
         for path in self.directory.glob("chunk-*"):
