@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from zoo_core.evaluation.result import EvaluationResult
     from zoo_core.runs.record import MetricsRecord, RunRecord
 
-if TYPE_CHECKING:
-    pass
-
 NUM_WORST_CLASSES = 3
 
 
