@@ -23,6 +23,7 @@ from zoo_core.evaluation.request import Reporter, SilentReporter
 from zoo_core.evaluation.result import EvaluationResult, headline_name
 from zoo_core.evaluation.stages import ORIGINAL, Stage
 from zoo_core.evaluation.starting import new_record
+from zoo_core.evaluation.step_progress import StepProgress
 from zoo_core.evaluation.stopping import LOG, log_into, stopping
 from zoo_core.inference import InferenceStats, chunk_ids, predict
 from zoo_core.plugins import PluginHost
@@ -157,7 +158,7 @@ class _Run:
         self._evaluate = recorder.record.evaluate
         self._unsaved = not (run_dir.path / QUANTIZED).exists()
         self._open: frozenset[str] = frozenset()
-        self._progress = _StepProgress(reporter)
+        self._progress = StepProgress(reporter)
 
     def execute(self, write_report: WriteReport | None) -> None:
         """Run steps and stages in the order in which the recipe produces their networks; skip complete stages."""
@@ -403,29 +404,3 @@ def notify_plugins(
     """Notify every plugin of a complete run and return a sentence for each that failed."""
     failed = host.evaluation_finished(run_dir.path, record, metrics)
     return [f"Plugin {plugin.plugin_id!r} failed after the evaluation: {plugin.cause}" for plugin in failed]
-
-
-class _StepProgress:
-    """Turns a step's (done, total, what) into one task of the reporter."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._what = ""
-        self._done: int | None = None
-
-    def begin(self, what: str) -> None:
-        """Start a step; its bar appears with the first progress that it reports."""
-        self._what, self._done = what, None
-        self._reporter.start(what, None)
-
-    def __call__(self, done: int, total: int, _part: str) -> None:
-        if self._done is None:
-            self._reporter.finish()
-            self._reporter.start(self._what, total)
-            self._done = 0
-        self._reporter.advance(max(done - self._done, 0))
-        self._done = max(done, self._done)
-
-    def end(self) -> None:
-        """Finish the step."""
-        self._reporter.finish()
