@@ -246,7 +246,7 @@ class StageScores(Part):
     """Scores of a stage by protocol id.
 
     ``same_as`` names the stage whose network and predictions this one shares. ``drop_points`` is the fp32 headline
-    value minus this stage's, in points: positive is worse. ``change`` is None for a float stage, without an fp32 stage
+    value minus this stage's, in points: positive is worse. ``change`` is None for fp32 itself, without an fp32 stage
     in the run, and for a task whose values cannot be resampled.
     """
 
