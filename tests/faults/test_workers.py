@@ -51,7 +51,7 @@ def test_a_worker_that_dies_fails_the_run_which_resumes_once_it_is_fixed(
 
 
 def test_a_worker_that_takes_the_process_with_it_leaves_a_run_that_goes_on(toy: Toy) -> None:
-    answer = toy.run(calls=[{"target": IMAGE, "nth": 130, "do": "vanish"}])
+    answer = toy.run(calls=[{"target": IMAGE, "nth": 148, "do": "vanish"}])
 
     assert answer["exit"] == 9
     assert toy.record()["status"] == "running"
