@@ -163,14 +163,14 @@ def _num_outputs(network: nn.Module) -> int:
 
 
 def _options(entry: ModelEntry) -> Mapping[str, Any]:
-    said = [f"does not know {name!r}" for name in sorted(set(entry.options) - set(_OPTIONS))]
-    said += [f"needs {name!r}, a text" for name in _NEEDED if not isinstance(entry.options.get(name), str)]
-    said += [
+    problems = [f"does not know {name!r}" for name in sorted(set(entry.options) - set(_OPTIONS))]
+    problems += [f"needs {name!r}, a text" for name in _NEEDED if not isinstance(entry.options.get(name), str)]
+    problems += [
         f"needs a mapping for {name!r}" for name in _OPTIONS[2:] if not isinstance(entry.options.get(name, {}), dict)
     ]
-    if said:
+    if problems:
         raise RegistryError(
-            f"{entry.source}: {entry.model_id}.options: {entry.plugin} {', '.join(said)}.",
+            f"{entry.source}: {entry.model_id}.options: {entry.plugin} {', '.join(problems)}.",
             fix=f"use only {', '.join(_OPTIONS)}.",
         )
     return entry.options

@@ -1,4 +1,4 @@
-"""What the checks of ``zoo-eval validate`` need of this plugin: pictures in COCO layout, and the inverse of decode."""
+"""Material for the checks of ``zoo-eval validate``: pictures in COCO layout, and the inverse of decode."""
 
 from __future__ import annotations
 

@@ -183,7 +183,7 @@ def divides_by_what_was_found(healthy: Any) -> Callable[[], Any]:
         pytest.param(
             relabelled(lambda labels: (labels + 1) % 2),
             "a perfect network scores as one",
-            r"A network that is right has voc07_11pt/pytorch-ssd 0\.000; 0\.9 or more is due\. .*Labels look permuted",
+            r"has voc07_11pt/pytorch-ssd 0\.000 \(required: 0\.9 or more\)\. .*Labels look permuted",
             id="labels shifted inside the range",
         ),
         pytest.param(

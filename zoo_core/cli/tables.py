@@ -62,7 +62,7 @@ def print_result(result: EvaluationResult, metrics: MetricsRecord, console: Cons
 
 
 def batch_size_lines(record: RunRecord) -> list[str]:
-    """What every other batch size that was asked for moved, a line a stage and size."""
+    """Describe the effect of every further batch size, one line per stage and size."""
     lines = []
     for name, stage in record.stages.items():
         for size, effect in stage.batch_sizes.items():

@@ -1,4 +1,4 @@
-"""What changed between two stages of a classifier: the images whose most probable class is another one."""
+"""Changes between two stages of a classifier: images whose most probable class differs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import Classification, ClassTarget
 
 Flip: TypeAlias = Literal["kept", "lost", "gained", "moved", "flipped"]
-"""What became of an image's most probable class: the same; right before and wrong after; wrong before and right after;
+"""Change of an image's most probable class: the same; right before and wrong after; wrong before and right after;
 another one and wrong both times; another one where the truth is not known."""
 
 NO_CLASS = -1
@@ -72,7 +72,7 @@ class ClassChanges:
         return rows
 
     def kind(self, row: int) -> Flip:
-        """What became of one image."""
+        """Change of one image."""
         for name, rows in (("lost", self.lost), ("gained", self.gained), ("moved", self.moved)):
             if rows[row]:
                 return name  # type: ignore[return-value]  # one of the literals above

@@ -1,4 +1,4 @@
-"""What changed between two stages: detections lost, gained and moved, matched box by box."""
+"""Changes between two stages of a detector: detections lost, gained and moved, matched box by box."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ of MobileNetV2-SSD-lite on drawn shapes left 815 of 816 detections above it."""
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ImageChanges:
-    """How the detections of one image differ between two stages; rows index the detections as they were given.
+    """Differences of one image's detections between two stages; rows index the detections in the order given.
 
     Attributes:
         kept: ``(K, 2)`` int64, row before and row after: the same class, IoU at least ``MOVED_IOU``.
@@ -52,7 +52,7 @@ class ImageChanges:
 
     @property
     def any(self) -> bool:
-        """Whether anything was lost, gained or moved."""
+        """True if a detection was lost, gained or moved."""
         return bool(len(self.lost) or len(self.gained) or len(self.moved))
 
     @property
@@ -180,7 +180,7 @@ def most_changed(changes: Mapping[str, ImageChanges], num: int) -> Sequence[str]
 def objects_found(
     preds: Detections, rows: NDArray[np.int64], target: DetectionTarget, *, match_iou: float = MATCH_IOU
 ) -> NDArray[np.bool_]:
-    """Whether each detection lies on an object of its class that is not difficult, IoU ``>`` ``match_iou``.
+    """Tell for each detection whether it matches an object of its class that is not difficult, IoU ``>`` ``match_iou``.
 
     Args:
         preds: Of one image.

@@ -1,4 +1,4 @@
-"""Whether two sets of predictions are the same bytes, and if not, how far apart they are."""
+"""Compares two sets of predictions byte for byte and measures how far apart they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByteChanges:
-    """How the predictions of one stage differ between two runs of it, byte for byte.
+    """Differences of a stage's predictions between two runs of it, byte for byte.
 
     Attributes:
         num_images: Compared.

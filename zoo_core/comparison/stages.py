@@ -1,4 +1,4 @@
-"""The stages that are compared unless somebody names others."""
+"""Chooses the stages to compare where the user names none."""
 
 from __future__ import annotations
 

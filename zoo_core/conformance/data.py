@@ -1,4 +1,4 @@
-"""The dataset, held against the pictures that were written: colours, boxes, labels, splits, submission."""
+"""Compares the dataset with the pictures that were written: colours, boxes, labels, splits, submission."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the plugin declares: registry entry and recipe."""
+"""Checks what the plugin declares: registry entry and recipe."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def check_plugin(subject: Subject) -> str:
     entry = subject.entry
     for broken in subject.host.broken:
         if broken.plugin_id == entry.plugin:
-            raise CheckFailedError(broken.cause, fix="mend the plugin; `zoo-eval doctor --verbose` has the traceback.")
+            raise CheckFailedError(
+                broken.cause, fix="repair the plugin; `zoo-eval doctor --verbose` has the traceback."
+            )
     return f"plugin {entry.plugin}"
 
 

@@ -125,7 +125,7 @@ def check_outputs(subject: Subject) -> str:
 
 
 def check_deterministic(subject: Subject) -> str:
-    """The same inputs give the same bits, also from a network that is loaded anew."""
+    """The same inputs give the same bits, also from a network that is loaded again."""
     again = run_batch(subject.bundle.network, subject.inputs, CPU)
     if not _equal(again, subject.outputs):
         raise CheckFailedError(

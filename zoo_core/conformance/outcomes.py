@@ -11,7 +11,7 @@ Status: TypeAlias = Literal["passed", "failed", "not checked", "not applicable"]
 
 
 class CheckFailedError(PluginError):
-    """The plugin breaks what the check stands for."""
+    """The plugin fails the check."""
 
 
 class NotCheckedError(Exception):
@@ -24,7 +24,7 @@ class NotApplicableError(NotCheckedError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of a check.
+    """Result of a check.
 
     Attributes:
         name: The check's.

@@ -284,10 +284,10 @@ def check_weights(subject: Subject) -> str:
     if as_is < least:
         hints = " ".join(metrics["as they are"].suspects())
         raise CheckFailedError(
-            f"{subject.entry.headline} is {as_is:.3f} with the plugin's weights; due are {least:g}. {hints}",
+            f"{subject.entry.headline} is {as_is:.3f} with the plugin's weights (required: {least:g}). {hints}",
             fix="check preprocessing, label order and box decoding, or correct least_headline.",
         )
-    return f"{subject.entry.headline} {as_is:.3f}, {least:g} is due; red and blue swapped {swapped:.3f}"
+    return f"{subject.entry.headline} {as_is:.3f} (required: {least:g}); red and blue swapped {swapped:.3f}"
 
 
 # --------------------------------------------------------------------------- scoring
@@ -318,10 +318,10 @@ def _score(
 def _at_least(subject: Subject, scores: Mapping[str, ProtocolScore], least: float, metric: Metric, what: str) -> float:
     value = scores[subject.entry.headline].headline
     if value is None or value < least:
-        seen = "undefined" if value is None else f"{value:.3f}"
+        text = "undefined" if value is None else f"{value:.3f}"
         hints = " ".join(metric.suspects())
         raise CheckFailedError(
-            f"{what} has {subject.entry.headline} {seen}; {least:g} or more is due. {hints}".rstrip(),
+            f"{what} has {subject.entry.headline} {text} (required: {least:g} or more). {hints}".rstrip(),
             fix="compare the labels and boxes of decode with the dataset's: order of classes, background, box units.",
         )
     return value

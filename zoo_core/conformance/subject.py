@@ -107,7 +107,7 @@ class Subject:
 
     @property
     def kit(self) -> ConformanceKit:
-        """What the plugin gives the checks."""
+        """The plugin's material for the checks."""
         kit = self._part("zoo_conformance", self._make_kit)
         if kit is None:
             raise NotCheckedError(_IMPLEMENT)
@@ -149,7 +149,7 @@ class Subject:
         return self._part("zoo_load_model", self.load_bundle)
 
     def load_bundle(self) -> ModelBundle:
-        """Ask the plugin for the network anew."""
+        """Ask the plugin for the network again."""
         kit = self._part("zoo_conformance", self._make_kit)
         given = kit.checkpoint if kit is not None else None
         checkpoint = artifacts.local_checkpoint(given) if given is not None else None
@@ -193,7 +193,7 @@ class Subject:
 
     @property
     def outputs(self) -> tuple[torch.Tensor, ...]:
-        """What the network gives for ``inputs`` as one batch."""
+        """Run the network on ``inputs`` as one batch."""
         return self._part("the network's forward pass", lambda: run_batch(self.bundle.network, self.inputs, CPU))
 
     def decode(self, outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> Sequence[Prediction]:
@@ -207,7 +207,7 @@ class Subject:
         return found
 
     def step_context(self) -> StepContext:
-        """What a recipe step is given: a few calibration images and the recipe's bit widths."""
+        """Context of a recipe step: a few calibration images and the recipe's bit widths."""
         from zoo_core.datatypes import StepContext
 
         dataset = self.dataset(self.entry.dataset.calibration_split)

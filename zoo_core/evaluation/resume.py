@@ -57,7 +57,7 @@ def resume_run(
 def _read(run_dir: RunDirectory) -> RunRecord:
     if run_dir.path.is_dir() and not (run_dir.path / "run.json").exists():
         raise RunError(
-            f"{run_dir.path} holds no run.json: no run was started there.",
+            f"{run_dir.path} has no run.json: no run was started there.",
             fix="name a run directory, or give the run's own command again.",
         )
     return read_record(run_dir.path)

@@ -1,4 +1,4 @@
-"""What changed per class: detections kept, lost, gained and moved, and how many of them were right."""
+"""Counts changes per class: detections kept, lost, gained and moved, and how many of them were right."""
 
 from __future__ import annotations
 

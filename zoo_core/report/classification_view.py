@@ -35,7 +35,7 @@ NUM_CONFUSIONS = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a stage says of an image.
+    """Answer of a stage for an image.
 
     Attributes:
         stage: Its name.
@@ -160,7 +160,7 @@ def _confusions(changes: ClassChanges, names: Sequence[str], pair: tuple[str, st
 
 
 def _confidence(changes: ClassChanges, pair: tuple[str, str]) -> Plot | None:
-    """How sure the baseline was of the answers that changed, against all answers."""
+    """Compare the baseline's confidence in the answers that changed with that in all answers."""
     if not changes.flipped.any():
         return None
     counts = {

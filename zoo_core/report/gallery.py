@@ -32,7 +32,7 @@ FONT_PX = 12.0
 
 _JPEG_QUALITY = 80
 BYTES_BUDGET = 2_500_000
-"""What the pictures of a gallery may weigh: half of what a page may."""
+"""Limit of a gallery's pictures: half of the page's limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -80,7 +80,7 @@ def load_run(path: Path) -> LoadedRun:
     metrics = read_leniently(path / "metrics.json", gaps, ReadableMetrics)
     if record is None and metrics is None:
         raise RunError(
-            f"{path} holds nothing that can be reported: {' '.join(gaps)}",
+            f"{path} has nothing that can be reported: {' '.join(gaps)}",
             fix="name a run directory, as `zoo-eval run` prints it at the end, or run again.",
         )
     if record is not None and record.status is not None:
@@ -119,7 +119,7 @@ def load_predictions(run: LoadedRun, kind: type[Prediction] | None) -> None:
     """
     folder = run.path / "predictions"
     there = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
-    # Paths come from names in the directory, never from a file that somebody may have edited.
+    # Paths come from names in the directory, never from a file that may have been edited.
     names = list(run.own_stages) or sorted(there)
     run.pair = compared_pair(names)
     if run.pair is None:

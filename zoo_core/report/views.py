@@ -74,7 +74,7 @@ def load_and_open(run: LoadedRun, view: View | None, host: PluginHost) -> None:
 
 
 def show(run: LoadedRun, view: View | None, scores: Sequence[ClassScore]) -> Shown:
-    """What the view adds to the page."""
+    """Parts of the page that depend on the task."""
     if view is None:
         return Shown(classes=None, changed=None, values={})
     return Shown(classes=view.classes_template, changed=view.changed_template, values=view.context(run, scores))

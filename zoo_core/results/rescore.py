@@ -99,7 +99,7 @@ def _rescore_run(run: StoredRun, request: RescoreRequest, host: PluginHost) -> R
     targets = {image_id: dataset.target(image_id) for image_id in run.image_ids}
     names = request.stages or tuple(run.stages)
     if not names:
-        raise RunError(f"{run.path} holds no predictions.", fix="name a run that evaluated a stage.")
+        raise RunError(f"{run.path} has no predictions.", fix="name a run that evaluated a stage.")
     stages = {}
     for name in names:
         metric = host.metric(entry, dataset.class_names)

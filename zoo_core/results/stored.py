@@ -103,7 +103,7 @@ class StoredRun:
         folder = self.stages.get(stage)
         if folder is None:
             raise RunError(
-                f"{self.path} holds no predictions of a stage {stage!r}.",
+                f"{self.path} has no predictions of a stage {stage!r}.",
                 fix=f"choose from {', '.join(self.stages) or 'another run: this one has none'}.",
             )
         stored: dict[str, Prediction] = {}

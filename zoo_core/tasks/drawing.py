@@ -46,7 +46,7 @@ class Rect(NamedTuple):
     height: float
 
     def overlaps(self, other: Rect) -> bool:
-        """Whether the two share an area."""
+        """True if the two overlap."""
         return (
             self.x < other.x + other.width
             and other.x < self.x + self.width
@@ -64,7 +64,7 @@ class DrawnBox:
         rect: The box, clipped to the drawing.
         text: The label, shortened.
         title: The label in full, with what became of the detection.
-        label: Where the label stands.
+        label: Position of the label.
     """
 
     kind: Kind
