@@ -264,7 +264,7 @@ def test_files_that_hold_no_object_are_an_error(tmp_path: Path, content: str) ->
     for name in ("run.json", "metrics.json"):
         (tmp_path / name).write_text(content)
 
-    with pytest.raises(RunError, match="holds nothing that can be reported"):
+    with pytest.raises(RunError, match="has nothing that can be reported"):
         write_report(tmp_path)
 
 

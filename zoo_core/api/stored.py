@@ -35,7 +35,7 @@ def write_report(
         host: Plugins to use.
 
     Raises:
-        RunError: A directory holds nothing that can be reported, or the file cannot be written.
+        RunError: A directory has nothing that can be reported, or the file cannot be written.
     """
     from zoo_core.report.html import write_report as work
 

@@ -46,7 +46,7 @@ def write_report(
         out: The file to write; None for ``report.html`` in the run directory.
 
     Raises:
-        RunError: ``run_dir`` or ``against`` holds nothing that can be reported, or the file cannot be written.
+        RunError: ``run_dir`` or ``against`` has nothing that can be reported, or the file cannot be written.
     """
     target = out if out is not None else run_dir / REPORT
     if target.is_dir():
