@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+DASH = "\N{EN DASH}"
+"""Printed on a page where there is no value."""
+
+MINUS = "\N{MINUS SIGN}"
+"""The sign of a negative number on a page; a hyphen is too short beside a plus."""
+
 
 def percent(value: float | None, *, digits: int = 2) -> str:
     """Format a value in ``[0, 1]`` in percent; a dash where it is undefined."""
@@ -17,3 +25,19 @@ def points(value: float | None, *, digits: int = 2) -> str:
 def counted(number: int, noun: str) -> str:
     """Return ``1 plugin`` or ``2 plugins``."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def page_percent(value: float | None) -> str:
+    """Format as ``percent`` does, with the dash of a page."""
+    return DASH if value is None else percent(value)
+
+
+def page_points(value: float | None) -> str:
+    """Format as ``points`` does, with the dash and the minus of a page."""
+    return DASH if value is None else points(value).replace("-", MINUS)
+
+
+def joined(names: Sequence[str], most: int = 8) -> str:
+    """Join names with commas; beyond ``most`` only their number is given."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from typed_records import HEADLINE, metrics_record, run_record
-from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, joined, percent, points, read_leniently
+from zoo_core.display import joined, page_percent, page_points
+from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, read_leniently
 from zoo_core.runs.migration import SCHEMA
 from zoo_core.runs.record import record_text
 
@@ -137,8 +138,8 @@ def test_a_file_that_is_no_record_is_none_and_a_gap(tmp_path: Path, content: byt
 
 
 def test_numbers_in_print() -> None:
-    assert percent(0.12345) == "12.35"
-    assert percent(None) == "\N{EN DASH}"
-    assert points(-0.5) == "\N{MINUS SIGN}0.50"
-    assert points(0.0) == points(-0.0) == points(-0.004) == "+0.00"
+    assert page_percent(0.12345) == "12.35"
+    assert page_percent(None) == "\N{EN DASH}"
+    assert page_points(-0.5) == "\N{MINUS SIGN}0.50"
+    assert page_points(0.0) == page_points(-0.0) == page_points(-0.004) == "+0.00"
     assert joined(["a", "b", "c"], 2) == "a, b and 1 more"

@@ -204,9 +204,9 @@ def detect(
     host: PluginHost | None = None,
     reporter: Reporter | None = None,
 ) -> Sequence[DetectedImage]:
-    """Draw the detections of a model's stages in image files, side by side, one PNG per image.
+    """Draw the predictions of a model's stages for image files, side by side, one PNG per image.
 
-    ``stages`` starts with the baseline; changes against it are marked. Detections with ``score >= score_threshold``
+    ``stages`` starts with the baseline; changes against it are marked. Predictions with ``score >= score_threshold``
     are drawn into files in ``out``. Quantized stages are calibrated on images of the model's dataset; ``fp32`` alone
     needs no data where ``labels`` are given. The other parameters are those of ``evaluate``.
 

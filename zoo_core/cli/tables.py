@@ -12,8 +12,7 @@ from rich.text import Text
 
 from zoo_core.comparison.stages import BASELINE
 from zoo_core.comparison.verdict import change_cell, verdict
-from zoo_core.display import percent, points
-from zoo_core.runs.lenient import DASH, MINUS
+from zoo_core.display import DASH, MINUS, percent, points
 
 if TYPE_CHECKING:
     from zoo_core.evaluation.result import EvaluationResult

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo_core.comparison.stages import BASELINE, OPTIMIZED, is_optimized, is_plain
-from zoo_core.runs.lenient import points
+from zoo_core.display import page_points
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,10 +42,10 @@ def change_cell(stage: StageScores) -> str:
     """The change with its interval for a table, e.g. ``-2.03 (-2.61 to -1.40)``; a dash where it is not known."""
     change = stage.change
     if change is None:
-        return points(None if stage.drop_points is None else -stage.drop_points)
+        return page_points(None if stage.drop_points is None else -stage.drop_points)
     if change.low is None or change.high is None:
-        return f"{points(change.points)} (too few images)"
-    return f"{points(change.points)} ({points(change.low)} to {points(change.high)})"
+        return f"{page_points(change.points)} (too few images)"
+    return f"{page_points(change.points)} ({page_points(change.low)} to {page_points(change.high)})"
 
 
 def _sentence(name: str, stage: StageScores, where: str) -> str:
@@ -53,16 +53,17 @@ def _sentence(name: str, stage: StageScores, where: str) -> str:
     if change is None:
         if stage.drop_points is None:
             return f"{name} cannot be compared with {BASELINE}: one of the two values is undefined."
-        return f"{name}: {points(-stage.drop_points)} points against {BASELINE} {where}; the run recorded no interval."
+        points = page_points(-stage.drop_points)
+        return f"{name}: {points} points against {BASELINE} {where}; the run recorded no interval."
     if change.low is None or change.high is None:
-        return f"{name}: {points(change.points)} points against {BASELINE} {where}, too few for an interval."
+        return f"{name}: {page_points(change.points)} points against {BASELINE} {where}, too few for an interval."
     if change.low == change.high == 0.0:
         return (
             f"{name} loses nothing: the value of {BASELINE} {where}, and in each of {change.num_resamples} resamples."
         )
     if change.low <= 0.0 <= change.high:
         return (
-            f"{name} loses nothing measurable: {points(change.points)} points, {_interval(change)}, {where}; a "
+            f"{name} loses nothing measurable: {page_points(change.points)} points, {_interval(change)}, {where}; a "
             f"difference below about {_coarse(change.resolution_points)} points could not be seen here."
         )
     verb = "loses" if change.high < 0.0 else "gains"
@@ -83,13 +84,13 @@ def _recovery(name: str, stages: Mapping[str, StageScores], where: str) -> str |
     amount = "all" if after.points >= 0.0 else f"{recovered:.2f}"
     left = "; what is left is not measurable" if after.points < 0.0 <= after.high else ""
     return (
-        f"{name} recovers {amount} of these {-before.points:.2f} points: {points(after.points)} points, "
+        f"{name} recovers {amount} of these {-before.points:.2f} points: {page_points(after.points)} points, "
         f"{_interval(after)}{left}."
     )
 
 
 def _interval(change: ChangeRecord) -> str:
-    return f"95 % interval {points(change.low)} to {points(change.high)}"
+    return f"95 % interval {page_points(change.low)} to {page_points(change.high)}"
 
 
 def _coarse(value: float | None) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.display import DASH, joined, page_percent, page_points
 from zoo_core.errors import RunError
 from zoo_core.report.sections import Table, headline, headline_measure, headline_value
-from zoo_core.runs.lenient import DASH, joined, percent, points
 from zoo_core.runs.record import Difference, read_record
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _stages(this: LoadedRun, other: LoadedRun) -> Table:
         here = headline_value(mine[name], protocol) if name in mine else None
         there = headline_value(theirs[name], protocol) if name in theirs else None
         difference = None if here is None or there is None else 100.0 * (here - there)
-        rows.append((name, percent(here), percent(there), points(difference)))
+        rows.append((name, page_percent(here), page_percent(there), page_points(difference)))
     return Table(
         columns=("stage", "this run, %", "other run, %", "difference, points"),
         rows=tuple(rows),

@@ -11,12 +11,12 @@ import numpy as np
 
 from zoo_core.comparison.classes import NO_CLASS, ClassChanges, Flip, class_changes, surest_flips
 from zoo_core.datatypes import Classification, ClassTarget, Prediction, Target
+from zoo_core.display import page_percent
 from zoo_core.report import plots
 from zoo_core.report.changed import count_table
 from zoo_core.report.gallery import BYTES_BUDGET, data_uri, read_pixels, token_classes
 from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import Table
-from zoo_core.runs.lenient import percent
 from zoo_core.tasks.drawing import class_name
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _image(run: LoadedRun, changes: ClassChanges, row: int) -> ClassImage:
 
 
 def _words(label: int, score: float, names: Sequence[str]) -> str:
-    return _named(label, names) + (f" {percent(score)} %" if label != NO_CLASS else "")
+    return _named(label, names) + (f" {page_percent(score)} %" if label != NO_CLASS else "")
 
 
 def _named(label: int, names: Sequence[str]) -> str:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo_core.datatypes import Detections, DetectionTarget
+from zoo_core.display import page_percent
 from zoo_core.errors import ZooError
 from zoo_core.metrics.average_precision import RECALL_POINTS_11, average_precision_11pt, average_precision_area
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.report.loading import predictions_of, targets_of
 from zoo_core.report.sections import headline
-from zoo_core.runs.lenient import percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,7 +120,9 @@ def _compare(run: LoadedRun, scores: Sequence[ClassScore], computed: Mapping[tup
         for stage, recorded in score.values.items():
             again = computed.get((stage, score.name))
             if recorded is not None and again is not None and abs(recorded - again) > AP_TOLERANCE:
-                differing.append(f"{score.name} {stage}: {percent(recorded)} recorded, {percent(again)} computed")
+                differing.append(
+                    f"{score.name} {stage}: {page_percent(recorded)} recorded, {page_percent(again)} computed"
+                )
     if differing:
         run.gaps.append(
             f"{len(differing)} AP values in metrics.json differ from those of the stored predictions on the present "

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.display import DASH
 from zoo_core.report.plots import Plot, layer_plot
 from zoo_core.report.sections import Table
-from zoo_core.runs.lenient import DASH
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from zoo_core.comparison.stages import compared_pair
 from zoo_core.datatypes import DatasetRequest
+from zoo_core.display import joined
 from zoo_core.errors import RunError, ZooError
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, joined, read_leniently
+from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, read_leniently
 from zoo_core.runs.predictions import PredictionStore
 
 if TYPE_CHECKING:

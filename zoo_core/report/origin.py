@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from zoo_core.display import DASH, joined
 from zoo_core.report.sections import Table
-from zoo_core.runs.lenient import DASH, joined
 from zoo_core.runs.parts import Part
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from markupsafe import Markup, escape
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from zoo_core.display import DASH, page_percent, page_points
 from zoo_core.report.curves import SCORE_BINS
 from zoo_core.report.sections import Table
-from zoo_core.runs.lenient import DASH, percent, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +103,7 @@ def precision_recall(name: str, curves: ClassCurves, values: Mapping[str, float 
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0", "0.25", "0.5", "0.75", "1"])
     _legend_above(axes)
     stages = list(curves.recall_precision)
-    results = ", ".join(f"{stage} {percent(values.get(stage))} %" for stage in stages)
+    results = ", ".join(f"{stage} {page_percent(values.get(stage))} %" for stage in stages)
     rows = tuple(
         (f"{index / 10:.1f}", *(f"{curves.precision_at[stage][index]:.3f}" for stage in stages)) for index in range(11)
     )
@@ -253,7 +253,7 @@ def drop_plot(scores: Sequence[tuple[str, float]], pair: tuple[str, str], measur
     axes.set_xlabel(f"change of {measured}, points")
     most = max(0.1, float(np.abs(drops).max(initial=0.0)))
     axes.set_xlim(min(-0.1 * most, -1.08 * drops.max(initial=0.0)), max(0.1 * most, -1.08 * drops.min(initial=0.0)))
-    rows = tuple((name, points(-drop)) for name, drop in scores)
+    rows = tuple((name, page_points(-drop)) for name, drop in scores)
     worst = f"; {scores[0][0]} lost most, {scores[0][1]:.2f} points" if scores and scores[0][1] > 0 else ""
     table = Table(columns=("class", "points"), rows=rows, caption=f"Change of {measured}, largest drop first.")
     return _plot(figure, "drops", f"Change of {measured} from {pair[0]} to {pair[1]} by class{worst}.", table, 340)

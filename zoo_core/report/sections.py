@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from zoo_core.comparison.stages import BASELINE
 from zoo_core.comparison.verdict import change_cell
 from zoo_core.datatypes import Measure, measure
-from zoo_core.runs.lenient import DASH, percent, points
+from zoo_core.display import DASH, page_percent, page_points
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun
@@ -87,7 +87,7 @@ def stage_table(run: LoadedRun) -> Table:
     rows = tuple(
         (
             f"{name} (= {stage.same_as})" if stage.same_as else name,
-            percent(headline_value(stage, protocol)),
+            page_percent(headline_value(stage, protocol)),
             "baseline" if name == BASELINE else change_cell(stage).replace(" to ", _UNBROKEN_TO),
             *_costs(run.record.stages.get(stage.same_as or name)),
         )
@@ -131,7 +131,7 @@ def protocol_table(run: LoadedRun) -> Table:
         (
             f"{protocol} {measure(run.task, key).overall}",
             *(
-                percent(stage.scores[protocol].values.get(key) if protocol in stage.scores else None)
+                page_percent(stage.scores[protocol].values.get(key) if protocol in stage.scores else None)
                 for stage in stages.values()
             ),
         )
@@ -180,8 +180,8 @@ def class_table(scores: list[ClassScore], pair: tuple[str, str] | None, measured
         (
             score.name,
             DASH if score.num_objects is None else str(score.num_objects),
-            *(percent(score.values[stage]) for stage in stages),
-            points(None if score.drop_points is None else -score.drop_points),
+            *(page_percent(score.values[stage]) for stage in stages),
+            page_points(None if score.drop_points is None else -score.drop_points),
         )
         for score in shown
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo_core.comparison.verdict import verdict
+from zoo_core.display import page_percent
 from zoo_core.report.sections import headline, headline_measure, headline_value
-from zoo_core.runs.lenient import ReadableRecord, percent
+from zoo_core.runs.lenient import ReadableRecord
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun
@@ -37,7 +38,7 @@ def _subject(run: LoadedRun) -> str:
 
 def _value(name: str, stage: StageScores, protocol: str) -> str:
     value = headline_value(stage, protocol)
-    return f"{name} undefined" if value is None else f"{name} {percent(value)} %"
+    return f"{name} undefined" if value is None else f"{name} {page_percent(value)} %"
 
 
 def _conditions(record: ReadableRecord) -> list[str]:

@@ -6,14 +6,13 @@ Only the report and the listing read this way. What decides something reads with
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import ValidationError
 
-from zoo_core import display
 from zoo_core.errors import RunError
 from zoo_core.runs.migration import SCHEMA, load_object, migrated
 from zoo_core.runs.parts import (
@@ -158,26 +157,3 @@ def _without(value: Any, places: list[tuple[int | str, ...]]) -> Any:
             parent = parent[name]
         del parent[last]
     return copied
-
-
-DASH = "\N{EN DASH}"
-"""Printed where there is no value."""
-
-MINUS = "\N{MINUS SIGN}"
-"""The sign of a negative number in print; a hyphen is too short beside a plus."""
-
-
-def percent(value: float | None) -> str:
-    """A value in ``[0, 1]`` in percent with two decimals, or a dash."""
-    return DASH if value is None else display.percent(value)
-
-
-def points(value: float | None) -> str:
-    """A difference in points with its sign, or a dash."""
-    return DASH if value is None else display.points(value).replace("-", MINUS)
-
-
-def joined(names: Sequence[str], most: int = 8) -> str:
-    """Names in a row; beyond ``most`` only their number is given."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

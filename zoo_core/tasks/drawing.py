@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from zoo_core.comparison.detections import SCORE_THRESHOLD, ImageChanges
-from zoo_core.runs.lenient import MINUS
+from zoo_core.display import MINUS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
