@@ -10,16 +10,20 @@ from zoo_core.runs.parts import (
     BatchSizeRecord,
     CalibrationRecord,
     CheckpointRecord,
+    CoverageRecord,
     DatasetRecord,
     EnvironmentRecord,
     GitRecord,
     LayerRecord,
+    OperationRecord,
+    ParameterRecord,
     ProtocolRecord,
     RecipeRecord,
     ResumeRecord,
     ScoreRecord,
     SettingsRecord,
     SimulationRecord,
+    SourceRecord,
     StageRecord,
     StageScores,
     StepRecord,
@@ -38,6 +42,7 @@ STAGE = StageRecord(
     agreement=None,
     export_seconds=None,
     num_images_timed=12,
+    num_nonfinite_images=0,
     seconds=10.0,
     network_seconds=8.0,
     images_per_second=1.2,
@@ -133,8 +138,10 @@ def run_record(**changes: Any) -> RunRecord:
             device="cpu",
             device_name=None,
             torch_threads=1,
+            cpu_capability="AVX2",
             environment_variables={"OMP_NUM_THREADS": "1"},
         ),
+        sources={"zoo-eval": SourceRecord(distribution="zoo-eval", version="0.0.test", sha256="e" * 64)},
         git=GitRecord(commit="d" * 40, dirty=False),
         evaluate=True,
         status="complete",
@@ -147,6 +154,14 @@ def run_record(**changes: Any) -> RunRecord:
         steps=(STEP,),
         simulations={
             "w8a8": SimulationRecord(
+                coverage=CoverageRecord(
+                    operations=(
+                        OperationRecord(name="head", kind="Conv2d", coverage="quantized", reason="", macs=1_000_000),
+                    ),
+                    parameters=(
+                        ParameterRecord(name="head.weight", num_values=1000, bits=8, coverage="quantized", reason=""),
+                    ),
+                ),
                 seconds=12.0,
                 summary="w8a8: 12 weights",
                 effect={"same_as_aimet": True},
@@ -157,6 +172,7 @@ def run_record(**changes: Any) -> RunRecord:
         stages={"fp32": STAGE, "w8a8": replace(STAGE, quantized=True, weights_bytes=3_100_000)},
         seconds={"prepare": 1.0},
         warnings=(),
+        files={},
         plugins_notified=True,
     )
     return replace(record, **changes)

@@ -235,9 +235,11 @@ def record(
             num_cores=2,
             device="cpu",
             device_name=None,
+            cpu_capability="AVX2",
             torch_threads=1,
             environment_variables={"OMP_NUM_THREADS": "1"},
         ),
+        sources={},
         git=GitRecord(commit="d" * 40, dirty=True),
         evaluate=True,
         status="complete",
@@ -253,6 +255,7 @@ def record(
         },
         seconds={"prepare": 1.0},
         warnings=(*warnings, "adaround: 100 iterations, a short run"),
+        files={},
         plugins_notified=True,
     )
 
@@ -291,6 +294,7 @@ def _steps() -> tuple[StepRecord, ...]:
 
 def _simulation() -> SimulationRecord:
     return SimulationRecord(
+        coverage=None,
         seconds=12.0,
         summary="w8a8: 12 weights",
         effect={},
@@ -316,6 +320,7 @@ def _stage(num_images: int, *, quantized: bool, weights_bytes: int) -> StageReco
         backend="torch",
         agreement=None,
         export_seconds=None,
+        num_nonfinite_images=0,
         num_images_timed=num_images,
         seconds=10.0,
         network_seconds=8.0,

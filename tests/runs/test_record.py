@@ -12,6 +12,7 @@ import pytest
 
 from typed_records import HEADLINE, metrics_record, run_record
 from zoo_core.errors import RunError
+from zoo_core.runs.migration import SCHEMA
 from zoo_core.runs.parts import CheckpointRecord
 from zoo_core.runs.record import Purpose, RunRecord, read_metrics, read_record, record_text
 from zoo_core.runs.request import EvaluationRequest
@@ -87,7 +88,10 @@ def test_a_number_that_json_lacks_is_not_written(value: float) -> None:
         (lambda record: record["request"].update(limit="10"), r"request\.limit: .*valid integer"),
         (lambda record: record.update(status="done"), r"status: "),
         (lambda record: record["seconds"].update(prepare=float("nan")), r"seconds\.prepare: .*finite"),
-        (lambda record: record.update(schema=3), r"run\.json has schema 3; this version reads 1 to 2"),
+        (
+            lambda record: record.update(schema=SCHEMA + 1),
+            rf"run\.json has schema {SCHEMA + 1}; this version reads 1 to {SCHEMA}",
+        ),
     ],
 )
 def test_a_record_that_is_not_valid_is_refused_with_the_name_of_the_field(

@@ -112,6 +112,7 @@ class Recorder:
     def add_simulation(self, stage: Stage, simulation: Simulation, layers: Sequence[LayerSqnr]) -> None:
         """Record how a stage's encodings were computed, and the noise that they add to each layer."""
         simulation_record = SimulationRecord(
+            coverage=None,
             seconds=simulation.seconds,
             summary=simulation.summary,
             effect=dict(simulation.effect),
@@ -182,6 +183,7 @@ class Recorder:
                 agreement=None,
                 export_seconds=None,
                 num_images_timed=None,
+                num_nonfinite_images=None,
                 seconds=None,
                 network_seconds=None,
                 images_per_second=None,

@@ -55,6 +55,7 @@ def new_record(job: Job, *, evaluate: bool, prepare_seconds: float) -> RunRecord
         dataset=_dataset(job),
         calibration=_calibration(job),
         environment=provenance.environment(job.settings.device),
+        sources={},
         git=provenance.git_state(Path(__file__)),
         evaluate=evaluate,
         status="running",
@@ -67,6 +68,7 @@ def new_record(job: Job, *, evaluate: bool, prepare_seconds: float) -> RunRecord
         stages={},
         seconds={"prepare": prepare_seconds},
         warnings=(),
+        files={},
         plugins_notified=False,
     )
 

@@ -26,6 +26,7 @@ from zoo_core.runs.parts import (
     ResumeRecord,
     SettingsRecord,
     SimulationRecord,
+    SourceRecord,
     StageRecord,
     StageScores,
     StepRecord,
@@ -58,6 +59,7 @@ class ReadableRecord:
     dataset: DatasetRecord | None = None
     calibration: CalibrationRecord | None = None
     environment: EnvironmentRecord | None = None
+    sources: Mapping[str, SourceRecord] = field(default_factory=dict)
     git: GitRecord | None = None
     evaluate: bool | None = None
     status: str | None = None
@@ -70,6 +72,7 @@ class ReadableRecord:
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
     plugins_notified: bool | None = None
 
 

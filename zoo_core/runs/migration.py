@@ -8,7 +8,7 @@ from typing import Any
 
 from zoo_core.errors import RunError
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of ``run.json`` and ``metrics.json``."""
 
 
@@ -45,9 +45,11 @@ def migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
         )
     content = {**content, "schema": SCHEMA}
     is_run = path.name == "run.json"
-    if schema == 1 and is_run:
-        _from_schema_1(content)
     if is_run:
+        if schema == 1:
+            _from_schema_1(content)
+        if schema <= 2:
+            _from_schema_2(content)
         return content
     added = {"change": None} if schema == 1 else {}
     return {**content, "stages": _split_scores(content.get("stages"), added)}
@@ -73,6 +75,20 @@ def _from_schema_1(content: dict[str, Any]) -> None:
             else stage
             for name, stage in content["stages"].items()
         }
+
+
+def _from_schema_2(content: dict[str, Any]) -> None:
+    """Set the fields that schema 3 added to null or empty."""
+    content.setdefault("sources", {})
+    content.setdefault("files", {})
+    content["environment"] = _added(content.get("environment"), "cpu_capability")
+    for part, name in (("simulations", "coverage"), ("stages", "num_nonfinite_images")):
+        if isinstance(content.get(part), dict):
+            content[part] = {key: _added(value, name) for key, value in content[part].items()}
+
+
+def _added(part: Any, name: str) -> Any:
+    return {name: None, **part} if isinstance(part, dict) else part
 
 
 _MEASURED_LATER = (

@@ -8,6 +8,9 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 Status: TypeAlias = Literal["running", "complete", "failed", "interrupted"]
 
+Coverage: TypeAlias = Literal["quantized", "exempt", "folded", "not quantized"]
+"""``exempt``: the configuration leaves it in float. ``folded``: it does nothing, or was merged into another module."""
+
 
 class Part:
     """Base of all parts: unknown fields and values of another type are errors, numbers are finite."""
@@ -91,7 +94,7 @@ class CalibrationRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentRecord(Part):
-    """Versions, hardware and thread settings."""
+    """Versions, hardware and thread settings; ``cpu_capability`` is the instruction set of torch's kernels."""
 
     python: str
     packages: Mapping[str, str]
@@ -101,7 +104,17 @@ class EnvironmentRecord(Part):
     device: str
     device_name: str | None
     torch_threads: int | None
+    cpu_capability: str | None
     environment_variables: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRecord(Part):
+    """Python sources of zoo-eval or of a plugin; ``sha256`` covers the names and contents of all files."""
+
+    distribution: str | None
+    version: str | None
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +160,40 @@ class LayerRecord(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SimulationRecord(Part):
-    """Computation of a quantized stage's encodings."""
+class OperationRecord(Part):
+    """Float operation of a quantized stage; ``name`` is the module's, ``macs`` counts one image."""
 
+    name: str
+    kind: str
+    coverage: Coverage
+    reason: str
+    macs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterRecord(Part):
+    """Parameter of a quantized stage with the bits that each value takes."""
+
+    name: str
+    num_values: int
+    bits: int
+    coverage: Coverage
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoverageRecord(Part):
+    """Account of every float operation and every parameter that a quantized stage computes with."""
+
+    operations: tuple[OperationRecord, ...]
+    parameters: tuple[ParameterRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationRecord(Part):
+    """Computation of a quantized stage's encodings; runs before schema 3 have no ``coverage``."""
+
+    coverage: CoverageRecord | None
     seconds: float
     summary: str
     effect: Mapping[str, Any]
@@ -187,7 +231,10 @@ class BatchSizeRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord(Part):
-    """Cost and conditions of a stage; values that are not measured yet are None."""
+    """Cost and conditions of a stage; values that are not measured yet are None.
+
+    ``num_nonfinite_images`` counts images for which the network returned infinities or not-a-number.
+    """
 
     warnings: tuple[str, ...]
     quantized: bool
@@ -197,6 +244,7 @@ class StageRecord(Part):
     agreement: AgreementRecord | None
     export_seconds: float | None
     num_images_timed: int | None
+    num_nonfinite_images: int | None
     seconds: float | None
     network_seconds: float | None
     images_per_second: float | None

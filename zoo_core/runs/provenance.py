@@ -34,6 +34,7 @@ def environment(device: str) -> EnvironmentRecord:
         device=device,
         device_name=_device_name(device),
         torch_threads=_torch_threads(),
+        cpu_capability=None,
         environment_variables={name: os.environ[name] for name in ENVIRONMENT_VARIABLES if name in os.environ},
     )
 

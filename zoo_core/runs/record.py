@@ -27,6 +27,7 @@ from zoo_core.runs.parts import (
     ResumeRecord,
     SettingsRecord,
     SimulationRecord,
+    SourceRecord,
     StageRecord,
     StageScores,
     Status,
@@ -88,7 +89,11 @@ def _first_of(items: Sequence[Any]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunRecord(Part):
-    """Content of ``run.json``: the request, the inputs and versions used, and the cost of each part."""
+    """Content of ``run.json``: the request, the inputs and versions used, and the cost of each part.
+
+    ``sources`` is by plugin id, and ``zoo-eval`` itself. ``files`` has the SHA-256 of each file that a complete run
+    hands on, by its path in the run directory.
+    """
 
     schema: int
     zoo_eval: str
@@ -105,6 +110,7 @@ class RunRecord(Part):
     dataset: DatasetRecord
     calibration: CalibrationRecord | None
     environment: EnvironmentRecord
+    sources: Mapping[str, SourceRecord]
     git: GitRecord | None
     evaluate: bool
     status: Status
@@ -117,6 +123,7 @@ class RunRecord(Part):
     stages: Mapping[str, StageRecord]
     seconds: Mapping[str, float]
     warnings: tuple[str, ...]
+    files: Mapping[str, str]
     plugins_notified: bool
 
     def differences(self, other: RunRecord, purpose: Purpose) -> list[Difference]:
