@@ -18,6 +18,7 @@ from zoo_core.datatypes import Detections
 from zoo_core.errors import RunError
 from zoo_core.plugins import PluginHost
 from zoo_core.report.html import render_report, write_report
+from zoo_core.runs.migration import SCHEMA
 from zoo_core.runs.predictions import Chunk, PredictionStore
 from zoo_core.runs.record import read_metrics
 
@@ -289,7 +290,7 @@ def test_a_newer_schema_is_named_and_what_is_known_is_shown(run_dir: Path, host:
 
     page = Page(render_report(run_dir, host=host))
 
-    assert "metrics.json has schema 99; this version writes 2 and shows what it knows." in page.text
+    assert f"metrics.json has schema 99; this version writes {SCHEMA} and shows what it knows." in page.text
     assert "voc07_11pt/devkit" in page.text
 
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
 
@@ -136,7 +136,7 @@ def _valid(value: Any, hint: Any, place: str, gaps: list[str]) -> Any:
             gaps.extend(f"{'.'.join([place, *map(str, names)])} is unknown to this version." for names in unknown)
             return _valid(_without(value, unknown), hint, place, gaps)
         arguments = get_args(hint)
-        if isinstance(value, dict) and len(arguments) == 2 and arguments[0] is str:
+        if isinstance(value, dict) and get_origin(hint) is Mapping:
             kept = {name: _valid(entry, arguments[1], f"{place}.{name}", gaps) for name, entry in value.items()}
             return {name: entry for name, entry in kept.items() if entry is not None}
         if isinstance(value, list) and len(arguments) == 2 and arguments[1] is Ellipsis:
