@@ -2,7 +2,8 @@
 
 Each part prints its table and adds to ``figures.json``; growth and roofline also write a picture. A part that cannot
 run is listed there with the reason. Run it on an idle machine: the file records how busy it was.
-AdaRound has its own program, ``python -m benchmarks.adaround``: it takes minutes per layer.
+The parts of AdaRound come last and take hours, because AIMET's own optimizer is one side; their layers and runs are
+kept in the folder, so that a second call resumes where the first stopped.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import growth, inference, memory, metric_peers, roofline, scoring, start
+from benchmarks import adaround, adaround_map, growth, inference, memory, metric_peers, roofline, scoring, start
 from benchmarks.plots import plot_growth, plot_roofline
 from benchmarks.timing import conditions
 
-_NEED_REFERENCE_DATA = ("scoring", "metric_peers")
+_NEED_REFERENCE_DATA = ("scoring", "metric_peers", "adaround", "adaround_4_bits", "adaround_network")
 _PICTURES = {"growth": plot_growth, "roofline": plot_roofline}
 
 
-def _parts(repeats: int, images: int) -> dict[str, Callable[[list[str]], int]]:
+def _parts(repeats: int, images: int, out: Path) -> dict[str, partial[int]]:
     """The function of each part, called with the remaining arguments, in the order run."""
     times, pictures = ["--repeats", str(repeats)], ["--images", str(images)]
     calls: dict[str, tuple[Callable[[Sequence[str]], int], list[str]]] = {
@@ -38,6 +39,16 @@ def _parts(repeats: int, images: int) -> dict[str, Callable[[list[str]], int]]:
         "roofline": (roofline.main, []),
         "growth": (growth.main, []),
         "memory": (memory.main, []),
+        "adaround_network": (adaround.main, ["--network", "500", "--choices", "floor_ceil"]),
+        "adaround": (adaround.main, ["--out", str(out / "adaround.json")]),
+        "adaround_4_bits": (
+            adaround.main,
+            ["--bw", "4", "--no-activation", "--iterations", "3000", "--out", str(out / "adaround_4_bits.json")],
+        ),
+        "adaround_map": (
+            adaround_map.main,
+            ["--window", "--images", "32", "--iterations", "200", "--out", str(out / "adaround_map")],
+        ),
     }
     return {name: partial(_run, main, arguments) for name, (main, arguments) in calls.items()}
 
@@ -54,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=96, help="images a repeat of inference")
     options = parser.parse_args(arguments)
-    parts = _parts(options.repeats, options.images)
+    parts = _parts(options.repeats, options.images, options.out)
     chosen = options.only.split(",") if options.only else list(parts)
     unknown = [name for name in chosen if name not in parts]
     if unknown:
@@ -64,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures: dict[str, Any] = json.loads(target.read_text()) if target.exists() else {}
     for name in chosen:
         if name in _NEED_REFERENCE_DATA and not os.environ.get("ZOO_EVAL_SHARED"):
-            figures[name] = {"skipped": "ZOO_EVAL_SHARED is unset: there are no detections to score"}
+            figures[name] = {"skipped": "ZOO_EVAL_SHARED is unset: the reference data are missing"}
             continue
         print(f"--- {name}", flush=True)
         with tempfile.TemporaryDirectory() as folder:

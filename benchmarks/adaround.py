@@ -16,6 +16,7 @@ import json
 import os
 import resource
 import statistics
+import sys
 import tarfile
 import tempfile
 import time
@@ -347,8 +348,11 @@ def _ratios(row: dict[str, Any], iterations: int) -> Iterator[tuple[str, float]]
     yield "times faster (core time)", aimet["cpu_s"] / row["floor_ceil"]["cpu_s"]
 
 
-def time_network(network: nn.Module, images: torch.Tensor, bw: int, choices_to_time: Sequence[Choices]) -> None:
+def time_network(
+    network: nn.Module, images: torch.Tensor, bw: int, choices_to_time: Sequence[Choices]
+) -> dict[str, dict[str, float]]:
     """Round every layer, including capture, and print time and memory; the peak is that of the process so far."""
+    figures: dict[str, dict[str, float]] = {}
     for choices in choices_to_time:
         started = time.process_time(), time.perf_counter()
         layers = round_network(network, _Images(images), _min_max_grids(network, bw), choices=choices).layers
@@ -359,9 +363,11 @@ def time_network(network: nn.Module, images: torch.Tensor, bw: int, choices_to_t
             f"{choices}: {len(layers)} layers, {len(images)} images, {torch.get_num_threads()} threads: {wall_s:.1f} s "
             f"({cpu_s:.1f} s of core time), peak {gib:.1f} GiB, error over nearest's {ratio:.3f} (median layer)"
         )
+        figures[choices] = {"images": len(images), "wall_s": wall_s, "cpu_s": cpu_s, "peak_gib": gib, "error": ratio}
+    return figures
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -380,17 +386,21 @@ def main() -> None:
         help="let AIMET optimize behind the ReLU6 as well",
     )
     parser.add_argument("--out", type=Path, default=Path("adaround.json"), help="results so far; read and extended")
-    args = parser.parse_args()
+    parser.add_argument("--json", type=Path, help="write the figures here as well")
+    args = parser.parse_args(arguments)
+    if not os.environ.get("ZOO_EVAL_SHARED"):
+        parser.error("ZOO_EVAL_SHARED must name the folder with the reference data")
     data_dir = Path(os.environ["ZOO_EVAL_SHARED"]) / "data"
     config = shipped_configs()["per_tensor_asymmetric"]
     network = folded_network(data_dir / "shapes_mb2_ssd_lite.pth")
     if args.network:
         images = drawn_images(data_dir / "shapes_voc.tar", args.network)
         # The drawn set has 300 images; for timing, some may come twice.
-        time_network(
-            network, images.repeat(-(-args.network // len(images)), 1, 1, 1)[: args.network], args.bw, args.choices
-        )
-        return
+        repeated = images.repeat(-(-args.network // len(images)), 1, 1, 1)[: args.network]
+        figures = time_network(network, repeated, args.bw, args.choices)
+        if args.json:
+            args.json.write_text(json.dumps(figures, indent=1))
+        return 0
     images = drawn_images(data_dir / "shapes_voc.tar", 2 * args.images)
     names = args.only or LAYERS[: args.layers]
     kept = args.out.with_suffix(".pt")  # AIMET's results of an earlier call are valid only for that call's inputs
@@ -406,7 +416,10 @@ def main() -> None:
         args.out.write_text(json.dumps(table, indent=1))
         report({name: table[name]}, args.iterations)
     report(table, args.iterations)
+    if args.json:
+        args.json.write_text(json.dumps(table, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

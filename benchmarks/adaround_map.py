@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,6 +24,7 @@ from benchmarks.adaround import Batches, window
 from zoo_core import api
 from zoo_core.plugins import PluginHost
 from zoo_core.results.compare import CompareRequest, PairedChange, compare
+from zoo_core.runs.record import read_record
 
 MODEL = "ssd_mobilenetv2_lite_shapes"
 _CALIBRATION_BATCH = 8
@@ -73,7 +75,7 @@ def windows_for_aimet() -> Iterator[None]:
 def run_engine(engine: str, bits: int, args: argparse.Namespace) -> Path:
     """Quantize and evaluate with one engine, unless the folder holds the run; return the run directory."""
     path: Path = args.out / f"{engine}-w{bits}"
-    if path.is_dir() and json.loads((path / "run.json").read_text())["status"] == "complete":
+    if path.is_dir() and read_record(path).status == "complete":
         return path
     settings = [
         f"adaround.engine={engine}",
@@ -87,22 +89,25 @@ def run_engine(engine: str, bits: int, args: argparse.Namespace) -> Path:
     return path
 
 
-def show(bits: int, mean: PairedChange, folder: Path) -> None:
-    """Print what both engines reach and the paired interval of the difference."""
+def show(bits: int, mean: PairedChange, folder: Path) -> dict[str, Any]:
+    """Print and return what both engines reach, with the paired interval of the difference."""
     if mean.before is None or mean.after is None or mean.interval is None or mean.change is None:
         print(f"w{bits}a8: undefined")
-        return
+        return {}
     low, high = mean.interval
     print(
         f"w{bits}a8: aimet {mean.before:.4f}, fast {mean.after:.4f}, "
         f"fast minus aimet {100 * mean.change:+.2f} points ({100 * low:+.2f} to {100 * high:+.2f})"
     )
+    figures: dict[str, Any] = {"aimet": mean.before, "fast": mean.after, "change": mean.change, "interval": [low, high]}
     for engine in ("aimet", "fast"):
-        step = json.loads((folder / f"{engine}-w{bits}" / "run.json").read_text())["steps"][-1]
-        print(f"  {engine} {step['seconds']:.0f} s: {step['summary']}")
+        step = read_record(folder / f"{engine}-w{bits}").steps[-1]
+        print(f"  {engine} {step.seconds:.0f} s: {step.summary}")
+        figures[f"{engine}_seconds"] = step.seconds
+    return figures
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run and compare."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 4], help="of a weight")
@@ -110,12 +115,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="calibration images that both engines round on")
     parser.add_argument("--window", action="store_true", help="AIMET sees a window an image, not whole maps")
     parser.add_argument("--out", type=Path, default=Path("runs/adaround_map"), help="folder of the runs")
-    args = parser.parse_args()
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args(arguments)
+    figures = {}
     for bits in args.bits:
         fast, aimet = (run_engine(engine, bits, args) for engine in ("fast", "aimet"))
         (pair,) = compare(CompareRequest(run=aimet, other=fast), PluginHost()).pairs
-        show(bits, pair.overall, args.out)
+        figures[f"w{bits}a8"] = show(bits, pair.overall, args.out)
+    if args.json:
+        args.json.write_text(json.dumps(figures, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
