@@ -18,7 +18,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import adaround, adaround_map, growth, inference, memory, metric_peers, roofline, scoring, start
+from benchmarks import (
+    adaround,
+    adaround_map,
+    calibration,
+    growth,
+    inference,
+    memory,
+    metric_peers,
+    roofline,
+    scoring,
+    start,
+)
 from benchmarks.plots import plot_growth, plot_roofline
 from benchmarks.timing import conditions
 
@@ -38,6 +49,7 @@ def _parts(repeats: int, images: int, out: Path) -> dict[str, partial[int]]:
         "batch_sizes": (inference.main, ["--batch-sizes", *times, *pictures]),
         "roofline": (roofline.main, []),
         "growth": (growth.main, []),
+        "calibration": (calibration.main, times),
         "memory": (memory.main, []),
         "adaround_network": (adaround.main, ["--network", "500", "--choices", "floor_ceil"]),
         "adaround": (adaround.main, ["--out", str(out / "adaround.json")]),

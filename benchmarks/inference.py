@@ -15,7 +15,8 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,11 +64,12 @@ def fp32(base: Scene) -> Sides:
     return Sides(plain=network, own=own)
 
 
-def w8a8(base: Scene) -> Sides:
-    """Plain post-training quantization: AIMET's simulation unchanged, and our pipeline's version of it."""
+@contextmanager
+def calibrated_on(base: Scene, num_images: int = _CALIBRATION_IMAGES) -> Iterator[tuple[QuantNetwork, StepContext]]:
+    """Yield the network with folded batch norms, and the context in which it is calibrated."""
     settings = InferenceSettings(batch_size=8, workers=DEFAULT_WORKERS, device="cpu")
     trainval = VocDetection(base.dataset.root, "trainval", label_file=base.dataset.root / "labels.txt")
-    ids = trainval.ids[:_CALIBRATION_IMAGES]
+    ids = trainval.ids[:num_images]
     plan = pipeline.plan(load_recipe(_RECIPE))
     with tempfile.TemporaryDirectory() as work_dir:
         context = StepContext(
@@ -78,7 +80,12 @@ def w8a8(base: Scene) -> Sides:
             work_dir=Path(work_dir),
             progress=lambda _done, _total, _what: None,
         )
-        folded = pipeline.run_step(plan.steps[0], QuantNetwork(network=base.bundle.network), context).result
+        yield pipeline.run_step(plan.steps[0], QuantNetwork(network=base.bundle.network), context).result, context
+
+
+def w8a8(base: Scene) -> Sides:
+    """Plain post-training quantization: AIMET's simulation network, and ours that is made from the same simulation."""
+    with calibrated_on(base) as (folded, context):
         own = pipeline.simulate(folded, context).network
         sim = quantsim.build(folded.network, context.example_input, context.quant)
         quantsim.calibrate(sim, context)
