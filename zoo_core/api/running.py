@@ -35,6 +35,7 @@ def evaluate(
     calibration_size: int = DEFAULT_CALIBRATION_SIZE,
     calibration_split: str | None = None,
     allow_calibration_overlap: bool = False,
+    require_full_quantization: bool = False,
     batch_size: int | None = None,
     batch_sizes: Sequence[int] = (),
     workers: int = DEFAULT_WORKERS,
@@ -66,6 +67,8 @@ def evaluate(
         calibration_size: Images to calibrate on; fewer where the split has fewer.
         calibration_split: Split to draw calibration images from; None for the model's.
         allow_calibration_overlap: Calibrate on evaluated images; the result is marked.
+        require_full_quantization: Stop at a quantized stage that computes in float what the configuration quantizes;
+            otherwise this is a warning.
         batch_size: Images per forward pass; None for the device's default.
         batch_sizes: Further batch sizes to run every stage at, to measure how they change its predictions.
         workers: Threads that decode images.
@@ -101,6 +104,7 @@ def evaluate(
         calibration_size=calibration_size,
         calibration_split=calibration_split,
         allow_calibration_overlap=allow_calibration_overlap,
+        require_full_quantization=require_full_quantization,
         batch_size=batch_size,
         batch_sizes=tuple(batch_sizes),
         workers=workers,
@@ -145,6 +149,7 @@ def quantize(
     calibration_size: int = DEFAULT_CALIBRATION_SIZE,
     calibration_split: str | None = None,
     allow_calibration_overlap: bool = False,
+    require_full_quantization: bool = False,
     batch_size: int | None = None,
     workers: int = DEFAULT_WORKERS,
     device: str = "auto",
@@ -172,6 +177,7 @@ def quantize(
         calibration_size=calibration_size,
         calibration_split=calibration_split,
         allow_calibration_overlap=allow_calibration_overlap,
+        require_full_quantization=require_full_quantization,
         batch_size=batch_size,
         workers=workers,
         device=device,

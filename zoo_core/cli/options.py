@@ -99,6 +99,11 @@ QUANTIZING = (
     click.option(
         "--allow-calibration-overlap", is_flag=True, help="Calibrate on evaluated images; the result is marked."
     ),
+    click.option(
+        "--require-full-quantization",
+        is_flag=True,
+        help="Stop at a quantized stage in which an operation or parameter is not quantized.",
+    ),
     BATCH_SIZE,
     click.option("--workers", type=int, default=DEFAULT_WORKERS, show_default=True, help="Threads that decode images."),
     DEVICE,

@@ -143,4 +143,6 @@ def print_steps(record: RunRecord, folder: Path) -> None:
     for step in record.steps:
         table.add_row(Text(step.step), f"{step.seconds:.1f}", Text(step.summary))
     console.print(table)
+    for text in record.warnings:
+        console.print(Text(f"warning: {text}", style="yellow"))
     console.print(Text(f"quantized network: {folder}"), soft_wrap=True)

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 FAILED = 1
 """Exit code where a check failed."""
 
-_STYLES = {"passed": "green", "failed": "bold red", "not checked": "yellow", "not applicable": "dim"}
+_STYLES = {
+    "passed": "green",
+    "warning": "yellow",
+    "failed": "bold red",
+    "not checked": "yellow",
+    "not applicable": "dim",
+}
 
 
 @click.command()

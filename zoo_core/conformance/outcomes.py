@@ -7,11 +7,15 @@ from typing import Literal, TypeAlias
 
 from zoo_core.errors import PluginError
 
-Status: TypeAlias = Literal["passed", "failed", "not checked", "not applicable"]
+Status: TypeAlias = Literal["passed", "warning", "failed", "not checked", "not applicable"]
 
 
 class CheckFailedError(PluginError):
     """The plugin fails the check."""
+
+
+class CheckWarningError(PluginError):
+    """The check saw what a user must know, but what a plugin may do."""
 
 
 class NotCheckedError(Exception):
@@ -28,7 +32,8 @@ class Outcome:
 
     Attributes:
         name: The check's.
-        status: ``not checked`` where the plugin gives no means to, ``not applicable`` where there is nothing to check.
+        status: ``warning`` for what a user of the model must know although it is not a fault; ``not checked`` where the
+            plugin gives no means to, ``not applicable`` where there is nothing to check.
         found: What was seen, or why nothing was.
         fix: What to do about a failure; empty otherwise.
         seconds: Wall time.

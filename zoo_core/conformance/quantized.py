@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from zoo_core.conformance.checks import Check
-from zoo_core.conformance.outcomes import CheckFailedError
+from zoo_core.conformance.outcomes import CheckFailedError, CheckWarningError, NotCheckedError
 from zoo_core.conformance.subject import CPU
 from zoo_core.datatypes import QuantNetwork
 from zoo_core.inference import run_batch
 from zoo_core.quantization import pipeline
+from zoo_core.runs.coverage import coverage_warning, summary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +39,7 @@ def check_steps(subject: Subject) -> str:
         simulation = pipeline.simulate(network, context)
     except Exception as error:
         raise _failure("The network cannot be simulated", error) from error
+    subject.simulation = simulation
     _check_computes(subject, simulation.network, "The quantized network")
     return ", ".join([*parts, f"quantsim {simulation.seconds:.1f} s"])
 
@@ -75,4 +77,21 @@ def _check_computes(subject: Subject, network: torch.nn.Module, what: str) -> No
             )
 
 
-CHECKS = (Check(name="every step of the recipe runs", make=check_steps),)
+def check_coverage(subject: Subject) -> str:
+    """Every operation and parameter of the simulation is quantized, exempt or folded away."""
+    simulation = subject.simulation
+    if simulation is None:
+        raise NotCheckedError("the recipe did not run, see the check above")
+    text = coverage_warning("the quantized network", simulation.coverage, simulation.coverage_error)
+    if text is not None:
+        raise CheckWarningError(
+            text,
+            fix="write these operations as modules, or exempt them in the AIMET configuration.",
+        )
+    return summary(simulation.coverage) if simulation.coverage is not None else ""
+
+
+CHECKS = (
+    Check(name="every step of the recipe runs", make=check_steps),
+    Check(name="everything is quantized", make=check_coverage),
+)

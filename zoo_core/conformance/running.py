@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.conformance import data, declared, network, predictions, quantized, stored
 from zoo_core.conformance.checks import Check
-from zoo_core.conformance.outcomes import NotApplicableError, NotCheckedError, Outcome, Status
+from zoo_core.conformance.outcomes import CheckWarningError, NotApplicableError, NotCheckedError, Outcome, Status
 from zoo_core.errors import ZooError
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ def run_check(check: Check, subject: Subject) -> Outcome:
     except NotCheckedError as reason:
         status = "not applicable" if isinstance(reason, NotApplicableError) else "not checked"
         found = str(reason)
+    except CheckWarningError as warning:
+        status, found, fix = "warning", warning.fact, warning.fix
     except Exception as error:
         status = "failed"
         found = error.fact if isinstance(error, ZooError) else f"{type(error).__name__}: {error}"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Task,
     )
     from zoo_core.plugins import PluginHost
+    from zoo_core.quantization.aimet.simulation import Simulation
     from zoo_core.quantization.pipeline import Plan
 
 T = TypeVar("T")
@@ -55,6 +56,8 @@ class Subject:
     def __init__(self, host: PluginHost, model: str) -> None:
         self.host = host
         self.model = model
+        self.simulation: Simulation | None = None
+        """The quantized network, once the recipe has been run."""
         self._parts: dict[str, Any] = {}
         self._failed: set[str] = set()
         self._folder = tempfile.TemporaryDirectory(prefix="zoo-eval-check-")

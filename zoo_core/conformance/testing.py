@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -11,6 +12,10 @@ from zoo_core.conformance.checks import Check
 from zoo_core.conformance.running import CHECKS, run_check
 from zoo_core.conformance.subject import Subject
 from zoo_core.plugins import PluginHost
+
+
+class ConformanceWarning(UserWarning):
+    """A check that gave a warning."""
 
 
 class ModelConformance:
@@ -47,5 +52,7 @@ class ModelConformance:
         outcome = run_check(check, subject)
         if outcome.status in ("not checked", "not applicable"):
             pytest.skip(f"{outcome.status}: {outcome.found}")
+        if outcome.status == "warning":
+            warnings.warn(f"{outcome.found} {outcome.fix}", ConformanceWarning, stacklevel=1)
         if outcome.status == "failed":
             pytest.fail(f"{outcome.found}\n  fix: {outcome.fix}\n\n{outcome.details}", pytrace=False)

@@ -18,6 +18,7 @@ from zoo_core.evaluation.prepare import Job, original_checkpoint, prepare, resol
 from zoo_core.evaluation.stages import ORIGINAL
 from zoo_core.inference import run_batch
 from zoo_core.quantization import pipeline
+from zoo_core.runs.coverage import coverage_warning
 
 if TYPE_CHECKING:
     import numpy as np
@@ -118,8 +119,11 @@ def _walk(job: Job, work_dir: Path, reporter: Reporter) -> Iterator[tuple[str, t
             reporter.say(f"{point.step.name}: {point.step.summary} ({point.step.seconds:.1f} s)")
         for stage in wanted:
             if stage.point == point.index:
-                network = point.network
-                yield (
-                    stage.name,
-                    (pipeline.simulate(network, context()).network if stage.quantized else network.network),
-                )
+                network = point.network.network
+                if stage.quantized:
+                    simulation = pipeline.simulate(point.network, context())
+                    network = simulation.network
+                    text = coverage_warning(stage.name, simulation.coverage, simulation.coverage_error)
+                    if text is not None:
+                        reporter.warn(text)
+                yield stage.name, network

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.evaluation.stages import ORIGINAL
 from zoo_core.runs import provenance
+from zoo_core.runs.coverage import simulation_warning
 from zoo_core.runs.migration import SCHEMA
 from zoo_core.runs.parts import (
     BatchSizeRecord,
@@ -81,9 +82,13 @@ class Recorder:
         for point in range(ORIGINAL, len(self._job.plan.steps)):
             texts += record.steps[point].warnings if 0 <= point < len(record.steps) else ()
             for stage in self._job.stages:
-                if stage.point == point and stage.name in record.stages:
+                if stage.point != point:
+                    continue
+                if stage.name in record.simulations:
+                    texts.append(simulation_warning(stage.name, record.simulations[stage.name]) or "")
+                if stage.name in record.stages:
                     texts += record.stages[stage.name].warnings
-        return tuple(dict.fromkeys([*texts, *self._late_warnings]))
+        return tuple(dict.fromkeys(text for text in [*texts, *self._late_warnings] if text))
 
     def warn(self, text: str, stage: Stage | None = None) -> None:
         """Add a warning to a stage, or to the run if ``stage`` is None."""
@@ -112,7 +117,7 @@ class Recorder:
     def add_simulation(self, stage: Stage, simulation: Simulation, layers: Sequence[LayerSqnr]) -> None:
         """Record how a stage's encodings were computed, and the noise that they add to each layer."""
         simulation_record = SimulationRecord(
-            coverage=None,
+            coverage=simulation.coverage,
             seconds=simulation.seconds,
             summary=simulation.summary,
             effect=dict(simulation.effect),
@@ -313,13 +318,6 @@ def _step_warnings(outcome: StepResult) -> tuple[str, ...]:
     )
 
 
-def model_size_bytes(network: torch.nn.Module, param_bw: int | None) -> int:
-    """Bytes of a network's parameters: 4 each in float; with ``param_bw``, weights at that width and biases at 4.
-
-    Parameters of two or more dimensions are weights; buffers such as batch-norm statistics are not counted.
-    """
-    total = 0.0
-    for parameter in network.parameters():
-        bits = param_bw if param_bw is not None and parameter.dim() >= 2 else 32
-        total += parameter.numel() * bits / 8
-    return round(total)
+def model_size_bytes(network: torch.nn.Module) -> int:
+    """Bytes of a float network's parameters; buffers such as batch-norm statistics are not counted."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from zoo_core.comparison.changes import headline_changes
 from zoo_core.comparison.stages import BASELINE
 from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
+from zoo_core.errors import RecipeError
 from zoo_core.evaluation.batch_sizes import BatchSizeEffect, compare_batch_sizes
 from zoo_core.evaluation.memory import out_of_memory, with_less_memory
 from zoo_core.evaluation.prepare import Job, prepare, step_context
@@ -29,6 +30,7 @@ from zoo_core.inference import InferenceStats, chunk_ids, predict
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline, saved
 from zoo_core.quantization.sqnr import layer_sqnr
+from zoo_core.runs.coverage import FULL_QUANTIZATION_FIX, simulation_warning
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.predictions import PredictionStore
 from zoo_core.runs.request import EvaluationRequest
@@ -277,11 +279,10 @@ class _Run:
         for stage in stages:
             if stage.same_as is not None or not self._needs_network(stage):
                 continue  # one network under two names is run once
-            size = model_size_bytes(network.network, self.job.plan.quant.param_bw if stage.quantized else None)
-            runs = network.network
+            runs, size = network.network, model_size_bytes(network.network)
             if stage.quantized:
                 simulation = self._simulate(point, stage, context())
-                runs = simulation.network
+                runs, size = simulation.network, simulation.weights_bytes
             if self._evaluate and stage.name in self._open:
                 self._evaluate_stage(stage, runs, bundle, size)
         if self._unsaved and any(stage.optimized for stage in stages):
@@ -298,7 +299,22 @@ class _Run:
         # The reference is the network before rounding: rounded weights would hide the noise of rounding.
         layers = layer_sqnr(point.unrounded, simulation.network, context.calibration)
         self.recorder.add_simulation(stage, simulation, layers)
+        self._report_coverage(stage)
         return simulation
+
+    def _report_coverage(self, stage: Stage) -> None:
+        """Warn of what a quantized stage computes in float; the recorder keeps the warning.
+
+        Raises:
+            RecipeError: The request requires full quantization.
+        """
+        text = simulation_warning(stage.name, self.recorder.record.simulations[stage.name])
+        if text is None:
+            return
+        if self.job.request.require_full_quantization:
+            raise RecipeError(text, fix=FULL_QUANTIZATION_FIX)
+        logger.warning(text)
+        self.reporter.warn(text)
 
     # ------------------------------------------------------------------ one stage
 

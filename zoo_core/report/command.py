@@ -41,6 +41,7 @@ def reproducing_command(run: LoadedRun) -> str:
     for override in request.settings:
         words += ["--set", override]
     words += ["--allow-calibration-overlap"] if request.allow_calibration_overlap else []
+    words += ["--require-full-quantization"] if request.require_full_quantization else []
     return _lines(words)
 
 

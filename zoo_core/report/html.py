@@ -15,6 +15,7 @@ from zoo_core.errors import RunError
 from zoo_core.plugins import PluginHost
 from zoo_core.report import command, origin, plots, sections, views
 from zoo_core.report.against import compare_runs
+from zoo_core.report.coverage import coverage_table, unquantized_table
 from zoo_core.report.layers import layer_groups
 from zoo_core.report.loading import LoadedRun, find_task, load_run
 from zoo_core.report.summary import summary
@@ -77,6 +78,8 @@ def render_report(run_dir: Path, *, host: PluginHost | None = None, against: Pat
         "warnings": sections.all_warnings(run),
         "comparison": comparison,
         "stages": sections.stage_table(run),
+        "coverage": coverage_table(run),
+        "unquantized": unquantized_table(run),
         "protocols": sections.protocol_table(run),
         "definitions": sections.definitions(run),
         "classes": sections.class_table(scores, run.pair, measured),

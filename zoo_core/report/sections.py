@@ -104,8 +104,8 @@ def stage_table(run: LoadedRun) -> Table:
         ),
         rows=rows,
         caption=f"{name_of_value} under {protocol}; the change is the stage minus fp32, so negative is worse. "
-        "Quantized stages are simulated: their speed is not that of a device. The size counts weights at the simulated "
-        "width and biases at 32 bits.",
+        "Quantized stages are simulated: their speed is not that of a device. The size counts each parameter "
+        "at the bits of its quantizer, and at its float width if it has none.",
     )
 
 

@@ -38,6 +38,7 @@ class EvaluationRequest:
     calibration_split: str | None = None
     calibration_size: int = DEFAULT_CALIBRATION_SIZE
     allow_calibration_overlap: bool = False
+    require_full_quantization: bool = False
     batch_size: int | None = None
     batch_sizes: tuple[int, ...] = ()
     workers: int = DEFAULT_WORKERS

@@ -106,13 +106,14 @@ def _apply_supergroups(sim: Any, network: nn.Module, x: torch.Tensor, config_fil
     """Switch off the output quantizer of each module that forms a supergroup with the one module that reads it."""
     groups = json.loads(config_file.read_text(encoding="utf-8")).get("supergroups", [])
     pairs = {pair for group in groups for pair in zip(group["op_list"], group["op_list"][1:], strict=False)}
-    types = {name: _operation_types(module) for name, module in network.named_modules()}
+    types = {name: operation_types(module) for name, module in network.named_modules()}
     for name, reader in sole_consumers(network, x).items():
         if any((first, second) in pairs for first in types[name] for second in types[reader]):
             sim.model.get_submodule(name).output_quantizers[0] = None
 
 
-def _operation_types(module: nn.Module) -> Sequence[str]:
+def operation_types(module: nn.Module) -> Sequence[str]:
+    """Return the operation types of a module, as configuration files name them."""
     aimet: Any = load()
     kind = type(module)
     types: Sequence[str] = aimet.onnx_utils.map_torch_types_to_onnx.get(kind, [kind.__name__])

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zoo_core.quantization import coverage
 from zoo_core.quantization.aimet import quantsim
+from zoo_core.quantization.aimet.accounting import simulated
 from zoo_core.quantization.aimet.foreign import prepare
 from zoo_core.quantization.aimet.library import logger, quiet
 from zoo_core.quantization.aimet.plain import plain_simulation
+from zoo_core.runs.coverage import COVERAGE_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo_core.datatypes import Json, QuantNetwork, StepContext
+    from zoo_core.quantization.coverage import Simulated
+    from zoo_core.runs.parts import CoverageRecord
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,6 +35,8 @@ class Simulation:
             form, JSON-able.
         effect: Facts for the record.
         summary: The effect in one line.
+        coverage: Account of what is quantized; None if it could not be made, with the error in ``effect``.
+        weights_bytes: Size of the parameters at the bits of their quantizers.
         seconds: Wall time of building and calibrating, filled in by the pipeline.
     """
 
@@ -37,7 +44,14 @@ class Simulation:
     encodings: Mapping[str, Any]
     effect: Mapping[str, Json]
     summary: str
+    coverage: CoverageRecord | None
+    weights_bytes: int
     seconds: float = 0.0
+
+    @property
+    def coverage_error(self) -> str:
+        """Return the reason for which there is no account; empty if there is one."""
+        return str(self.effect.get(COVERAGE_ERROR, ""))
 
 
 def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
@@ -47,13 +61,18 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
     quantsim.calibrate(sim, context)
     activations, params = quantsim.encodings_of(sim)
     num_activations = sum(len(entry.get(side, {})) for entry in activations.values() for side in ("input", "output"))
-    bits = f"w{context.quant.param_bw}a{context.quant.output_bw}"
+    widths = f"w{context.quant.param_bw}a{context.quant.output_bw}"
     plain = plain_simulation(prepared, quantsim.quantized_weights(sim), quantsim.activation_grids(sim))
-    same = _same_outputs(plain, sim.model, next(iter(context.calibration))[:1])
+    image = next(iter(context.calibration))[:1]
+    same = _same_outputs(plain, sim.model, image)
     if not same:
         logger.warning(
             "The plain simulation differs from the installed AIMET's; AIMET's own, which is slower, is used."
         )
+    # AIMET's network is accounted for even where the plain one runs: they compute the same bits.
+    described = simulated(sim, prepared, context.quant.config_file)
+    account, failure = _account(described, image)
+    bits = sum(one.num_values * one.bits for one in account.parameters) if account else coverage.weights_bits(described)
     return Simulation(
         network=plain if same else sim.model,
         encodings={"activation_encodings": activations, "param_encodings": params},
@@ -63,10 +82,23 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
             "num_frozen_weights": len(network.param_encodings),
             "num_calibration_images": context.calibration.num_images,
             "same_as_aimet": same,
+            **({COVERAGE_ERROR: failure} if failure else {}),
         },
-        summary=f"{bits}: {len(params)} weights ({len(network.param_encodings)} with fixed encodings) and "
+        summary=f"{widths}: {len(params)} weights ({len(network.param_encodings)} with fixed encodings) and "
         f"{num_activations} activations quantized, calibrated on {context.calibration.num_images} images",
+        coverage=account,
+        weights_bytes=round(bits / 8),
     )
+
+
+def _account(described: Simulated, image: torch.Tensor) -> tuple[CoverageRecord | None, str]:
+    """Account for a simulation; an error becomes a text, because the number of the stage does not depend on it."""
+    try:
+        with quiet():
+            return coverage.account(described, image), ""
+    except Exception as error:  # the network is a plugin's, and may do anything with an observed tensor
+        logger.exception("The simulated network could not be accounted for.")
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _same_outputs(plain: nn.Module, own: nn.Module, image: torch.Tensor) -> bool:
