@@ -209,6 +209,12 @@ def test_a_condition_of_quantization_sets_the_references_aside(
     assert gate(host, run, ("fp32",)).passed
 
 
+def test_all_reasons_why_a_reference_is_set_aside_are_given(host: PluginHost, run: Path) -> None:
+    edit_json(run / "run.json", changes(recipe={"name": "mine", "sha256": "0" * 64}, calibration={"num_images": 1}))
+    edit_json(run / "run.json", loaded)
+    assert [one.reason.count("; also ") for one in gate(host, run).set_aside] == [1, 2]
+
+
 def test_a_batch_size_that_fell_is_noted(host: PluginHost, run: Path) -> None:
     text = "w8a8: there was not enough memory for 8 images at a time; the stage was run with 4."
     edit_json(run / "run.json", lambda record: record["stages"]["w8a8"].update(warnings=[text], batch_size=4))

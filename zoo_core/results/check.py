@@ -61,7 +61,7 @@ class Finding:
         """The finding in one sentence."""
         name = f"{self.stage} {self.protocol} {self.key}".rstrip()
         if self.reference is None:
-            return f"{name} is {self.value}; the registry has no reference for it."
+            return f"{name} is {self.value}; no reference of the registry was compared with it."
         least = f"at least {self.reference.value:.6g} - {self.reference.tolerance:g} ({self.source})"
         if self.value is None:
             return f"{name} was not measured; the reference requires {least}."

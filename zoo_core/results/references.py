@@ -80,12 +80,11 @@ class References:
         """Return those that apply to the run, and the others with the reason, each in the order given."""
         fitting, aside = [], []
         for reference in references:
-            reasons = (rule(reference) for rule in self._rules)
-            reason = next((reason for reason in reasons if reason is not None), None)
-            if reason is None:
-                fitting.append(self._fit(reference))
+            reasons = [reason for rule in self._rules if (reason := rule(reference)) is not None]
+            if reasons:
+                aside.append(SetAside(reference=reference, reason="; also ".join(reasons)))
             else:
-                aside.append(SetAside(reference=reference, reason=reason))
+                fitting.append(self._fit(reference))
         return fitting, aside
 
     @property
