@@ -182,7 +182,7 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "seed": (part("settings", seed=9), "", "report"),
     "recipe": (part("recipe", name="other"), "", "report"),
     "recipe content": (part("recipe", sha256="9" * 64), "resume", "report"),
-    "AIMET configuration": (part("recipe", config_sha256="9" * 64), "resume", ""),
+    "AIMET configuration": (part("recipe", config_sha256="9" * 64), "resume", "report"),
     "weights": ({"checkpoint": OTHER_WEIGHTS}, "resume", "report"),
     "optimized weights": ({"optimized_checkpoint": OTHER_WEIGHTS}, "resume", "compare report"),
     "data set": (part("dataset", name="other"), "compare report", ""),

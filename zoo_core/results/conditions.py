@@ -31,9 +31,10 @@ def obstacles(run: StoredRun, entry: ModelEntry) -> list[str]:
         found.append(
             f"The run is limited: {dataset.num_images} of the {dataset.num_images_in_split} images of the split."
         )
+    else:
+        found += _other_images(dataset, entry)
     if dataset.split != entry.dataset.split:
         found.append(f"The run evaluated split {dataset.split!r}; references are for {entry.dataset.split!r}.")
-    found += _other_images(dataset, entry)
     found += _other_metrics(run)
     if record.calibration is not None and record.calibration.overlap:
         found.append(f"{len(record.calibration.overlap)} calibration images belong to the evaluated split.")
@@ -91,7 +92,7 @@ def notes(run: StoredRun, entry: ModelEntry) -> list[str]:
     if settings.batch_size != DEFAULT_BATCH_SIZE.get(device):
         found.append(f"The batch size was {settings.batch_size}.")
     if settings.seed != 0:
-        found.append(f"The seed was {settings.seed}, so calibration images and rounding are not those of seed 0.")
+        found.append(f"The seed was {settings.seed}, not the default 0.")
     for resumed in record.resumed:
         found += resumed.warnings
     for stage in record.stages.values():

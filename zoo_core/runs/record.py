@@ -188,7 +188,13 @@ _CONDITIONS: tuple[_Condition, ...] = (
     _condition("seed", lambda run: run.settings.seed, mention=("report",)),
     _condition("recipe", lambda run: run.recipe.name, mention=("report",)),
     _condition("recipe content", lambda run: run.recipe.sha256, refuse=("resume",), mention=("report",), is_hash=True),
-    _condition("AIMET configuration", lambda run: run.recipe.config_sha256, refuse=("resume",), is_hash=True),
+    _condition(
+        "AIMET configuration",
+        lambda run: run.recipe.config_sha256,
+        refuse=("resume",),
+        mention=("report",),
+        is_hash=True,
+    ),
     _condition("weights", lambda run: _sha256(run.checkpoint), refuse=("resume",), mention=("report",), is_hash=True),
     _condition(
         "optimized weights",
