@@ -149,6 +149,14 @@ VARIANT = (
             "no version is",
         ),
         (f"references: [{{{REFERENCE}, tolerance: 0, value: 1, settings: [w4]}}]", 'settings: "w4" is not an override'),
+        (
+            f"references: [{{{REFERENCE}, tolerance: 0, value: 1, num_calibration_images: 0}}]",
+            "num_calibration_images: 0 is not a number of images",
+        ),
+        (
+            f"references: [{{{REFERENCE}, tolerance: 0, value: 1, optimized_checkpoint: published}}]",
+            'optimized_checkpoint: "published" is neither 64 hexadecimal digits in lower case nor "any"',
+        ),
         ("references: [{protocol: '', stage: a, source: b, tolerance: 0, value: 0}]", "protocol: the text is empty"),
         ("references: {stage: fp32}", "references: expected a list, got a mapping"),
         ("recipes: ''", "models.toy.recipes: the text is empty"),
@@ -234,3 +242,27 @@ def test_an_unknown_model_suggests_the_closest_name(tmp_path: Path) -> None:
         find_model(models, "toy_smal")
     with pytest.raises(RegistryError, match=r"no model 'x'.\n  fix: name one of the known models: none"):
         find_model({}, "x")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("num_images: 0", "dataset.num_images: 0 is not a number of images"),
+        ("num_images: many", "dataset.num_images: expected a whole number"),
+        ("fingerprints: [abc]", 'dataset.fingerprints: "abc" is not 64 hexadecimal digits in lower case'),
+        ("fingerprints: [1]", "expected text .*, got the number 1"),
+        ("fingerprints: abc", "dataset.fingerprints: expected a list"),
+    ],
+)
+def test_images_of_references_that_cannot_be_right_are_refused(tmp_path: Path, keys: str, message: str) -> None:
+    path = edited(tmp_path, ("calibration_split: trainval", f"calibration_split: trainval, {keys}"))
+    with pytest.raises(RegistryError, match=message):
+        load_registry(path)
+
+
+def test_a_dataset_names_the_images_of_its_references(tmp_path: Path) -> None:
+    keys = f"num_images: 3, fingerprints: ['{'a' * 64}']"
+    dataset = load_registry(edited(tmp_path, ("calibration_split: trainval", f"calibration_split: trainval, {keys}")))[
+        "toy"
+    ].dataset
+    assert (dataset.num_images, dataset.fingerprints) == (3, ("a" * 64,))

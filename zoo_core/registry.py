@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from zoo_core.datatypes import (
+    ANY_NETWORK,
     LAYOUTS,
     RECORDED_PACKAGES,
     Artifact,
@@ -217,6 +218,23 @@ def _is_size(value: int) -> tuple[str, str] | None:
     return None if value > 0 else (f"{value} is not a file size", "write the bytes, or null where unknown")
 
 
+def _is_count(value: int) -> tuple[str, str] | None:
+    return None if value > 0 else (f"{value} is not a number of images", "write 1 or more, or null where unknown")
+
+
+def _are_fingerprints(values: tuple[Any, ...]) -> tuple[str, str] | None:
+    wrong = [value for value in values if isinstance(value, str) and not re.fullmatch("[0-9a-f]{64}", value)]
+    fix = "copy dataset.fingerprint from run.json of a full run"
+    return (f"{show(wrong[0])} is not 64 hexadecimal digits in lower case", fix) if wrong else None
+
+
+def _is_network(value: str) -> tuple[str, str] | None:
+    if value == ANY_NETWORK or re.fullmatch("[0-9a-f]{64}", value):
+        return None
+    fact = f"{show(value)} is neither 64 hexadecimal digits in lower case nor {show(ANY_NETWORK)}"
+    return fact, "write the SHA-256 of the optimized network, or any"
+
+
 def _is_fraction(value: float) -> tuple[str, str] | None:
     if 0 <= value <= 1:
         return None
@@ -271,12 +289,16 @@ _RULES: dict[tuple[type, str], Rule] = {
     (DatasetEntry, "name"): _not_blank,
     (DatasetEntry, "layout"): _is_layout,
     (DatasetEntry, "label_file"): _not_blank,
+    (DatasetEntry, "num_images"): _is_count,
+    (DatasetEntry, "fingerprints"): _are_fingerprints,
     (ModelEntry, "recipes"): _not_blank,
     (Reference, "value"): _is_fraction,
     (Reference, "tolerance"): _is_tolerance,
     (Reference, "per_class"): _are_fractions,
     (Reference, "settings"): _are_settings,
     (Reference, "recipe"): _not_blank,
+    (Reference, "num_calibration_images"): _is_count,
+    (Reference, "optimized_checkpoint"): _is_network,
     (ReferenceVariant, "versions"): _are_specifiers,
     (ReferenceVariant, "value"): _is_fraction,
     (ReferenceVariant, "tolerance"): _is_tolerance,

@@ -216,6 +216,24 @@ def test_calibrating_on_evaluated_images_is_refused_or_stamped(evaluate: Evaluat
     assert any(text.startswith("Calibration overlap") for text in result.record.warnings)
 
 
+@pytest.mark.parametrize(
+    ("size", "warning"),
+    [
+        (5, "Calibration uses 5 images of 8, fewer than the default of 500"),
+        (500, None),  # the whole split
+        (600, "Calibration uses 8 images, the whole split; 600 were requested."),
+    ],
+)
+def test_an_unusual_number_of_calibration_images_is_warned_of(
+    evaluate: Evaluate, size: int, warning: str | None
+) -> None:
+    found = evaluate(stages="w8a8", calibration_size=size).record.warnings
+
+    told = [text for text in found if text.startswith("Calibration uses")]
+    assert len(told) == (warning is not None)
+    assert "".join(told).startswith(warning or "")
+
+
 @pytest.fixture
 def swapped(weights: Path, tmp_path: Path) -> Path:
     """Weights whose red answers green's channel: labels swapped."""

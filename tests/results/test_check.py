@@ -11,41 +11,16 @@ from xml.etree.ElementTree import fromstring
 import pytest
 
 from results.conftest import MakeRun, edit_json
+from results.gated import HEADLINE, QUANTIZED, checked, entry, reference, write_gated_run
 from zoo_core.cli.main import run_command_line
-from zoo_core.datatypes import ModelEntry, Reference, ReferenceVariant
+from zoo_core.datatypes import ReferenceVariant
 from zoo_core.errors import RecipeError, RegistryError, RunError
 from zoo_core.plugins import PluginHost
-from zoo_core.results.check import Verdict, check_run
-from zoo_core.results.stored import open_run
-
-HEADLINE = "voc07_11pt/pytorch-ssd"
-
-
-def reference(value: float, *, stage: str = "fp32", tolerance: float = 0.01, key: str = "map") -> Reference:
-    return Reference(stage=stage, protocol=HEADLINE, value=value, tolerance=tolerance, source="a paper", key=key)
 
 
 @pytest.fixture
 def run(make_run: MakeRun, host: PluginHost) -> Path:
-    """A run with the model's own recipe whose fp32 has mAP 0.75 and whose other stages have 0.5."""
-    path = make_run()
-    recipe = host.recipe(host.model("toy_squares"), "w8a8_toy")
-    edit_json(path / "run.json", lambda record: record["recipe"].update(name=recipe.name, sha256=recipe.sha256))
-
-    def values(metrics: dict[str, Any]) -> None:
-        for name, stage in metrics["stages"].items():
-            stage["metrics"][HEADLINE]["map"] = 0.75 if name == "fp32" else 0.5
-
-    edit_json(path / "metrics.json", values)
-    return path
-
-
-def checked(host: PluginHost, run: Path, *references: Reference, stages: tuple[str, ...] = ()) -> Verdict:
-    return check_run(open_run(run), entry(host, *references), host, stages)
-
-
-def entry(host: PluginHost, *references: Reference) -> ModelEntry:
-    return dataclasses.replace(host.model("toy_squares"), references=references)
+    return write_gated_run(make_run, host)
 
 
 @pytest.mark.parametrize(
@@ -260,9 +235,6 @@ def strange(run: Path) -> Path:
     return run
 
 
-QUANTIZED = reference(0.5, stage="w8a8")
-
-
 def test_a_reference_taken_with_the_runs_recipe_is_compared(host: PluginHost, run: Path) -> None:
     named = dataclasses.replace(QUANTIZED, recipe="w8a8_toy")
     verdict = checked(host, run, reference(0.75), QUANTIZED, named)
@@ -274,7 +246,11 @@ def test_a_run_with_another_recipe_is_not_compared_as_if_it_were_the_references(
     host: PluginHost, strange: Path
 ) -> None:
     verdict = checked(host, strange, reference(0.75), QUANTIZED)
-    assert verdict.passed  # fp32 depends on no recipe
+    assert verdict.obstacles == [
+        "No reference of stage 'w8a8' fits the run, so that stage was not checked. Name the stages to check with "
+        "--stages."
+    ]
+    assert not verdict.passed
     assert [(found.stage, found.status) for found in verdict.findings] == [
         ("fp32", "reproduced"),
         ("w8a8", "new"),
@@ -282,12 +258,13 @@ def test_a_run_with_another_recipe_is_not_compared_as_if_it_were_the_references(
     ]
     (aside,) = verdict.set_aside
     assert aside.reason == "taken with recipe w8a8_toy; the run used somebody's"
+    assert checked(host, strange, reference(0.75), QUANTIZED, stages=("fp32",)).passed  # fp32 depends on no recipe
 
 
 def test_references_that_were_all_set_aside_satisfy_nothing(host: PluginHost, strange: Path) -> None:
     verdict = checked(host, strange, dataclasses.replace(QUANTIZED, value=0.0))
     assert not verdict.passed
-    assert "no reference for 'toy_squares' that was taken with the run's recipe" in verdict.obstacles[0]
+    assert "no reference for 'toy_squares' that fits the run" in verdict.obstacles[0]
 
 
 def test_overrides_and_edits_make_another_recipe(host: PluginHost, run: Path) -> None:
@@ -344,13 +321,15 @@ def test_the_table_and_the_report_say_which_reference_was_used_and_which_was_not
     monkeypatch.setattr(host, "model", lambda _name: changed)
     monkeypatch.setenv("COLUMNS", "200")
     junit = tmp_path / "junit.xml"
-    assert run_command_line(["check", str(strange), "--junit", str(junit)]) == 0
+    assert run_command_line(["check", str(strange), "--junit", str(junit)]) == 1
     printed = capsys.readouterr().out
     assert "The reference of fp32 voc07_11pt/pytorch-ssd map is its value for aimet-torch ==2.42.*." in printed
     assert "Not compared: w8a8 voc07_11pt/pytorch-ssd 50.00 (a paper), taken with recipe w8a8_toy; the run" in printed
     assert b"not compared: taken with recipe w8a8_toy" in junit.read_bytes()
     assert b"(a paper, for aimet-torch ==2.42.*)" in junit.read_bytes()
-    assert run_command_line(["check", str(strange), "--json"]) == 0
+    assert b"does not name the images of the references" in junit.read_bytes()
+    assert run_command_line(["check", str(strange), "--json"]) == 1
     content = json.loads(capsys.readouterr().out)
+    assert "does not name the images of the references" in content["notes"][0]
     assert content["findings"][0]["versions"] == "aimet-torch ==2.42.*"
     assert content["set_aside"][0]["reference"]["stage"] == "w8a8"

@@ -153,7 +153,8 @@ def check(
 
     Args:
         run: Run directory. A limited or incomplete run, or one calibrated on evaluated images, never passes.
-        stages: Stages whose references count; empty for all.
+        stages: Stages whose references count; empty for all. Each of them, or each stage of the run that has a
+            reference, needs one that was measured under the run's conditions.
         junit: JUnit report to write, for continuous integration.
         host: Plugins to use.
 

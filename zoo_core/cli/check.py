@@ -28,8 +28,9 @@ FAILED = 1
 def check(*, run_dir: Path, stages: str, junit: Path | None, as_json: bool, verbose: bool) -> int:  # noqa: ARG001 - main() reads --verbose
     """Compare a run with the registry's reference values of its model.
 
-    Exits with 1 when a value is below its reference by more than the tolerance, when one is missing, or when the run
-    is limited, incomplete, or calibrated on evaluated images: such a run never passes.
+    Exits with 1 when a value is below its reference by more than the tolerance, when one is missing, when a stage has
+    references but none that was measured under the run's conditions, or when the run is limited, incomplete, on other
+    images, or calibrated on evaluated ones: such a run never passes.
     """
     verdict = api.check(run_dir, stages=stages, junit=junit)
     if as_json:
@@ -64,5 +65,5 @@ def _print(verdict: Verdict) -> None:
         for one in verdict.set_aside
     ]
     columns = ("value", "measured", "reference", "tolerance", "", "source")
-    notes = [*chosen, *aside, *verdict.obstacles, "passed" if verdict.passed else "failed"]
+    notes = [*chosen, *aside, *verdict.notes, *verdict.obstacles, "passed" if verdict.passed else "failed"]
     print_table(f"{verdict.model}, in percent", columns, rows, notes)

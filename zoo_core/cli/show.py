@@ -30,7 +30,8 @@ def show(*, model: str, host: PluginHost | None, as_json: bool, verbose: bool) -
     for name, value in _facts(entry):
         click.echo(f"  {name:<22}{value}")
     if entry.references:
-        click.echo("  references, in percent:")
+        images = f" on {entry.dataset.num_images} images" if entry.dataset.num_images is not None else ""
+        click.echo(f"  references{images}, in percent:")
     for reference in entry.references:
         note = f"; {reference.note}" if reference.note else ""
         click.echo(
@@ -45,10 +46,15 @@ def show(*, model: str, host: PluginHost | None, as_json: bool, verbose: bool) -
 
 
 def _conditions(reference: Reference) -> str:
-    """The recipe that a reference was taken with, where it is not the model's own."""
+    """Conditions of a reference that are not the model's own."""
     settings = "".join(f" --set {setting}" for setting in reference.settings)
     recipe = f" recipe {reference.recipe}" if reference.recipe else ""
-    return f";{recipe}{settings}" if recipe or settings else ""
+    facts = [f"{recipe}{settings}"] if recipe or settings else []
+    if reference.num_calibration_images is not None:
+        facts.append(f" {reference.num_calibration_images} calibration images")
+    if reference.optimized_checkpoint is not None:
+        facts.append(f" optimized checkpoint {reference.optimized_checkpoint[:12]}")
+    return "".join(f";{fact}" for fact in facts)
 
 
 def _facts(entry: ModelEntry) -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ from zoo_core.datatypes.recipes import (
     StepSpec,
 )
 from zoo_core.datatypes.registry import (
+    ANY_NETWORK,
     ANY_RECIPE,
     LAYOUTS,
     RECORDED_PACKAGES,
@@ -51,6 +52,7 @@ from zoo_core.datatypes.tasks import (
 )
 
 __all__ = [
+    "ANY_NETWORK",
     "ANY_RECIPE",
     "LAYOUTS",
     "RECORDED_PACKAGES",

@@ -57,6 +57,9 @@ class DatasetEntry:
         layout: One of ``LAYOUTS``: zoo-eval opens the data itself. None if the plugin implements ``zoo_dataset``.
         label_file: Default of ``--labels``, one class name per line: a path relative to the registry file, or
             ``package:<import name>/<path>``. None uses the dataset's own class names.
+        num_images: Number of images in ``split`` on which the references were measured; None if unknown.
+        fingerprints: Fingerprints of these images with their annotations, as ``run.json`` records them; several where
+            the same data exist in several encodings. Empty if unknown.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -66,6 +69,8 @@ class DatasetEntry:
     archives: tuple[Artifact, ...] = ()
     layout: str | None = None
     label_file: str | None = None
+    num_images: int | None = None
+    fingerprints: tuple[str, ...] = ()
 
 
 RECORDED_PACKAGES = (
@@ -84,6 +89,9 @@ RECORDED_PACKAGES = (
 
 ANY_RECIPE = "any"
 """Recipe name of a reference that applies to every recipe."""
+
+ANY_NETWORK = "any"
+"""``optimized_checkpoint`` of a reference that applies to an optimized network whether a recipe made it or not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +128,10 @@ class Reference:
         recipe: Name of the recipe used; None for the model's default, ``any`` for a value that applies to every recipe.
             The stage fp32 depends on none.
         settings: ``STEP.PARAM=VALUE`` overrides of that recipe.
+        num_calibration_images: Number of calibration images used; None requires the default number of a run, or the
+            whole calibration split. The stage fp32 depends on none.
+        optimized_checkpoint: SHA-256 of the optimized network that was loaded; None if the recipe made it, ``any`` for
+            a value that applies to both. Only the stages ``optimized_*`` depend on it.
         variants: Values under certain versions of the libraries; the first that matches a run replaces ``value``.
     """
 
@@ -134,6 +146,8 @@ class Reference:
     per_class: Mapping[str, float] = field(default_factory=dict)
     recipe: str | None = None
     settings: tuple[str, ...] = ()
+    num_calibration_images: int | None = None
+    optimized_checkpoint: str | None = None
     variants: tuple[ReferenceVariant, ...] = ()
 
     @property

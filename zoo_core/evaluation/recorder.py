@@ -302,6 +302,11 @@ def _initial_warnings(job: Job) -> tuple[str, ...]:
     draw = job.calibration
     if draw is not None and draw.overlap:
         texts.append(f"Calibration overlap: {len(draw.overlap)} calibration images belong to the evaluated split.")
+    if draw is not None and len(draw.ids) < min(DEFAULT_CALIBRATION_SIZE, draw.available):
+        texts.append(
+            f"Calibration uses {len(draw.ids)} images of {draw.available}, fewer than the default of "
+            f"{DEFAULT_CALIBRATION_SIZE}; quantized stages may score worse than they could."
+        )
     if draw is not None and len(draw.ids) < draw.requested != DEFAULT_CALIBRATION_SIZE:
         texts.append(f"Calibration uses {len(draw.ids)} images, the whole split; {draw.requested} were requested.")
     if job.optimized_bundle is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from zoo_core.errors import RecipeError, RegistryError, RunError
 from zoo_core.files import replace_file
+from zoo_core.results import conditions
 from zoo_core.results.references import References
 from zoo_core.runs.rows import Row, text_table
 
@@ -60,7 +61,7 @@ class Finding:
         """The finding in one sentence."""
         name = f"{self.stage} {self.protocol} {self.key}".rstrip()
         if self.reference is None:
-            return f"{name} is {self.value}; the registry has no reference for it."
+            return f"{name} is {self.value}; no reference of the registry was compared with it."
         least = f"at least {self.reference.value:.6g} - {self.reference.tolerance:g} ({self.source})"
         if self.value is None:
             return f"{name} was not measured; the reference requires {least}."
@@ -76,7 +77,8 @@ class Verdict:
         run: The run directory.
         obstacles: Why the run cannot satisfy any gate, in sentences; empty when it can.
         findings: References in the registry's order, then values without one.
-        set_aside: References taken with other recipes than the run's: not compared, and they satisfy nothing.
+        set_aside: References taken under other conditions than the run's: not compared, and they satisfy nothing.
+        notes: Conditions of the run that references do not name, in sentences; they do not decide.
     """
 
     model: str
@@ -84,6 +86,7 @@ class Verdict:
     obstacles: Sequence[str]
     findings: Sequence[Finding]
     set_aside: Sequence[SetAside] = ()
+    notes: Sequence[str] = ()
 
     @property
     def passed(self) -> bool:
@@ -109,7 +112,7 @@ class Verdict:
 
     def __repr__(self) -> str:
         title = f"{self.model}: {'passed' if self.passed else 'failed'}"
-        return "\n".join([text_table(title, self.rows()), *self.obstacles])
+        return "\n".join([text_table(title, self.rows()), *self.notes, *self.obstacles])
 
 
 def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Sequence[str] = ()) -> Verdict:
@@ -119,7 +122,8 @@ def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Seque
         run: Complete or not; an incomplete one never passes.
         entry: The model's entry in the registry.
         host: Gives the recipes that references were taken with.
-        stages: Compare these stages only, each of which needs a reference that fits the run; empty for all references.
+        stages: Compare these stages only; empty for all references. Each of these stages, or each stage of the run that
+            has a reference, needs one that fits the run.
 
     Raises:
         RecipeError: A stage that was named exists neither in the run nor among the references.
@@ -140,19 +144,35 @@ def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Seque
     _refuse_out_of_range(run, entry, measured, [fitting.reference for fitting in wanted])
     findings = [_compare(fitting, measured) for fitting in wanted]
     findings += _new(findings, measured, stages, entry)
-    obstacles = _obstacles(run, entry)
-    if not wanted:
+    fitting = {one.reference.stage for one in wanted}
+    required = stages or [name for name in measured if any(one.reference.stage == name for one in set_aside)]
+    return Verdict(
+        model=entry.model_id,
+        run=run.path,
+        obstacles=[*conditions.obstacles(run, entry), *_unchecked(entry, stages, required, fitting, set_aside)],
+        findings=findings,
+        set_aside=set_aside,
+        notes=list(dict.fromkeys([*conditions.notes(run, entry), *(note for one in wanted for note in one.notes)])),
+    )
+
+
+def _unchecked(
+    entry: ModelEntry,
+    stages: Sequence[str],
+    required: Sequence[str],
+    fitting: Collection[str],
+    set_aside: Sequence[SetAside],
+) -> Iterator[str]:
+    """Name the required stages for which no reference fits; the hint is for a caller who named no stages."""
+    if not fitting:
         of = f" of {', '.join(stages)}" if stages else ""
-        fits = " that was taken with the run's recipe" if set_aside else ""
-        obstacles.append(
-            f"The registry ({entry.source}) has no reference{of} for {entry.model_id!r}{fits}: nothing was checked."
-        )
-    else:
-        without = [stage for stage in stages if all(fitting.reference.stage != stage for fitting in wanted)]
-        obstacles += [
-            f"No reference of stage {stage!r} fits the run, so that stage was not checked." for stage in without
-        ]
-    return Verdict(model=entry.model_id, run=run.path, obstacles=obstacles, findings=findings, set_aside=set_aside)
+        fits = " that fits the run" if set_aside else ""
+        yield f"The registry ({entry.source}) has no reference{of} for {entry.model_id!r}{fits}: nothing was checked."
+        return
+    hint = "" if stages else " Name the stages to check with --stages."
+    for stage in required:
+        if stage not in fitting:
+            yield f"No reference of stage {stage!r} fits the run, so that stage was not checked.{hint}"
 
 
 def _compare(fitting: Fitting, measured: Mapping[str, StageScores]) -> Finding:
@@ -221,25 +241,6 @@ def _new(
     ]
 
 
-def _obstacles(run: StoredRun, entry: ModelEntry) -> list[str]:
-    """Why the run's values cannot be compared with any reference."""
-    obstacles = []
-    if run.status != "complete" or run.metrics is None:
-        obstacles.append(f"The run is not complete: its status is {run.status!r}.")
-    dataset, calibration = run.record.dataset, run.record.calibration
-    limited = dataset.limited or (run.metrics is not None and run.metrics.limited)
-    if limited or dataset.num_images != dataset.num_images_in_split:
-        obstacles.append(
-            f"The run is limited: {dataset.num_images} of the {dataset.num_images_in_split} images of the split."
-        )
-    if dataset.split != entry.dataset.split:
-        obstacles.append(f"The run evaluated split {dataset.split!r}; references are for {entry.dataset.split!r}.")
-    if calibration is not None and calibration.overlap:
-        obstacles.append(f"{len(calibration.overlap)} calibration images belong to the evaluated split.")
-    obstacles += [f"The step {step.step} was cut short: {step.summary}." for step in run.record.steps if step.short]
-    return obstacles
-
-
 def junit_xml(verdict: Verdict) -> bytes:
     """The verdict as a JUnit report: a test case for each reference, one for the run's fitness.
 
@@ -249,6 +250,8 @@ def junit_xml(verdict: Verdict) -> bytes:
     fitness = SubElement(suite, "testcase", classname=verdict.model, name="the run can satisfy a gate")
     if verdict.obstacles:
         SubElement(fitness, "failure", message=_plain(" ".join(verdict.obstacles)))
+    if verdict.notes:
+        SubElement(fitness, "system-out").text = _plain(" ".join(verdict.notes))
     for finding in verdict.findings:
         name = f"{finding.stage} {finding.protocol} {finding.key}"
         if finding.reference is not None:

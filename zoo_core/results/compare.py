@@ -12,7 +12,7 @@ import numpy as np
 from zoo_core.comparison.changes import CONFIDENCE, NUM_RESAMPLES, paired_weights
 from zoo_core.comparison.detections import SCORE_THRESHOLD
 from zoo_core.comparison.resampling import can_resample, check_images, count_changes, resampled_values
-from zoo_core.comparison.stages import compared_pair
+from zoo_core.comparison.stages import BASELINE, compared_pair
 from zoo_core.datatypes import Prediction, ResampledImages, ResampledValues, TaskContext, measure
 from zoo_core.errors import DataError, RunError
 from zoo_core.metrics.bootstrap import (
@@ -193,12 +193,15 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
         change_kinds=task.change_kinds,
         change_definition=task.change_definition,
         pairs=[work.compare(run, before, other, after) for before, after in pairs],
-        notes=_notes(run),
+        notes=_notes(run, other, pairs),
     )
 
 
-def _notes(run: StoredRun) -> list[str]:
+def _notes(run: StoredRun, other: StoredRun, pairs: Sequence[tuple[str, str]]) -> list[str]:
     notes, num_images = [], len(run.image_ids)
+    if any(pair != (BASELINE, BASELINE) for pair in pairs):
+        found = [one for one in run.record.differences(other.record, "compare") if not one.refused]
+        notes += [f"The runs differ in {difference}." for difference in found]
     if run.record.dataset.limited:
         notes.append(f"Limited: compared on {num_images} images of the split only.")
     if num_images < MIN_IMAGES:

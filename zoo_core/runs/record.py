@@ -130,7 +130,8 @@ class RunRecord(Part):
         """List the conditions that matter for ``purpose`` and differ between this run and another.
 
         This is the only place that decides which conditions must agree. ``resume`` and ``compare`` refuse; ``report``
-        marks what makes numbers incomparable; ``reproduce`` only mentions.
+        marks what makes numbers incomparable; ``reproduce`` only mentions, and ``compare`` mentions what else belongs
+        to a quantized number.
         """
         listed = []
         for condition in _CONDITIONS:
@@ -187,13 +188,19 @@ _CONDITIONS: tuple[_Condition, ...] = (
     _condition("seed", lambda run: run.settings.seed, mention=("report",)),
     _condition("recipe", lambda run: run.recipe.name, mention=("report",)),
     _condition("recipe content", lambda run: run.recipe.sha256, refuse=("resume",), mention=("report",), is_hash=True),
-    _condition("AIMET configuration", lambda run: run.recipe.config_sha256, refuse=("resume",), is_hash=True),
+    _condition(
+        "AIMET configuration",
+        lambda run: run.recipe.config_sha256,
+        refuse=("resume",),
+        mention=("report",),
+        is_hash=True,
+    ),
     _condition("weights", lambda run: _sha256(run.checkpoint), refuse=("resume",), mention=("report",), is_hash=True),
     _condition(
         "optimized weights",
         lambda run: _sha256(run.optimized_checkpoint),
         refuse=("resume",),
-        mention=("report",),
+        mention=("compare", "report"),
         is_hash=True,
     ),
     _condition("data set", lambda run: run.dataset.name, refuse=("compare", "report")),
@@ -208,11 +215,13 @@ _CONDITIONS: tuple[_Condition, ...] = (
         is_hash=True,
     ),
     _condition("limit", lambda run: run.dataset.limited, refuse=("report",)),
-    _condition("calibration split", lambda run: run.calibration and run.calibration.split, mention=("report",)),
+    _condition(
+        "calibration split", lambda run: run.calibration and run.calibration.split, mention=("compare", "report")
+    ),
     _condition(
         "number of calibration images",
         lambda run: run.calibration and run.calibration.num_images,
-        mention=("report",),
+        mention=("compare", "report"),
     ),
     _condition("calibration images", lambda run: run.calibration and run.calibration.ids, refuse=("resume",)),
     _condition(
