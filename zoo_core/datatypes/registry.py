@@ -75,6 +75,7 @@ RECORDED_PACKAGES = (
     "aimet-torch",
     "numpy",
     "opencv-python",
+    "pillow",
     "pyarrow",
     "safetensors",
     "pluggy",

@@ -31,6 +31,7 @@ from zoo_core.quantization import pipeline, saved
 from zoo_core.quantization.sqnr import layer_sqnr
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.predictions import PredictionStore
+from zoo_core.runs.provenance import fixed_threads
 from zoo_core.runs.request import EvaluationRequest
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ def execute(
     """
     run_dir.sweep()
     run = _Run(job, run_dir, Recorder(job, run_dir, record), reporter, host)
-    with log_into(run_dir.path / LOG), stopping(run_dir, run.recorder.finish, lambda: run.place):
+    stops = stopping(run_dir, run.recorder.finish, lambda: run.place)
+    with log_into(run_dir.path / LOG), stops, fixed_threads():
         run.execute(write_report)
     metrics = run.recorder.metrics
     name = headline_name(metrics, job.task)

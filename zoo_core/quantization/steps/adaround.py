@@ -149,7 +149,7 @@ _LIBRARIES = ("torch", "aimet-torch", "numpy")
 
 
 def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext) -> StepCache:
-    """Open the cache entry for these weights, images, settings and library versions."""
+    """Open the cache entry for these weights, images, settings, library versions, threads and kernels."""
     if context.cache_dir is None:
         return StepCache(None, {})
     try:
@@ -173,6 +173,7 @@ def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, cont
             "seed": context.seed,
             "versions": {name: provenance.installed_version(name) for name in _LIBRARIES},
             "engine_sha256": engine_sha256(),
+            "arithmetic": provenance.arithmetic(str(context.example_input.device)),
         },
     )
 
