@@ -312,14 +312,14 @@ def restored() -> Iterator[None]:
     precision, enabled = torch.get_float32_matmul_precision(), torch.backends.mkldnn.enabled
     yield
     torch.set_float32_matmul_precision(precision)
-    torch.backends.mkldnn.enabled = enabled  # type: ignore[assignment]  # a property of the module
+    torch.backends.mkldnn.enabled = enabled
 
 
 @pytest.mark.usefixtures("restored")
 def test_a_run_does_not_go_on_with_other_settings_of_torch(start: Start, edited: PluginHost) -> None:
     run = start()
     torch.set_float32_matmul_precision("medium")
-    torch.backends.mkldnn.enabled = False
+    torch.backends.mkldnn.enabled = False  # type: ignore[assignment]  # a property of the module
 
     words = "settings of torch: float32 matmul precision medium instead of highest, mkldnn False instead of True"
     with pytest.raises(RunError, match=words):

@@ -108,6 +108,8 @@ KERNEL_VARIABLES = (
     "NPY_DISABLE_CPU_FEATURES",
     "NPY_ENABLE_CPU_FEATURES",
     "NVIDIA_TF32_OVERRIDE",
+    "OMP_DYNAMIC",
+    "OMP_THREAD_LIMIT",
     "ONEDNN_CPU_ISA_HINTS",
     "ONEDNN_DEFAULT_FPMATH_MODE",
     "ONEDNN_MAX_CPU_ISA",
@@ -120,7 +122,10 @@ KERNEL_VARIABLES = (
     "TORCH_CUDNN_V8_API_DISABLED",
     "TORCH_LINALG_PREFER_CUSOLVER",
 )
-"""Environment variables that select the kernels of torch, oneDNN, MKL, OpenBLAS, numpy, OpenCV, glibc and CUDA."""
+"""Environment variables that select the kernels of torch, oneDNN, MKL, OpenBLAS, numpy, OpenCV, glibc and CUDA.
+
+The two of OpenMP let it use fewer threads than torch reports.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

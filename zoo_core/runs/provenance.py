@@ -23,9 +23,7 @@ ENVIRONMENT_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "MKL_DYNAMIC",
     "MKL_NUM_THREADS",
-    "OMP_DYNAMIC",
     "OMP_NUM_THREADS",
-    "OMP_THREAD_LIMIT",
     "OPENBLAS_NUM_THREADS",
 )
 """The only environment variables that are recorded: others may contain secrets."""
