@@ -174,10 +174,12 @@ def test_a_run_does_not_go_on_with_an_edited_zoo_eval(
     run = start()
     copy = tmp_path / "changed" / "zoo_core"
     shutil.copytree(Path(run_sources.__file__).parents[1], copy, ignore=shutil.ignore_patterns("__pycache__"))
-    same, roots = runs_sources.source_sha256(["zoo_core.plugins"]), runs_sources._roots
+    (copy / "registry.yaml").write_text("models: {}")  # as in a wheel
+    same, roots = record(run)["sources"]["zoo-eval"]["sha256"], runs_sources._roots
     moved = {("zoo_core", copy)}
     monkeypatch.setattr(runs_sources, "_roots", lambda name: moved if name == "zoo_core.plugins" else roots(name))
-    assert runs_sources.source_sha256(["zoo_core.plugins"]) == same, "the place of zoo-eval does not matter"
+    here = run_sources.sources_here(edited, [], None)["zoo-eval"]
+    assert here.sha256 == same, "the place of zoo-eval does not matter"
     append(copy / "inference.py", "\n# edited, not committed\n")
 
     with pytest.raises(RunError, match=r"\n  sources: zoo-eval \S+ with sources [0-9a-f]{12} instead of"):
@@ -265,6 +267,30 @@ def test_a_plugin_without_a_file_is_recorded_without_a_hash(edited: PluginHost, 
     host.register(holder, "typed_in")
 
     assert run_sources.sources_here(host, ["typed_in"], None)["typed_in"].sha256 is None
+
+
+class EditsDuringTheRun(SilentReporter):
+    """Changes a file once the run reads images."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def start(self, what: str, total: int | None) -> None:
+        if what == "fp32":
+            append(self._path, "\n# edited\n")
+
+
+def test_an_edit_while_the_run_computes_is_a_warning(
+    edited: PluginHost, plugin: Path, grid: Path, weights: Path, tmp_path: Path
+) -> None:
+    reporter = EditsDuringTheRun(plugin / "model.py")
+    given: dict[str, Any] = {"data": grid, "checkpoint": weights, "out": tmp_path / "run", "stages": "fp32"}
+    result = api.evaluate("toy_squares", host=edited, reporter=reporter, report=False, **given)
+
+    words = "The sources of plugin toy_detector changed while the run was computing; it may mix both."
+    assert result.record.warnings == (words,)
+    assert result.metrics is not None
+    assert result.metrics.warnings == (words,)
 
 
 # --------------------------------------------------------------------------- kernels

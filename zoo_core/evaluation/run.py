@@ -21,6 +21,7 @@ from zoo_core.evaluation.recorder import Recorder, model_size_bytes
 from zoo_core.evaluation.replay import keep_inputs
 from zoo_core.evaluation.request import Reporter, SilentReporter
 from zoo_core.evaluation.result import EvaluationResult, headline_name
+from zoo_core.evaluation.sources import source_name, sources_here
 from zoo_core.evaluation.stages import ORIGINAL, Stage
 from zoo_core.evaluation.starting import new_record
 from zoo_core.evaluation.step_progress import StepProgress
@@ -185,6 +186,10 @@ class _Run:
 
     def _finish(self, write_report: WriteReport | None) -> None:
         self.place = ""
+        before = self.job.program.sources
+        here = sources_here(self.host, before, self.job.entry)
+        for name in [name for name in before if here.get(name) != before[name]]:
+            self._warn(f"The sources of {source_name(name)} changed while the run was computing; it may mix both.")
         if self._evaluate:
             self.recorder.write_metrics(self._changes())
         self.recorder.finish("complete")

@@ -26,6 +26,9 @@ ZOO_EVAL = "zoo-eval"
 REGISTRY_ENTRY = "registry entry"
 """Name of the model's registry entry among them; it may come from a file that belongs to no package."""
 
+_REGISTRY = ("zoo_core/registry.yaml",)
+"""Only an installed wheel has it inside the package; REGISTRY_ENTRY covers the model's part of it."""
+
 _WITHOUT_EFFECT = ("description", "references", "checkpoint", "optimized_checkpoint", "source")
 """Fields of an entry that change no prediction, or whose content has a hash of its own in the record."""
 
@@ -58,7 +61,7 @@ def sources_here(host: PluginHost, names: Iterable[str], entry: ModelEntry | Non
         names: Of plugins; ZOO_EVAL and REGISTRY_ENTRY are allowed. A plugin that is not installed is left out.
         entry: Of the model; None leaves REGISTRY_ENTRY out.
     """
-    records = {ZOO_EVAL: source_record(["zoo_core.plugins"], ZOO_EVAL, __version__)}
+    records = {ZOO_EVAL: source_record(["zoo_core.plugins"], ZOO_EVAL, __version__, without=_REGISTRY)}
     if entry is not None:
         records[REGISTRY_ENTRY] = SourceRecord(distribution=None, version=None, sha256=_entry_sha256(entry))
     for name in names:
@@ -71,6 +74,11 @@ def sources_here(host: PluginHost, names: Iterable[str], entry: ModelEntry | Non
             None if distribution is None else distribution.version,
         )
     return records
+
+
+def source_name(name: str) -> str:
+    """Return the name of a source for a message, e.g. ``plugin toy_detector``."""
+    return name if name in (ZOO_EVAL, REGISTRY_ENTRY) else f"plugin {name}"
 
 
 def _required(distribution: Distribution) -> frozenset[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from zoo_core import artifacts
 from zoo_core.errors import ArtifactError, ZooError
 from zoo_core.evaluation.prepare import fingerprint
-from zoo_core.evaluation.sources import REGISTRY_ENTRY, ZOO_EVAL, sources_here
+from zoo_core.evaluation.sources import source_name, sources_here
 from zoo_core.recipes import config_path, load_recipe, override
 from zoo_core.results.rescore import score
 from zoo_core.runs import provenance
@@ -144,20 +144,16 @@ def _sources(record: RunRecord, host: PluginHost) -> Check:
         entry = None
     here = sources_here(host, record.sources, entry)
     differ = [
-        f"the sources of {_source_name(name)} have changed since: {here.get(name, 'none')} instead of {was}"
+        f"the sources of {source_name(name)} have changed since: {here.get(name, 'none')} instead of {was}"
         for name, was in record.sources.items()
         if here.get(name) != was
     ]
     if differ:
         return Check(what="sources", state="stale", message="; ".join(differ))
-    unreadable = [_source_name(name) for name, source in here.items() if source.sha256 is None]
+    unreadable = [source_name(name) for name, source in here.items() if source.sha256 is None]
     if unreadable:
         return Check(what="sources", state="unchecked", message=f"those of {', '.join(unreadable)} cannot be read")
     return Check(what="sources", state="holds", message=f"{len(here)} hashes are those of the run")
-
-
-def _source_name(name: str) -> str:
-    return name if name in (ZOO_EVAL, REGISTRY_ENTRY) else f"plugin {name}"
 
 
 def _data(run: StoredRun, host: PluginHost, data: Path | None) -> Iterator[Check]:

@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from zoo_core.runs.parts import SourceRecord
@@ -18,23 +18,30 @@ LARGE_BYTES = 64 * 1024**2
 _BLOCK_BYTES = 1024**2
 
 
-def source_record(modules: Iterable[str], distribution: str | None, version: str | None) -> SourceRecord:
+def source_record(
+    modules: Iterable[str], distribution: str | None, version: str | None, *, without: Collection[str] = ()
+) -> SourceRecord:
     """Return the record of the packages that contain some imported modules.
 
     Args:
         modules: Full names.
         distribution: Name of the distribution that installed them; None if unknown.
         version: Of the distribution.
+        without: See ``source_sha256``.
     """
-    return SourceRecord(distribution=distribution, version=version, sha256=source_sha256(modules))
+    return SourceRecord(distribution=distribution, version=version, sha256=source_sha256(modules, without=without))
 
 
-def source_sha256(modules: Iterable[str]) -> str | None:
+def source_sha256(modules: Iterable[str], *, without: Collection[str] = ()) -> str | None:
     """Hash names and contents of all files of the packages that contain ``modules``; the place on disk does not matter.
 
     A package is hashed from its outermost folder with an ``__init__.py``, a module of a namespace package with the
     folder it lies in, and a single module alone. Python sources, compiled modules and data count; hidden files,
     ``__pycache__`` and run directories do not. A package in a zip file has the hash of its unpacked files.
+
+    Args:
+        modules: Full names of imported modules; others are ignored.
+        without: Files that do not count, e.g. ``package/data.yaml``.
 
     Returns:
         64 hexadecimal digits; None if no file can be read, for example for code typed into a notebook.
@@ -45,6 +52,7 @@ def source_sha256(modules: Iterable[str]) -> str | None:
         for package, place in roots
         for name, content in _files(place)
         for full in [f"{package}/{name}"]
+        if full not in without
     )
     if not lines:
         return None
