@@ -107,6 +107,7 @@ def test_a_change_of_any_file_changes_the_hash(
         {".mypy_cache/x.json": "{}"},
         {".hooks.py.swp": ""},
         {"hooks.py~": ""},
+        {"README.md": "How to use it"},
         {"sample_zoo.egg-info/PKG-INFO": ""},
         {"runs/model/2026/run.json": "{}", "runs/model/2026/image_ids.txt": "a"},
     ],
