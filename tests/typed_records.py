@@ -139,6 +139,7 @@ def run_record(**changes: Any) -> RunRecord:
             device_name=None,
             torch_threads=1,
             cpu_capability="AVX2",
+            torch_settings={"float32 matmul precision": "highest"},
             environment_variables={"OMP_NUM_THREADS": "1"},
         ),
         sources={"zoo-eval": SourceRecord(distribution="zoo-eval", version="0.0.test", sha256="e" * 64)},

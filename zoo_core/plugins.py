@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
@@ -25,6 +26,8 @@ from zoo_core.guards import (
 )
 
 if TYPE_CHECKING:
+    from importlib.metadata import Distribution
+
     from zoo_core.datatypes import (
         Checkpoint,
         ConformanceKit,
@@ -84,8 +87,10 @@ class PluginHost:
         self._broken: dict[str, BrokenPlugin] = {}
         self._catalog: dict[str, ModelEntry] | None = None
         self._claims: dict[str, list[str]] = {}
+        self._points: dict[str, EntryPoint] = {}
         if installed:
             for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
+                self._points.setdefault(point.name, point)
                 self._add(point.name, point.load)
 
     def register(self, plugin: object, plugin_id: str) -> None:
@@ -123,6 +128,25 @@ class PluginHost:
         """Load all plugins and return those that cannot be used."""
         self.catalog()
         return tuple(self._broken[name] for name in sorted(self._broken))
+
+    def distribution(self, plugin_id: str) -> Distribution | None:
+        """Return the distribution that declares a plugin; None for one that was registered, or is not installed."""
+        point = self._points.get(plugin_id)
+        return None if point is None else point.dist
+
+    def modules(self, plugin_id: str) -> frozenset[str]:
+        """Load a plugin and return the names of the modules that define its hooks; empty if it cannot be used."""
+        self._load(plugin_id)
+        plugin = self._manager.get_plugin(plugin_id)
+        if plugin is None:
+            return frozenset()
+        hooks = self._manager.get_hookcallers(plugin) or ()
+        found = {impl.function.__module__ for hook in hooks for impl in hook.get_hookimpls() if impl.plugin is plugin}
+        if plugin_id in self._points:
+            found.add(self._points[plugin_id].module)
+        elif isinstance(plugin, ModuleType):
+            found.add(plugin.__name__)
+        return frozenset(found)
 
     def catalog(self) -> dict[str, ModelEntry]:
         """Return all models by name: the built-in registry, the host's ``registries``, and each plugin's registry file.
@@ -283,6 +307,15 @@ class PluginHost:
         for plugin_id, contributed in self._ask_everyone("zoo_recipe_steps"):
             steps.extend(guarded_step(step, plugin_id) for step in cast("Sequence[RecipeStep]", contributed))
         return tuple(steps)
+
+    def taking_part(self, entry: ModelEntry, step_names: Collection[str]) -> tuple[str, ...]:
+        """Return the plugins whose code a run executes: the model's owner, and those that give its task and steps."""
+        self._load_all()
+        names = {entry.plugin, *(plugin_id for plugin_id, _ in self._ask_everyone("zoo_task", task=entry.task))}
+        for plugin_id, steps in self._ask_everyone("zoo_recipe_steps"):
+            if any(step.name in step_names for step in cast("Sequence[RecipeStep]", steps)):
+                names.add(plugin_id)
+        return tuple(sorted(names - {CORE}))
 
     def task(self, entry: ModelEntry) -> Task:
         """Return the task of a model.

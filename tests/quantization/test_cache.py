@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from zoo_core.quantization.cache import Part, StepCache, tensor_sha256
 from zoo_core.quantization.params import AdaroundParams
 from zoo_core.quantization.rounding import engine as rounding
 from zoo_core.quantization.steps.adaround import round_weights
+from zoo_core.runs import provenance
 
 NAMES = ("first", "second", "third")
 
@@ -327,6 +329,46 @@ def test_whatever_the_result_depends_on_is_in_the_key(
     assert len(set(keys.values())) == len(cases)
     monkeypatch.setattr("zoo_core.quantization.steps.adaround.engine_sha256", lambda: "another release")
     assert adaround(folded, cached, {"engine": "fast"}).effect["cache"]["parts_from_cache"] == 0
+
+
+def other_threads(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch, "get_num_threads", lambda: 77)
+
+
+def other_processor(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(provenance, "_processor", lambda: "Z80")
+
+
+def other_instruction_set(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(provenance, "_cpu_capability", lambda: "SPARC")
+
+
+def other_variable(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+
+
+def other_setting(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+
+
+@BY_ENGINE
+@pytest.mark.parametrize(
+    "change", [other_threads, other_processor, other_instruction_set, other_variable, other_setting]
+)
+def test_what_was_computed_with_other_kernels_or_threads_is_computed_again(
+    folded: nn.Module,
+    cached: StepContext,
+    params: dict[str, Any],
+    change: Callable[[pytest.MonkeyPatch], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = adaround(folded, cached, params)
+    change(monkeypatch)
+    second = adaround(folded, cached, params)
+
+    assert second.effect["cache"]["parts_from_cache"] == 0
+    assert first.effect["cache"]["key"] != second.effect["cache"]["key"]
+    assert first.effect["arithmetic"] != second.effect["arithmetic"], "the record says what the digits depend on"
 
 
 def test_a_network_that_cannot_be_recorded_is_rounded_all_the_same(

@@ -237,6 +237,7 @@ def record(
             device_name=None,
             cpu_capability="AVX2",
             torch_threads=1,
+            torch_settings={"float32 matmul precision": "highest"},
             environment_variables={"OMP_NUM_THREADS": "1"},
         ),
         sources={},

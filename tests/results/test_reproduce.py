@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from results.conftest import edit_json
 from toy_detector.model import untrained
@@ -110,6 +112,41 @@ def test_every_stage_of_a_recipe_is_reproduced_adaround_computed_anew(
     assert all(tensor.equal(weights_of[1][name]) for name, tensor in weights_of[0].items())
     encodings = [(path / "quantized" / "encodings.json").read_bytes() for path in (run, found.again)]
     assert encodings[0] == encodings[1]
+
+
+@pytest.fixture
+def num_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_a_run_with_other_threads_than_the_one_before_takes_nothing_of_it_and_is_reproduced(
+    host: PluginHost,
+    grid: Path,
+    weights: Path,
+    tmp_path: Path,
+    num_threads: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ZOO_EVAL_CACHE", str(tmp_path / "cache"))
+    runs, from_cache = [], []
+    for index, number in enumerate((1, 2, 2)):
+        num_threads(number)
+        request = EvaluationRequest(
+            model="toy_squares", data=grid, checkpoint=weights, stages="optimized_w8a8", out=tmp_path / f"run{index}"
+        )
+        runs.append(evaluate_request(request, host=host))
+        (effect,) = [step.effect for step in runs[-1].record.steps if step.step == "adaround"]
+        assert effect["arithmetic"]["torch_threads"] == number
+        from_cache.append(effect["cache"]["parts_from_cache"] > 0)
+    assert from_cache == [False, False, True]
+
+    num_threads(1)
+    found = again(runs[-1].run_dir, host)
+    assert found.identical
+    assert open_run(found.again).record.environment.torch_threads == 2
+    assert found.conditions == []
 
 
 def test_a_difference_is_located_and_measured(run: Path, host: PluginHost, tmp_path: Path) -> None:

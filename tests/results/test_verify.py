@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import platform
@@ -15,6 +16,7 @@ from results.conftest import MakeRun, edit_json
 from toy_detector.data import GridDataset
 from zoo_core.cli.main import run_command_line
 from zoo_core.evaluation.prepare import fingerprint
+from zoo_core.evaluation.sources import sources_here
 from zoo_core.plugins import PluginHost
 from zoo_core.recipes import load_recipe, override
 from zoo_core.results.stored import open_run
@@ -32,7 +34,7 @@ steps:
 
 
 @pytest.fixture
-def run(make_run: MakeRun, grid: Path, tmp_path: Path) -> Path:
+def run(make_run: MakeRun, host: PluginHost, grid: Path, tmp_path: Path) -> Path:
     """A run whose record is true in everything."""
     path = make_run()
     (tmp_path / "weights").write_bytes(b"weights")
@@ -56,6 +58,8 @@ def run(make_run: MakeRun, grid: Path, tmp_path: Path) -> Path:
             {image_id: dataset.content_hash(image_id) for image_id in dataset.ids}
         )
         record["dataset"]["image_ids_sha256"] = hashlib.sha256("\n".join(dataset.ids).encode()).hexdigest()
+        here = sources_here(host, ["toy_detector"], host.model("toy_squares"))
+        record["sources"] = {name: dataclasses.asdict(source) for name, source in here.items()}
         record["environment"].update(
             python=platform.python_version(),
             packages={name: installed_version(name) for name in ("numpy", "pluggy")},
@@ -75,7 +79,8 @@ def test_a_record_that_is_true_holds(host: PluginHost, run: Path, capsys: pytest
 
     assert content["stale"] is False
     assert {check["what"]: check["state"] for check in content["checks"]} == dict.fromkeys(
-        ["record", "image list", "checkpoint", "recipe", "configuration", "libraries", "data", "scores"], "holds"
+        ["record", "image list", "checkpoint", "recipe", "configuration", "libraries", "sources", "data", "scores"],
+        "holds",
     )
 
 
@@ -101,6 +106,15 @@ def edit_config(root: Path, run: Path) -> None:
 
 def other_library(root: Path, run: Path) -> None:
     edit_json(run / "run.json", lambda record: record["environment"]["packages"].update(numpy="0.1", gone="2.0"))
+
+
+def other_plugin(root: Path, run: Path) -> None:
+    edit_json(run / "run.json", lambda record: record["sources"]["toy_detector"].update(sha256="0" * 64))
+
+
+def removed_plugin(root: Path, run: Path) -> None:
+    gone = {"distribution": "gone", "version": "1.0", "sha256": "0" * 64}
+    edit_json(run / "run.json", lambda record: record["sources"].update(gone=gone))
 
 
 def edit_annotation(root: Path, run: Path) -> None:
@@ -141,6 +155,8 @@ def interrupt(root: Path, run: Path) -> None:
         (break_recipe, "recipe", "it cannot be read any more"),
         (edit_config, "configuration", "config.json is not as the run's copy of it"),
         (other_library, "libraries", " instead of 0.1, gone not installed instead of 2.0"),
+        (other_plugin, "sources", "the sources of plugin toy_detector have changed since: sources "),
+        (removed_plugin, "sources", "plugin gone have changed since: none instead of 1.0 with sources 000000000000"),
         (edit_annotation, "data", "grid has the hash"),
         (remove_image, "data", "lacks 1 of the 12 images"),
         (edit_metrics, "scores", "w8a8 coco map is"),

@@ -13,7 +13,7 @@ import pytest
 from typed_records import HEADLINE, metrics_record, run_record
 from zoo_core.errors import RunError
 from zoo_core.runs.migration import SCHEMA
-from zoo_core.runs.parts import CheckpointRecord
+from zoo_core.runs.parts import CheckpointRecord, SourceRecord
 from zoo_core.runs.record import Purpose, RunRecord, read_metrics, read_record, record_text
 from zoo_core.runs.request import EvaluationRequest
 
@@ -170,7 +170,7 @@ OTHER_WEIGHTS = CheckpointRecord(path="/elsewhere", sha256="9" * 64, optimized=F
 CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     # condition: change of the record, purposes that refuse it, purposes that mention it
     "zoo-eval": ({"zoo_eval": "9"}, "resume", "report"),
-    "source code": (part("git", commit="9" * 40), "resume", ""),
+    "sources": ({"sources": {}}, "resume", "report"),
     "Python": (part("environment", python="3.99"), "resume", ""),
     "libraries": (part("environment", packages={"torch": "9"}), "resume", "report"),
     "model": ({"model": "other"}, "", "report"),
@@ -197,6 +197,13 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "calibration images": (part("calibration", ids=("a2", "a1")), "resume", ""),
     "content of calibration images and annotations": (part("calibration", fingerprint="9" * 64), "resume", ""),
     "processor": (part("environment", processor="another"), "", "resume reproduce"),
+    "instruction set of torch's kernels": (part("environment", cpu_capability="9"), "", "resume report reproduce"),
+    "environment variables that select kernels": (
+        part("environment", environment_variables={"MKL_CBWR": "AVX2"}),
+        "resume",
+        "report reproduce",
+    ),
+    "settings of torch": (part("environment", torch_settings={"mkldnn": "False"}), "resume", "report reproduce"),
     "device name": (part("environment", device_name="a GPU"), "", "resume reproduce"),
     "threads of torch": (part("environment", torch_threads=9), "", "reproduce"),
 }
@@ -226,10 +233,39 @@ def test_equal_records_differ_in_nothing_and_cost_is_not_a_condition() -> None:
     assert [run_record().differences(other, purpose) for purpose in PURPOSES] == [[], [], [], []]
 
 
+def test_threads_and_visible_devices_are_no_kernel_variables_because_a_run_sets_them_from_its_record() -> None:
+    other = run_record(
+        **part("environment", environment_variables={"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""})
+    )
+    assert [run_record().differences(other, purpose) for purpose in PURPOSES] == [[], [], [], []]
+
+
+def test_the_commit_is_no_condition() -> None:
+    other = run_record(**part("git", commit="9" * 40, dirty=True))
+    assert [run_record().differences(other, purpose) for purpose in PURPOSES] == [[], [], [], []]
+
+
+def test_changed_sources_are_named() -> None:
+    before = {
+        "zoo-eval": SourceRecord(distribution="zoo-eval", version="1", sha256="e" * 64),
+        "toy": SourceRecord(distribution="toy", version="1.0", sha256="a" * 64),
+        "notebook": SourceRecord(distribution=None, version=None, sha256="b" * 64),
+    }
+    after = {
+        "zoo-eval": before["zoo-eval"],
+        "toy": SourceRecord(distribution="toy", version="1.1", sha256="c" * 64),
+        "notebook": SourceRecord(distribution=None, version=None, sha256=None),
+    }
+    (difference,) = run_record(sources=before).differences(run_record(sources=after), "resume")
+    assert str(difference) == (
+        "sources: toy 1.1 with sources cccccccccccc instead of 1.0 with sources aaaaaaaaaaaa, "
+        "notebook unreadable sources instead of sources bbbbbbbbbbbb"
+    )
+
+
 def test_a_part_that_only_one_run_has_is_a_difference() -> None:
     listed = run_record().differences(run_record(calibration=None, git=None), "resume")
     assert [str(one) for one in listed] == [
-        "source code: none instead of dddddddddddd",
         "calibration images: none instead of ('a1', 'a2')",
         "content of calibration images and annotations: none instead of 222222222222",
     ]

@@ -80,6 +80,7 @@ RECORDED_PACKAGES = (
     "aimet-torch",
     "numpy",
     "opencv-python",
+    "pillow",
     "pyarrow",
     "safetensors",
     "pluggy",

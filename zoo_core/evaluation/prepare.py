@@ -15,6 +15,7 @@ from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
 from zoo_core.errors import CheckpointError, DataError, closest_hint
 from zoo_core.evaluation import stages as stage_names
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, Reporter, read_ids
+from zoo_core.evaluation.sources import Program, program_of
 from zoo_core.inference import CalibrationSet, InferenceSettings
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline, saved
@@ -57,6 +58,7 @@ class Job:
     entry: ModelEntry
     task: Task
     plan: Plan
+    program: Program
     stages: tuple[stage_names.Stage, ...]
     data: Data
     calibration_dataset: EvalDataset | None
@@ -89,6 +91,7 @@ def prepare(
     entry = host.model(request.model)
     task = host.task(entry)
     plan = pipeline.plan(_recipe(request, entry, host), host.recipe_steps())
+    program = program_of(host, entry, plan)  # at once, so that an edit during the preparation is seen as a change later
     possible = stage_names.all_stages(
         [bound.step.name for bound in plan.steps],
         plan.tag,
@@ -117,6 +120,7 @@ def prepare(
         entry=entry,
         task=task,
         plan=plan,
+        program=program,
         stages=chosen,
         data=data,
         calibration_dataset=calibration_dataset,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from zoo_core.evaluation.sources import source_name
 from zoo_core.evaluation.stages import ORIGINAL
 from zoo_core.runs import provenance
 from zoo_core.runs.coverage import simulation_warning
@@ -309,6 +310,11 @@ def _initial_warnings(job: Job) -> tuple[str, ...]:
         )
     if draw is not None and len(draw.ids) < draw.requested != DEFAULT_CALIBRATION_SIZE:
         texts.append(f"Calibration uses {len(draw.ids)} images, the whole split; {draw.requested} were requested.")
+    texts += [
+        f"The sources of {source_name(name)} cannot be read: a change of them would go unnoticed."
+        for name, source in job.program.sources.items()
+        if source.sha256 is None
+    ]
     if job.optimized_bundle is not None:
         texts.append("The optimized network was loaded: cross-layer equalization and AdaRound were skipped.")
     return tuple(texts)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.request import Reporter, SilentReporter
 from zoo_core.evaluation.result import EvaluationResult, headline_name
 from zoo_core.evaluation.run import WriteReport, execute, notify_plugins
+from zoo_core.evaluation.sources import REGISTRY_ENTRY, sources_here
 from zoo_core.evaluation.starting import new_record, resumed_record
 from zoo_core.plugins import PluginHost
 from zoo_core.runs import provenance
@@ -93,9 +92,9 @@ def _continue(
 ) -> EvaluationResult:
     started = time.perf_counter()
     request = replace(recorded_request(run_dir.path), out=run_dir.path)
-    _refuse(run_dir, record, _program_here(record))  # before data are read, which takes long
+    _refuse(run_dir, record, _program_here(record, host))  # before data are read, which takes long
     host.recorded_model(record.model, record.registry)  # of a registry file that was given for the run's own call
-    with recorded_threads(record):
+    with provenance.fixed_threads(record.environment.torch_threads):
         job = prepare(request, host, reporter, evaluate=record.evaluate, resumes=True)
         here = new_record(job, evaluate=record.evaluate, prepare_seconds=0.0)
         _refuse(run_dir, record, here)
@@ -113,14 +112,22 @@ def _continue(
         return execute(job, run_dir, resumed, host, reporter, write_report=write_report if record.evaluate else None)
 
 
-def _program_here(record: RunRecord) -> RunRecord:
-    """Return the record with the versions of this program and its libraries."""
-    here = provenance.environment("cpu")
+def _program_here(record: RunRecord, host: PluginHost) -> RunRecord:
+    """Return the record with this program's sources, the versions of its libraries, and its kernel variables."""
+    here = provenance.environment("cpu", record.environment.packages)
+    sources = sources_here(host, record.sources, None)
+    if REGISTRY_ENTRY in record.sources:  # compared with the whole of the new record
+        sources[REGISTRY_ENTRY] = record.sources[REGISTRY_ENTRY]
     return replace(
         record,
         zoo_eval=__version__,
-        git=provenance.git_state(Path(__file__)),
-        environment=replace(record.environment, python=here.python, packages=here.packages),
+        sources=sources,
+        environment=replace(
+            record.environment,
+            python=here.python,
+            packages=here.packages,
+            environment_variables=here.environment_variables,
+        ),
     )
 
 
@@ -132,16 +139,3 @@ def _refuse(run_dir: RunDirectory, record: RunRecord, here: RunRecord) -> None:
             f"The run in {run_dir.path} cannot be resumed: what it was made with has changed.\n  {listing}",
             fix="restore what has changed, or start a new run.",
         )
-
-
-@contextmanager
-def recorded_threads(record: RunRecord) -> Iterator[None]:
-    """Compute with as many threads as the run did: the order in which a sum is taken can depend on their number."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(record.environment.torch_threads or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

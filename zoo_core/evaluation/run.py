@@ -22,6 +22,7 @@ from zoo_core.evaluation.recorder import Recorder, model_size_bytes
 from zoo_core.evaluation.replay import keep_inputs
 from zoo_core.evaluation.request import Reporter, SilentReporter
 from zoo_core.evaluation.result import EvaluationResult, headline_name
+from zoo_core.evaluation.sources import source_name, sources_here
 from zoo_core.evaluation.stages import ORIGINAL, Stage
 from zoo_core.evaluation.starting import new_record
 from zoo_core.evaluation.step_progress import StepProgress
@@ -33,6 +34,7 @@ from zoo_core.quantization.sqnr import layer_sqnr
 from zoo_core.runs.coverage import FULL_QUANTIZATION_FIX, simulation_warning
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.predictions import PredictionStore
+from zoo_core.runs.provenance import fixed_threads
 from zoo_core.runs.request import EvaluationRequest
 
 if TYPE_CHECKING:
@@ -134,7 +136,8 @@ def execute(
     """
     run_dir.sweep()
     run = _Run(job, run_dir, Recorder(job, run_dir, record), reporter, host)
-    with log_into(run_dir.path / LOG), stopping(run_dir, run.recorder.finish, lambda: run.place):
+    stops = stopping(run_dir, run.recorder.finish, lambda: run.place)
+    with log_into(run_dir.path / LOG), stops, fixed_threads():
         run.execute(write_report)
     metrics = run.recorder.metrics
     name = headline_name(metrics, job.task)
@@ -185,6 +188,10 @@ class _Run:
 
     def _finish(self, write_report: WriteReport | None) -> None:
         self.place = ""
+        before = self.job.program.sources
+        here = sources_here(self.host, before, self.job.entry)
+        for name in [name for name in before if here.get(name) != before[name]]:
+            self._warn(f"The sources of {source_name(name)} changed while the run was computing; it may mix both.")
         if self._evaluate:
             self.recorder.write_metrics(self._changes())
         self.recorder.finish("complete")

@@ -96,6 +96,9 @@ def _hashes(record: ReadableRecord) -> Table:
     if record.dataset is not None:
         rows.append(("content of images and annotations", record.dataset.fingerprint, record.dataset.root))
         rows.append(("evaluated image ids", record.dataset.image_ids_sha256, "image_ids.txt"))
+    for name, source in record.sources.items():
+        where = " ".join(text for text in (source.distribution, source.version) if text) or DASH
+        rows.append((f"sources of {name}", source.sha256 or DASH, where))
     if record.git is not None:
         rows.append((f"git commit{' (with changes)' if record.git.dirty else ''}", record.git.commit, DASH))
     return Table(columns=("of", "hash", "where"), rows=tuple(rows))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from zoo_core.comparison.identity import ByteChanges, byte_changes
 from zoo_core.errors import RunError
 from zoo_core.evaluation.replay import INPUTS, recorded_request
-from zoo_core.evaluation.resume import recorded_threads
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.results.stored import StoredRun, open_run
 from zoo_core.results.verify import verify
+from zoo_core.runs.provenance import fixed_threads
 from zoo_core.runs.rows import Row, text_table
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def reproduce(request: ReproduceRequest, host: PluginHost, reporter: Reporter) -
     for text in conditions:
         reporter.warn(text)
     host.recorded_model(run.record.model, run.record.registry)
-    with recorded_threads(run.record):
+    with fixed_threads(run.record.environment.torch_threads):
         result = evaluate_request(_request(request), host=host, reporter=reporter)
     again = open_run(result.run_dir)
     conditions += _changed_conditions(run.record, again.record)

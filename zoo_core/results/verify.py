@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from zoo_core import artifacts
 from zoo_core.errors import ArtifactError, ZooError
 from zoo_core.evaluation.prepare import fingerprint
+from zoo_core.evaluation.sources import source_name, sources_here
 from zoo_core.recipes import config_path, load_recipe, override
 from zoo_core.results.rescore import score
 from zoo_core.runs import provenance
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from zoo_core.plugins import PluginHost
     from zoo_core.results.stored import StoredRun
     from zoo_core.runs.parts import CheckpointRecord, EnvironmentRecord, RecipeRecord
+    from zoo_core.runs.record import RunRecord
 
 State: TypeAlias = Literal["holds", "stale", "unchecked"]
 
@@ -70,6 +72,7 @@ def _checks(run: StoredRun, host: PluginHost, data: Path | None) -> Iterator[Che
     if config is not None:
         yield config
     yield _libraries(record.environment)
+    yield _sources(record, host)
     if not run.image_ids:
         return  # only quantized: nothing was evaluated
     yield from _data(run, host, data)
@@ -129,6 +132,28 @@ def _libraries(environment: EnvironmentRecord) -> Check:
         return Check(what="libraries", state="unchecked", message="no versions were recorded")
     message = ", ".join(differ) or f"{len(recorded)} versions are those of the run"
     return Check(what="libraries", state="stale" if differ else "holds", message=message)
+
+
+def _sources(record: RunRecord, host: PluginHost) -> Check:
+    """The sources of zoo-eval and the run's plugins as installed now, and the model's registry entry."""
+    if not record.sources:
+        return Check(what="sources", state="unchecked", message="no hashes of sources were recorded")
+    try:
+        entry = host.recorded_model(record.model, record.registry)
+    except ZooError:
+        entry = None
+    here = sources_here(host, record.sources, entry)
+    differ = [
+        f"the sources of {source_name(name)} have changed since: {here.get(name, 'none')} instead of {was}"
+        for name, was in record.sources.items()
+        if here.get(name) != was
+    ]
+    if differ:
+        return Check(what="sources", state="stale", message="; ".join(differ))
+    unreadable = [source_name(name) for name, source in here.items() if source.sha256 is None]
+    if unreadable:
+        return Check(what="sources", state="unchecked", message=f"those of {', '.join(unreadable)} cannot be read")
+    return Check(what="sources", state="holds", message=f"{len(here)} hashes are those of the run")
 
 
 def _data(run: StoredRun, host: PluginHost, data: Path | None) -> Iterator[Check]:

@@ -82,6 +82,8 @@ def _from_schema_2(content: dict[str, Any]) -> None:
     content.setdefault("sources", {})
     content.setdefault("files", {})
     content["environment"] = _added(content.get("environment"), "cpu_capability")
+    if isinstance(content["environment"], dict):
+        content["environment"].setdefault("torch_settings", {})
     for part, name in (("simulations", "coverage"), ("stages", "num_nonfinite_images")):
         if isinstance(content.get(part), dict):
             content[part] = {key: _added(value, name) for key, value in content[part].items()}

@@ -92,9 +92,49 @@ class CalibrationRecord(Part):
     ids: tuple[str, ...]
 
 
+KERNEL_VARIABLES = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLASLT_WORKSPACE_SIZE",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUDNN_CONV_WSCAP_DBG",
+    "DISABLE_ADDMM_CUDA_LT",
+    "DNNL_CPU_ISA_HINTS",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "GLIBC_TUNABLES",
+    "MKL_CBWR",
+    "MKL_DEBUG_CPU_TYPE",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "NPY_DISABLE_CPU_FEATURES",
+    "NPY_ENABLE_CPU_FEATURES",
+    "NVIDIA_TF32_OVERRIDE",
+    "OMP_DYNAMIC",
+    "OMP_THREAD_LIMIT",
+    "ONEDNN_CPU_ISA_HINTS",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
+    "OPENCV_CPU_DISABLE",
+    "OPENCV_IPP",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "TORCH_BLAS_PREFER_CUBLASLT",
+    "TORCH_CUDNN_V8_API_DEBUG",
+    "TORCH_CUDNN_V8_API_DISABLED",
+    "TORCH_LINALG_PREFER_CUSOLVER",
+)
+"""Environment variables that select the kernels of torch, oneDNN, MKL, OpenBLAS, numpy, OpenCV, glibc and CUDA.
+
+The two of OpenMP let it use fewer threads than torch reports.
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvironmentRecord(Part):
-    """Versions, hardware and thread settings; ``cpu_capability`` is the instruction set of torch's kernels."""
+    """Versions, hardware and thread settings.
+
+    ``cpu_capability`` is the instruction set of torch's kernels; ``torch_settings`` are torch's global settings that
+    select kernels or change the arithmetic.
+    """
 
     python: str
     packages: Mapping[str, str]
@@ -105,16 +145,29 @@ class EnvironmentRecord(Part):
     device_name: str | None
     torch_threads: int | None
     cpu_capability: str | None
+    torch_settings: Mapping[str, str]
     environment_variables: Mapping[str, str]
+
+    @property
+    def kernel_variables(self) -> dict[str, str]:
+        """Return those of ``environment_variables`` that select kernels."""
+        return {name: value for name, value in self.environment_variables.items() if name in KERNEL_VARIABLES}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRecord(Part):
-    """Python sources of zoo-eval or of a plugin; ``sha256`` covers the names and contents of all files."""
+    """Sources of zoo-eval or of a plugin.
+
+    ``sha256`` covers the names and contents of all files of the package; None if they cannot be read.
+    """
 
     distribution: str | None
     version: str | None
-    sha256: str
+    sha256: str | None
+
+    def __str__(self) -> str:
+        content = "unreadable sources" if self.sha256 is None else f"sources {self.sha256[:12]}"
+        return content if self.version is None else f"{self.version} with {content}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

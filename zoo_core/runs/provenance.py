@@ -1,4 +1,4 @@
-"""Collects versions, hardware and the state of the source tree for the record of a run."""
+"""Collects versions, hardware, thread and kernel settings for the record of a run."""
 
 from __future__ import annotations
 
@@ -8,45 +8,93 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from zoo_core.datatypes import RECORDED_PACKAGES
-from zoo_core.runs.parts import EnvironmentRecord, GitRecord
+from zoo_core.runs.parts import KERNEL_VARIABLES, EnvironmentRecord, GitRecord
 
-ENVIRONMENT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG")
+ENVIRONMENT_VARIABLES = (
+    *KERNEL_VARIABLES,
+    "CUDA_VISIBLE_DEVICES",
+    "MKL_DYNAMIC",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+)
 """The only environment variables that are recorded: others may contain secrets."""
 
+_NUMERIC_FIELDS = ("processor", "device_name", "torch_threads", "cpu_capability", "torch_settings")
 
-def environment(device: str) -> EnvironmentRecord:
+
+def environment(device: str, packages: Iterable[str] = ()) -> EnvironmentRecord:
     """Return versions, hardware and thread settings.
 
     Args:
         device: The torch device string of the run.
+        packages: Distributions to record besides ``RECORDED_PACKAGES``.
     """
+    names = dict.fromkeys((*RECORDED_PACKAGES, *sorted(packages)))
     return EnvironmentRecord(
         python=platform.python_version(),
-        packages={name: known for name in RECORDED_PACKAGES if (known := installed_version(name)) is not None},
+        packages={name: known for name in names if (known := installed_version(name)) is not None},
         platform=platform.platform(),
         processor=_processor(),
         num_cores=os.cpu_count(),
         device=device,
         device_name=_device_name(device),
         torch_threads=_torch_threads(),
-        cpu_capability=None,
-        environment_variables={name: os.environ[name] for name in ENVIRONMENT_VARIABLES if name in os.environ},
+        cpu_capability=_cpu_capability(),
+        torch_settings=_torch_settings(),
+        environment_variables={name: os.environ[name] for name in sorted(ENVIRONMENT_VARIABLES) if name in os.environ},
     )
 
 
+def arithmetic(device: str) -> dict[str, Any]:
+    """Return everything about machine and process that the last digits of a computation depend on, JSON-able.
+
+    Args:
+        device: A torch device string.
+    """
+    here = environment(device)
+    return {name: getattr(here, name) for name in _NUMERIC_FIELDS} | {"environment_variables": here.kernel_variables}
+
+
+@contextmanager
+def fixed_threads(number: int | None = None) -> Iterator[None]:
+    """Compute with a number of threads, because the order in which a sum is taken can depend on it.
+
+    Setting the number also overrides ``MKL_NUM_THREADS`` and MKL's own choice of fewer threads; both would otherwise
+    change last digits while torch reports the same number of threads.
+
+    Args:
+        number: None for as many as torch would use now.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def git_state(path: Path) -> GitRecord | None:
-    """Return commit and cleanliness of the checkout that contains ``path``, or None outside a checkout."""
+    """Return commit and cleanliness of the checkout that tracks the file ``path``; None if none does.
+
+    A file in a virtual environment inside somebody's repository is not tracked by that repository.
+    """
     git = shutil.which("git")
     if git is None:
         return None
-    folder = path if path.is_dir() else path.parent
+    folder = path.parent
     commit = _git(git, folder, "rev-parse", "HEAD")
-    if commit is None:
+    if commit is None or _git(git, folder, "ls-files", "--error-unmatch", "--", path.name) is None:
         return None
     return GitRecord(commit=commit, dirty=bool(_git(git, folder, "status", "--porcelain", "--untracked-files=no")))
 
@@ -114,3 +162,28 @@ def _device_name(device: str) -> str | None:
 def _torch_threads() -> int | None:
     torch = sys.modules.get("torch")
     return int(torch.get_num_threads()) if torch is not None else None
+
+
+def _cpu_capability() -> str | None:
+    torch = sys.modules.get("torch")
+    return str(torch.backends.cpu.get_cpu_capability()) if torch is not None else None
+
+
+def _torch_settings() -> dict[str, str]:
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    backends = torch.backends
+    values = {
+        "default dtype": torch.get_default_dtype(),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "float32 matmul precision": torch.get_float32_matmul_precision(),
+        "mkldnn": backends.mkldnn.enabled,
+        "mkldnn deterministic": getattr(backends.mkldnn, "deterministic", None),
+        "cudnn": backends.cudnn.enabled,
+        "cudnn benchmark": backends.cudnn.benchmark,
+        "cudnn deterministic": backends.cudnn.deterministic,
+        "cudnn allow_tf32": backends.cudnn.allow_tf32,
+        "cuda matmul allow_tf32": backends.cuda.matmul.allow_tf32,
+    }
+    return {name: str(value).removeprefix("torch.") for name, value in values.items()}

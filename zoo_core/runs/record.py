@@ -91,8 +91,8 @@ def _first_of(items: Sequence[Any]) -> str:
 class RunRecord(Part):
     """Content of ``run.json``: the request, the inputs and versions used, and the cost of each part.
 
-    ``sources`` is by plugin id, and ``zoo-eval`` itself. ``files`` has the SHA-256 of each file that a complete run
-    hands on, by its path in the run directory.
+    ``sources`` is by plugin id; ``zoo-eval`` and ``registry entry`` (of the model) are there as well. ``files`` has the
+    SHA-256 of each file that a complete run hands on, by its path in the run directory.
     """
 
     schema: int
@@ -176,7 +176,8 @@ def _sha256(checkpoint: CheckpointRecord | None) -> str | None:
 
 _CONDITIONS: tuple[_Condition, ...] = (
     _condition("zoo-eval", lambda run: run.zoo_eval, refuse=("resume",), mention=("report",)),
-    _condition("source code", lambda run: run.git and run.git.commit, refuse=("resume",), is_hash=True),
+    # Not the git commit: it may be that of a repository around the installation, and it misses uncommitted edits.
+    _condition("sources", lambda run: run.sources, refuse=("resume",), mention=("report",)),
     _condition("Python", lambda run: run.environment.python, refuse=("resume",)),
     _condition("libraries", lambda run: run.environment.packages, refuse=("resume",), mention=("report",)),
     _condition("model", lambda run: run.model, mention=("report",)),
@@ -231,6 +232,24 @@ _CONDITIONS: tuple[_Condition, ...] = (
         is_hash=True,
     ),
     _condition("processor", lambda run: run.environment.processor, mention=("resume", "reproduce")),
+    _condition(
+        "instruction set of torch's kernels",
+        lambda run: run.environment.cpu_capability,
+        mention=("resume", "report", "reproduce"),
+    ),
+    # Refused, unlike another processor: the user can restore them.
+    _condition(
+        "environment variables that select kernels",
+        lambda run: run.environment.kernel_variables,
+        refuse=("resume",),
+        mention=("report", "reproduce"),
+    ),
+    _condition(
+        "settings of torch",
+        lambda run: run.environment.torch_settings,
+        refuse=("resume",),
+        mention=("report", "reproduce"),
+    ),
     _condition("device name", lambda run: run.environment.device_name, mention=("resume", "reproduce")),
     _condition("threads of torch", lambda run: run.environment.torch_threads, mention=("reproduce",)),
 )

@@ -44,16 +44,18 @@ def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepCo
 
     AIMET leaves a weight between grid points if its relaxation has not converged; here it is rounded hard, as the
     method prescribes. Effect: ``engine``, ``num_weights``, ``num_changed`` (compared with nearest rounding),
-    ``num_batches``, ``cache`` (the share of cached results; None if it is off), and ``layers`` with the first two
-    numbers per layer. Engine aimet adds ``num_iterations`` and ``short`` (fewer than AIMET's default); engine fast adds
-    ``choices`` and per layer ``error`` and ``error_nearest``.
+    ``num_batches``, ``cache`` (the share of cached results; None if it is off), ``arithmetic`` (processor, threads and
+    kernels, on which the last digits depend), and ``layers`` with the first two numbers per layer. Engine aimet adds
+    ``num_iterations`` and ``short`` (fewer than AIMET's default); engine fast adds ``choices`` and per layer ``error``
+    and ``error_nearest``.
 
     Raises:
         RecipeError: There are no calibration images or too few batches, or engine aimet follows a step that has fixed
             weight ranges.
     """
     num_batches = _num_batches(params, context.calibration)
-    cache = _cache(network, params, num_batches, context)
+    arithmetic = provenance.arithmetic(str(context.example_input.device))
+    cache = _cache(network, params, num_batches, context, arithmetic)
     if params.engine == "aimet" and network.param_encodings:
         raise RecipeError(
             "adaround follows a step that has fixed weight ranges, and its engine aimet chooses ranges of its own.",
@@ -80,7 +82,8 @@ def round_weights(network: QuantNetwork, params: AdaroundParams, context: StepCo
             layers[layer] = {"num_weights": parameter.numel(), "num_changed": changed, **rounded.layers.get(layer, {})}
     encodings = quantsim.encodings_of(sim)[1]
     result = QuantNetwork(network=hard, param_encodings={name: encodings[name] for name in rounded.encodings})
-    return _result(result, params, rounded.facts, layers, num_batches, cache)
+    facts = {**rounded.facts, "arithmetic": arithmetic}
+    return _result(result, params, facts, layers, num_batches, cache)
 
 
 def _fast(
@@ -148,8 +151,14 @@ def _result(
 _LIBRARIES = ("torch", "aimet-torch", "numpy")
 
 
-def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, context: StepContext) -> StepCache:
-    """Open the cache entry for these weights, images, settings and library versions."""
+def _cache(
+    network: QuantNetwork,
+    params: AdaroundParams,
+    num_batches: int,
+    context: StepContext,
+    arithmetic: Mapping[str, Any],
+) -> StepCache:
+    """Open the cache entry for these weights, images, settings, library versions, threads and kernels."""
     if context.cache_dir is None:
         return StepCache(None, {})
     try:
@@ -173,6 +182,7 @@ def _cache(network: QuantNetwork, params: AdaroundParams, num_batches: int, cont
             "seed": context.seed,
             "versions": {name: provenance.installed_version(name) for name in _LIBRARIES},
             "engine_sha256": engine_sha256(),
+            "arithmetic": dict(arithmetic),
         },
     )
 
