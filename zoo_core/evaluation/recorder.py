@@ -219,8 +219,10 @@ class Recorder:
             ),
         )
 
-    def add_scores(self, stage: Stage, scores: Mapping[str, ProtocolScore], *, seconds: float) -> None:
-        """Record a stage's scores and the time that scoring took."""
+    def add_scores(
+        self, stage: Stage, scores: Mapping[str, ProtocolScore], *, seconds: float, num_nonfinite_images: int
+    ) -> None:
+        """Record a stage's scores, the time that scoring took, and how many images had outputs that are not finite."""
         self._scores[stage.name] = StageScores(
             quantized=stage.quantized,
             num_images=len(self._job.data.image_ids),
@@ -241,7 +243,8 @@ class Recorder:
             )
             for protocol, score in scores.items()
         }
-        self._save_stage(stage, replace(self.record.stages[stage.name], scoring_seconds=seconds))
+        own = self.record.stages[stage.name]
+        self._save_stage(stage, replace(own, scoring_seconds=seconds, num_nonfinite_images=num_nonfinite_images))
 
     def write_metrics(self, changes: Mapping[str, ChangeRecord]) -> None:
         """Write ``metrics.json``; only a complete run has one.
