@@ -70,6 +70,11 @@ def decode_image(data: bytes, *, source: Path, max_pixels: int = MAX_PIXELS, ori
     return cast("NDArray[np.uint8]", cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
+def is_image(data: bytes) -> bool:
+    """Return True if the data start like a JPEG or PNG file."""
+    return data.startswith((b"\xff\xd8", _PNG_SIGNATURE))
+
+
 def image_size(data: bytes, *, source: Path) -> ImageSize:
     """Return the stored size from the header, before any EXIF rotation, after checking that the file is complete.
 

@@ -99,7 +99,7 @@ def _networks(
         return
     with tempfile.TemporaryDirectory(prefix="zoo-eval-") as folder:
         # No run directory is written; the name only stops prepare() from checking for disk space where a run would go.
-        job = prepare(replace(request, out=Path(folder) / "none"), host, reporter, evaluate=False)
+        job = prepare(replace(request, out=Path(folder) / "none"), host, reporter, evaluate=False, compare_splits=False)
         if job.optimized_bundle is not None:
             raise RecipeError("detect runs stages of one checkpoint.", fix="leave out --optimized-checkpoint.")
         networks = _walk(job, Path(folder), reporter)

@@ -300,6 +300,11 @@ def _initial_warnings(job: Job) -> tuple[str, ...]:
     draw = job.calibration
     if draw is not None and draw.overlap:
         texts.append(f"Calibration overlap: {len(draw.overlap)} calibration images belong to the evaluated split.")
+    if job.data.num_unread:
+        texts.append(
+            f"Calibration images were not compared with {job.data.num_unread} of the {len(job.data.dataset.ids)} "
+            f"images of {job.data.dataset.split}, which cannot be read."
+        )
     if draw is not None and len(draw.ids) < draw.requested != DEFAULT_CALIBRATION_SIZE:
         texts.append(f"Calibration uses {len(draw.ids)} images, the whole split; {draw.requested} were requested.")
     if job.optimized_bundle is not None:
