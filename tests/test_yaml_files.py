@@ -127,7 +127,7 @@ def test_a_key_that_is_not_text_is_a_problem() -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"absent\.yaml: the file cannot be read: No such file"):
         read_yaml(tmp_path / "absent.yaml", error=RecipeError)
-    with pytest.raises(RecipeError, match="cannot be read: Is a directory"):
+    with pytest.raises(RecipeError, match="cannot be read: it is a directory, not a regular file"):
         read_yaml(tmp_path, error=RecipeError)
 
 

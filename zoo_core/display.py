@@ -41,3 +41,15 @@ def joined(names: Sequence[str], most: int = 8) -> str:
     """Join names with commas; beyond ``most`` only their number is given."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def nonfinite_text(num_images: int, of: int, *, as_zeros: bool = False) -> str:
+    """Return the warning about images for which a network returned infinity or not-a-number.
+
+    Args:
+        num_images: Number of such images.
+        of: Number of all images.
+        as_zeros: A prediction covers the whole image, so what zeros decode to is scored.
+    """
+    scored = "they are scored as if these outputs were 0" if as_zeros else "they count as wrong"
+    return f"the network returned infinity or not-a-number for {num_images} of {of} images; {scored}."

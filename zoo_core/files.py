@@ -1,15 +1,51 @@
-"""Atomic writes, and the errors of a disk that takes no more."""
+"""Atomic writes, bounded reads of regular files, and the errors of a disk that takes no more."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
 """A full disk or quota, a read-only or failing disk, a file over its limit."""
+
+
+def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
+    """Return the bytes of a regular file; links are followed.
+
+    Nothing else is read: a named pipe would block, and a device such as ``/dev/zero`` never ends.
+
+    Args:
+        path: The file.
+        max_bytes: A larger file is refused; if its size is not known in advance, after ``max_bytes`` are read.
+
+    Raises:
+        OSError: The file is missing, unreadable, larger than ``max_bytes``, or not a regular file; ``strerror`` is the
+            reason.
+        ValueError: The path has a null byte.
+    """
+    _refuse_special(path.stat().st_mode)
+    # The path may be exchanged between the two calls; without O_NONBLOCK, opening a pipe would block.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        _refuse_special(status.st_mode)
+        data = file.read(status.st_size + 1) if status.st_size <= max_bytes else b""
+        if status.st_size < len(data) <= max_bytes:  # the file grows, or is one of /proc, whose size is 0
+            data += file.read(max_bytes + 1 - len(data))
+        size = max(status.st_size, len(data))
+    if size > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {size} bytes or more; the limit is {max_bytes}")
+    return data
+
+
+def _refuse_special(mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a directory, not a regular file")
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is not a regular file")
 
 
 def replace_file(path: Path, data: bytes, *, partial: Path | None = None) -> None:

@@ -153,13 +153,17 @@ def predict(
         for index in missing:
             ids = chunks[index]
             predictions: list[Prediction] = []
+            finite: list[bool] = []
             while len(predictions) < len(ids):
                 batch = next(batches)
-                predictions.extend(batch)
-                advance(len(batch))
+                predictions.extend(batch.predictions)
+                finite.extend(batch.finite)
+                advance(len(batch.predictions))
             if writing is not None:
                 writing.result()
-            writing = writer.submit(store.write, Chunk(index=index, image_ids=ids, predictions=tuple(predictions)))
+            nonfinite = tuple(itertools.compress(ids, (not own for own in finite)))
+            chunk = Chunk(index=index, image_ids=ids, predictions=tuple(predictions), nonfinite_ids=nonfinite)
+            writing = writer.submit(store.write, chunk)
         if writing is not None:
             writing.result()
     return InferenceStats(
@@ -171,6 +175,70 @@ def chunk_ids(image_ids: Sequence[str], batch_size: int) -> list[tuple[str, ...]
     """Split image ids into prediction files, in order: ``CHUNK_IMAGES`` each, rounded up to whole batches."""
     size = -(-CHUNK_IMAGES // batch_size) * batch_size
     return [tuple(image_ids[start : start + size]) for start in range(0, len(image_ids), size)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Decoded:
+    """Predictions of a batch.
+
+    Attributes:
+        predictions: One per image; ``without_rows`` where the image is not finite.
+        finite: False for each image for which the network or ``decode`` returned infinity or not-a-number.
+    """
+
+    predictions: tuple[Prediction, ...]
+    finite: tuple[bool, ...]
+
+
+def decode_finite(decode: Decode, outputs: tuple[torch.Tensor, ...], sizes: Sequence[ImageSize]) -> Decoded:
+    """Decode a batch; an image with a value that is not finite gets no prediction, so that it counts as wrong.
+
+    Ranking what is left of such outputs would give a number that an argmax on a device does not. ``decode`` gets zeros
+    in place of the outputs of these images, because few decoders are written for anything else.
+
+    Raises:
+        PluginError: ``decode`` did not return one prediction per image.
+    """
+    import torch
+
+    num_images = len(sizes)
+    finite = torch.ones(num_images, dtype=torch.bool)
+    for output in outputs:
+        # An output without the batch's axis says nothing about a single image.
+        whole = output.dim() > 0 and len(output) == num_images
+        finite &= torch.isfinite(output.reshape(num_images, -1)).all(1) if whole else torch.isfinite(output).all()
+    if not finite.all():
+        keep = [output.dim() > 0 and len(output) == num_images for output in outputs]
+        outputs = tuple(
+            torch.where(finite.reshape(-1, *[1] * (output.dim() - 1)), output, 0) if own else torch.zeros_like(output)
+            for output, own in zip(outputs, keep, strict=True)
+        )
+    predictions = decode(outputs, sizes)
+    if len(predictions) != num_images:
+        raise PluginError(
+            f"decode returned {len(predictions)} predictions for a batch of {num_images} images.",
+            fix="return one prediction per image, an empty one if nothing was detected.",
+        )
+    sound = [
+        is_finite and _is_scorable(prediction)
+        for prediction, is_finite in zip(predictions, finite.tolist(), strict=True)
+    ]
+    return Decoded(
+        predictions=tuple(
+            prediction if own else prediction.without_rows() for prediction, own in zip(predictions, sound, strict=True)
+        ),
+        finite=tuple(sound),
+    )
+
+
+def _is_scorable(prediction: Prediction) -> bool:
+    """Return False for rows with infinity or not-a-number; in a whole image such a value can mean "unknown"."""
+    import numpy as np
+
+    arrays = [np.asarray(array) for array in prediction.arrays().values()]
+    if all(np.isfinite(array).all() for array in arrays if array.dtype.kind == "f"):
+        return True
+    return prediction.without_rows() is prediction
 
 
 _Batch: TypeAlias = "list[tuple[NDArray[np.float32], ImageSize]]"
@@ -221,9 +289,9 @@ class _Lanes:
         """Time inside forward passes so far, the mean over the lanes."""
         return self._seconds / self.num_lanes
 
-    def run(self, batches: Iterator[_Batch]) -> Generator[Sequence[Prediction], None, None]:
+    def run(self, batches: Iterator[_Batch]) -> Generator[Decoded, None, None]:
         """Yield the predictions of each batch, in order; all batches before an unreadable one are yielded first."""
-        ahead: deque[Future[Sequence[Prediction]]] = deque()
+        ahead: deque[Future[Decoded]] = deque()
         unreadable: ZooError | None = None
         more = True
         while more or ahead:
@@ -240,7 +308,7 @@ class _Lanes:
         if unreadable is not None:
             raise unreadable
 
-    def _predict(self, batch: _Batch) -> Sequence[Prediction]:
+    def _predict(self, batch: _Batch) -> Decoded:
         arrays, sizes = [array for array, _ in batch], [size for _, size in batch]
         network = self._networks.get()
         try:
@@ -250,13 +318,7 @@ class _Lanes:
                 self._seconds += time.perf_counter() - started
         finally:
             self._networks.put(network)
-        predictions = self._decode(outputs, sizes)
-        if len(predictions) != len(batch):
-            raise PluginError(
-                f"decode returned {len(predictions)} predictions for a batch of {len(batch)} images.",
-                fix="return one prediction per image, an empty one if nothing was detected.",
-            )
-        return predictions
+        return decode_finite(self._decode, outputs, sizes)
 
 
 def _copies(network: torch.nn.Module, num_copies: int) -> list[torch.nn.Module]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 import yaml
 
 from zoo_core.errors import ZooError, closest
+from zoo_core.files import read_regular_file
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 KeyPath: TypeAlias = "tuple[str | int, ...]"
@@ -151,13 +152,10 @@ def read_yaml(path: Path, *, error: type[ZooError]) -> YamlFile:
         ZooError: The file cannot be read, is not UTF-8 or not YAML, or exceeds a limit.
     """
     try:
-        size = path.stat().st_size
-        content = path.read_bytes() if size <= MAX_BYTES else b""
+        content = read_regular_file(path, max_bytes=MAX_BYTES)
     except (OSError, ValueError) as cause:
         reason = getattr(cause, "strerror", None) or str(cause)
         raise error(f"{path}: the file cannot be read: {reason}.", fix="give the path of a readable file.") from cause
-    if size > MAX_BYTES:
-        raise error(f"{path}: the file has {size} bytes; the limit is {MAX_BYTES}.", fix="split it into several files.")
     file = YamlFile(path=path, error=error)
     try:
         parse_into(file, content.decode("utf-8-sig"))

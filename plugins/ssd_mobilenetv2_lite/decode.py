@@ -70,11 +70,14 @@ def _decode_image(probabilities: NDArray[np.float32], boxes: NDArray[np.float32]
     scores = probabilities[prior, class_index]
     candidates = boxes[prior]
     # A probability that is NaN is never above the threshold: softmax makes a whole prior NaN, background included.
-    if np.isnan(probabilities[:, 0]).any() or not np.isfinite(candidates).all():
+    if np.isnan(probabilities[:, 0]).any() or np.isnan(candidates).any():
         raise PluginError(
             "The network's outputs are not finite numbers (NaN or infinity).",
             fix="check the checkpoint, and the calibrated ranges if the network is quantized.",
         )
+    if not np.isfinite(candidates).all():
+        # exp() overflowed on a finite location. The core counts such an image as wrong; NMS has no IoU for infinity.
+        return Detections(boxes=candidates, scores=scores, labels=class_index - 1)
     chosen = nms(candidates, scores, class_index, iou_threshold=IOU_THRESHOLD, num_candidates=CANDIDATES_PER_CLASS)
     chosen = chosen[np.argsort(-scores[chosen], kind="stable")]
     scale = np.array([size.width_px, size.height_px, size.width_px, size.height_px], dtype=np.float32)

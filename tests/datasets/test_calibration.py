@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -69,32 +69,21 @@ def test_an_allowed_overlap_is_recorded() -> None:
     assert draw.overlap == tuple(sorted((drawn[3], drawn[1])))
 
 
-def test_the_same_image_under_another_id_is_refused_and_only_drawn_images_are_hashed(
-    write_voc: Callable[..., Path],
-) -> None:
-    root = write_voc(IDS[:20], split="trainval")
-    evaluated = VocDetection(write_voc(("copy", "other")), "test")
-    calibration = VocDetection(root, "trainval")
-    drawn = draw_calibration(calibration.ids, 5, 0, evaluated_ids=()).ids
-    for folder, suffix in (("JPEGImages", "jpg"), ("Annotations", "xml")):
-        source = root / folder / f"{drawn[2]}.{suffix}"
-        (root / folder / f"copy.{suffix}").write_bytes(source.read_bytes())
-    hashed = []
+def test_a_picture_that_is_evaluated_under_another_id_is_refused_with_the_reason_and_only_drawn_ones_are_compared() -> (
+    None
+):
+    drawn = draw_calibration(IDS, 5, 0, evaluated_ids=()).ids
+    asked: list[str] = []
 
-    def content_hash(image_id: str) -> str:
-        hashed.append(image_id)
-        return calibration.content_hash(image_id)
+    def same(ids: Sequence[str]) -> Mapping[str, str]:
+        asked.extend(ids)
+        return {drawn[2]: "shows the picture of 'copy'"}
 
-    hashes = [evaluated.content_hash("copy")]
-    with pytest.raises(DataError, match=rf"1 of 5 calibration images are evaluated too \({drawn[2]}\)"):
-        draw_calibration(
-            calibration.ids, 5, 0, evaluated_ids=evaluated.ids, evaluated_hashes=hashes, content_hash=content_hash
-        )
-    assert tuple(hashed) == drawn
-    draw = draw_calibration(
-        calibration.ids, 5, 0, evaluated_ids=(), evaluated_hashes=hashes, content_hash=content_hash, allow_overlap=True
-    )
-    assert draw.overlap == (drawn[2],)
+    with pytest.raises(DataError, match=rf"1 of 5 calibration images .* \({drawn[2]} shows the picture of 'copy'\)"):
+        draw_calibration(IDS, 5, 0, evaluated_ids=(), same_pictures=same)
+    assert tuple(asked) == drawn
+    draw = draw_calibration(IDS, 5, 0, evaluated_ids=(drawn[0],), same_pictures=same, allow_overlap=True)
+    assert draw.overlap == tuple(sorted((drawn[0], drawn[2])))
 
 
 @pytest.mark.parametrize(
@@ -109,11 +98,6 @@ def test_the_same_image_under_another_id_is_refused_and_only_drawn_images_are_ha
 def test_a_draw_that_is_impossible_is_refused(ids: tuple[str, ...], size: int, seed: int, message: str) -> None:
     with pytest.raises(DataError, match=message):
         draw_calibration(ids, size, seed, evaluated_ids=())
-
-
-def test_hashes_without_a_way_to_hash_are_refused() -> None:
-    with pytest.raises(DataError, match="without a function to hash"):
-        draw_calibration(IDS, 1, 0, evaluated_ids=(), evaluated_hashes=["x"])
 
 
 @pytest.mark.data

@@ -62,9 +62,9 @@ def test_logits_that_differ_by_the_last_bit_do_not_tie() -> None:
     assert found.scores[0] > found.scores[1]
 
 
-def test_what_is_not_finite_is_left_out() -> None:
-    assert ranked(np.nan, 1.0, np.inf, 2.0).labels.tolist() == [3, 1]
-    assert ranked(np.nan, np.inf).labels.shape == (0,)
+def test_an_image_with_an_output_that_is_not_finite_has_no_class() -> None:
+    for values in ((np.nan, 1.0), (np.inf, 1.0), (-np.inf, 1.0), (np.nan, np.inf)):
+        assert ranked(*values).labels.shape == (0,)
 
 
 # --------------------------------------------------------------------------- accuracy
@@ -148,7 +148,7 @@ def test_an_image_without_a_finite_output_is_wrong_and_counted() -> None:
     logits[0] = np.eye(8)[3]
     score = scored(logits, [3, 3])["topk/expected"]
     assert score.headline == 0.5
-    assert "1 images have no finite output; they count as wrong." in score.notes
+    assert "1 images have no predicted class, because outputs were not finite; they count as wrong." in score.notes
 
 
 def test_the_headline_comes_first_and_the_metric_is_what_the_core_asks_for() -> None:

@@ -13,6 +13,7 @@ from zoo_core.datatypes import Recipe, RecipeStep, StepResult, StepSpec
 from zoo_core.errors import RecipeError
 from zoo_core.quantization.pipeline import plan
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
+from zoo_core.recipes import shipped_configs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def config_file(tmp_path: Path) -> Path:
     path = tmp_path / "aimet_config.json"
-    path.write_text("{}", encoding="utf-8")
+    path.write_bytes(shipped_configs()["per_tensor_asymmetric"].read_bytes())
     return path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,8 +36,7 @@ def draw_calibration(
     seed: int,
     *,
     evaluated_ids: Collection[str],
-    evaluated_hashes: Collection[str] | None = None,
-    content_hash: Callable[[str], str] | None = None,
+    same_pictures: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
     allow_overlap: bool = False,
 ) -> CalibrationDraw:
     """Draw calibration images at random, none of them evaluated.
@@ -52,14 +51,13 @@ def draw_calibration(
         evaluated_ids: The evaluated split's ids, if both splits share one numbering, as the splits of a VOC folder do;
             empty if equal ids may mean different images. Pass the whole split even when a run is limited to a part of
             it.
-        evaluated_hashes: Content hashes of the evaluated images, to find the same image under another id.
-        content_hash: Hashes a calibration image the same way; called only for drawn images. Required with
-            ``evaluated_hashes``.
+        same_pictures: Given the drawn ids, returns those whose picture is evaluated under whatever id, each with the
+            reason; see ``pictures.same_pictures``.
         allow_overlap: Record an overlap instead of refusing it.
 
     Raises:
-        DataError: The split is empty, ``size`` or ``seed`` is out of range, drawn images are evaluated too
-            without ``allow_overlap``, or ``content_hash`` cannot read an image.
+        DataError: The split is empty, ``size`` or ``seed`` is out of range, or drawn images are evaluated too
+            without ``allow_overlap``.
     """
     pool = sorted(set(dataset_ids))
     _check(size, seed, len(pool))
@@ -67,11 +65,12 @@ def draw_calibration(
     keys = np.random.PCG64(seed).random_raw(len(pool))
     ids = tuple(pool[index] for index in np.argsort(keys, kind="stable")[:size])
     evaluated = set(evaluated_ids)
-    overlap = {image_id for image_id in ids if image_id in evaluated}
-    if evaluated_hashes is not None:
-        overlap |= _same_content(ids, set(evaluated_hashes), content_hash)
+    overlap = {image_id: "" for image_id in ids if image_id in evaluated}
+    if same_pictures is not None:
+        overlap = {**same_pictures(ids), **overlap}
     if overlap and not allow_overlap:
-        some = ", ".join(sorted(overlap)[:5]) + (", ..." if len(overlap) > 5 else "")
+        shown = [f"{image_id} {overlap[image_id]}".strip() for image_id in sorted(overlap)[:5]]
+        some = ", ".join([*shown, *(["..."] if len(overlap) > 5 else [])])
         raise DataError(
             f"{len(overlap)} of {len(ids)} calibration images are evaluated too ({some}): "
             "a quantized network would be scored on what it was fitted to.",
@@ -87,14 +86,3 @@ def _check(size: int, seed: int, available: int) -> None:
         raise DataError(f"The calibration size is {size}.", fix="give --calibration-size 1 or more.")
     if not 0 <= seed <= _MAX_SEED:
         raise DataError(f"The seed is {seed}.", fix=f"give a --seed of 0 to {_MAX_SEED}.")
-
-
-def _same_content(
-    ids: Iterable[str], evaluated_hashes: set[str], content_hash: Callable[[str], str] | None
-) -> set[str]:
-    if content_hash is None:
-        raise DataError(
-            "Hashes of the evaluated images were given without a function to hash calibration images.",
-            fix="pass the calibration dataset's content_hash.",
-        )
-    return {image_id for image_id in ids if content_hash(image_id) in evaluated_hashes}

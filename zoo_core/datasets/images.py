@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 50_000_000
 """Largest image that is decoded by default; it takes 150 MB as RGB."""
 
-_MAX_FILE_BYTES = 1 << 29
+MAX_FILE_BYTES = 1 << 29
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Start-of-frame markers, ITU-T T.81 table B.1: C0 to CF without DHT (C4), JPG (C8) and DAC (CC).
 _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -48,7 +48,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS, orient: bool = True)
     Raises:
         DataError: The file is missing, truncated, damaged, larger than ``max_pixels``, or neither JPEG nor PNG.
     """
-    data = read_file(path, max_bytes=_MAX_FILE_BYTES)
+    data = read_file(path, max_bytes=MAX_FILE_BYTES)
     return decode_image(data, source=path, max_pixels=max_pixels, orient=orient)
 
 
@@ -68,6 +68,11 @@ def decode_image(data: bytes, *, source: Path, max_pixels: int = MAX_PIXELS, ori
     if image is None:
         raise _damaged(source, "OpenCV cannot decode it")
     return cast("NDArray[np.uint8]", cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+
+
+def is_image(data: bytes) -> bool:
+    """Return True if the data start like a JPEG or PNG file."""
+    return data.startswith((b"\xff\xd8", _PNG_SIGNATURE))
 
 
 def image_size(data: bytes, *, source: Path) -> ImageSize:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+MAX_LABEL_BYTES = 1 << 24
 _MAX_PROBLEMS = 5
 
 
@@ -24,7 +25,7 @@ def read_label_file(path: Path) -> tuple[str, ...]:
         DataError: The file is missing, not UTF-8 or names no class; or a name is empty, repeated, or contains a path
             separator or control character. All problems are reported together, with their lines.
     """
-    lines = read_lines(path, max_bytes=1 << 24)
+    lines = read_lines(path, max_bytes=MAX_LABEL_BYTES)
     if len(lines) == 1 and "," in lines[0]:
         numbered = [(1, name.strip()) for name in lines[0].split(",")]
     else:

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import DataError
+from zoo_core.files import read_regular_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_NAME_LENGTH = 128
 """Longest image id, split or class name: file names hold two of them, and file systems limit names to 255 bytes."""
+
+
+_OBSERVER: ContextVar[Callable[[bytes], None] | None] = ContextVar("observer", default=None)
+
+
+@contextmanager
+def observed_reads(observer: Callable[[bytes], None]) -> Iterator[None]:
+    """Pass the content of each file that ``read_file`` reads in this thread to ``observer``.
+
+    Whoever needs a hash of the bytes that a dataset decodes gets them without reading the file a second time.
+    """
+    token = _OBSERVER.set(observer)
+    try:
+        yield
+    finally:
+        _OBSERVER.reset(token)
 
 
 def read_file(path: Path, *, max_bytes: int) -> bytes:
@@ -25,20 +44,19 @@ def read_file(path: Path, *, max_bytes: int) -> bytes:
         DataError: The file is missing, unreadable, larger than ``max_bytes``, or not a regular file.
     """
     try:
-        status = path.stat()
-        # A named pipe would block forever, /dev/zero would never end.
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path} is not a regular file.", fix="replace it with the file itself.")
-        if status.st_size > max_bytes:
-            raise DataError(
-                f"{path} has {status.st_size} bytes; the limit is {max_bytes}.",
-                fix="check that this is the right file.",
-            )
-        return path.read_bytes()
+        data = read_regular_file(path, max_bytes=max_bytes)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist.", fix="check that the data set is complete.") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}.", fix="check the path and the right to read it.") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DataError(
+            f"{path} cannot be read: {reason}.",
+            fix="check that this is the right file, and the right to read it.",
+        ) from error
+    observer = _OBSERVER.get()
+    if observer is not None:
+        observer(data)
+    return data
 
 
 def read_lines(path: Path, *, max_bytes: int = 1 << 28) -> list[str]:

@@ -11,6 +11,7 @@ from zoo_core.errors import PluginError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -34,6 +35,19 @@ class Prediction:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the fields by name, not copied."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def without_rows(self) -> Self:
+        """Return what is scored for an image whose outputs are not finite; here the prediction itself.
+
+        A subclass whose arrays list detections or classes overrides it and returns empty arrays, so that such an image
+        counts as wrong. A prediction that covers the whole image, such as a mask, has no empty form: what ``decode``
+        makes of outputs of zeros is scored then.
+        """
+        return self
+
+
+def _no_rows(arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    return {name: array[:0] for name, array in arrays.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,6 +73,10 @@ class Detections(Prediction):
                 fix="return boxes (N, 4), scores (N,), labels (N,) of one N; N is 0 when empty.",
             )
 
+    def without_rows(self) -> Detections:
+        """Return empty arrays of the same types."""
+        return Detections(**_no_rows(self.arrays()))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Classification(Prediction):
@@ -81,6 +99,10 @@ class Classification(Prediction):
                 f"A classification has labels and scores of shapes {shapes}.",
                 fix="return labels (N,) and scores (N,) of one N, the most probable class first.",
             )
+
+    def without_rows(self) -> Classification:
+        """Return empty arrays of the same types."""
+        return Classification(**_no_rows(self.arrays()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

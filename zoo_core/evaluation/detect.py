@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from zoo_core.datasets.images import read_image
 from zoo_core.datasets.labels import read_label_file
 from zoo_core.datatypes import ImageSize, QuantNetwork
+from zoo_core.display import nonfinite_text
 from zoo_core.errors import RecipeError
 from zoo_core.evaluation.prepare import Job, original_checkpoint, prepare, resolve_device, step_context
 from zoo_core.evaluation.stages import ORIGINAL
-from zoo_core.inference import run_batch
+from zoo_core.inference import Decoded, decode_finite, run_batch
 from zoo_core.quantization import pipeline
 from zoo_core.runs.coverage import coverage_warning
 
@@ -68,20 +69,24 @@ def detect(
         predictions: list[dict[str, Prediction]] = [{} for _ in images]
         for stage, network in networks:
             reporter.start(stage, len(images))
+            num_nonfinite = 0
             for image, stages in zip(pixels, predictions, strict=True):
-                stages[stage] = _detect_one(network, bundle, image, device)
+                found = _detect_one(network, bundle, image, device)
+                (stages[stage],) = found.predictions
+                num_nonfinite += not all(found.finite)
                 reporter.advance(1)
             reporter.finish()
+            if num_nonfinite:
+                reporter.warn(f"{stage}: {nonfinite_text(num_nonfinite, len(images))}")
     return [
         ImagePredictions(path=path, pixels=image, stages=stages, class_names=class_names, task=task)
         for path, image, stages in zip(images, pixels, predictions, strict=True)
     ]
 
 
-def _detect_one(network: torch.nn.Module, bundle: ModelBundle, image: NDArray[np.uint8], device: str) -> Prediction:
+def _detect_one(network: torch.nn.Module, bundle: ModelBundle, image: NDArray[np.uint8], device: str) -> Decoded:
     outputs = run_batch(network, [bundle.preprocess(image)], device)
-    (prediction,) = bundle.decode(outputs, [ImageSize(width_px=image.shape[1], height_px=image.shape[0])])
-    return prediction
+    return decode_finite(bundle.decode, outputs, [ImageSize(width_px=image.shape[1], height_px=image.shape[0])])
 
 
 @contextmanager
@@ -95,7 +100,7 @@ def _networks(
         return
     with tempfile.TemporaryDirectory(prefix="zoo-eval-") as folder:
         # No run directory is written; the name only stops prepare() from checking for disk space where a run would go.
-        job = prepare(replace(request, out=Path(folder) / "none"), host, reporter, evaluate=False)
+        job = prepare(replace(request, out=Path(folder) / "none"), host, reporter, evaluate=False, compare_splits=False)
         if job.optimized_bundle is not None:
             raise RecipeError("detect runs stages of one checkpoint.", fix="leave out --optimized-checkpoint.")
         networks = _walk(job, Path(folder), reporter)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from zoo_core.errors import RunError
-from zoo_core.inference import InferenceSettings, load_inputs, run_batch
+from zoo_core.inference import InferenceSettings, decode_finite, load_inputs, run_batch
 from zoo_core.runs.parts import AgreementRecord
 
 if TYPE_CHECKING:
@@ -120,13 +120,14 @@ def export_checked(
         expected = run_batch(network, arrays, "cpu")
         outputs = run_batch(exported, arrays, "cpu")
         differences += _differences(expected, outputs)
-        pairs = zip(bundle.decode(expected, sizes), bundle.decode(outputs, sizes), strict=True)
+        decoded = [decode_finite(bundle.decode, found, sizes).predictions for found in (expected, outputs)]
+        pairs = zip(*decoded, strict=True)
         same += sum(same_predictions(one, other) for one, other in pairs)
         num_compared += len(batch)
     agreement = AgreementRecord(
         tolerance=TOLERANCE, num_images=num_compared, max_difference=max(differences), num_same_predictions=same
     )
-    if not agreement.max_difference <= TOLERANCE:  # also true for not-a-number
+    if agreement.max_difference > TOLERANCE:
         raise RunError(
             f"ONNX Runtime's outputs differ from torch's by {agreement.max_difference:.2g} of the largest on the first "
             f"{num_compared} images; rounding gives less than {TOLERANCE:g}.",
@@ -181,11 +182,20 @@ def _load(model: bytes, name: str) -> OnnxNetwork:
 def _differences(expected: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[float]:
     if [one.shape for one in expected] != [other.shape for other in outputs]:
         return [float("inf")]
-    return [
-        float((one - other).abs().max()) / (float(one.abs().max()) or 1.0)
-        for one, other in zip(expected, outputs, strict=True)
-        if one.numel()
-    ]
+    return [_difference(one, other) for one, other in zip(expected, outputs, strict=True) if one.numel()]
+
+
+def _difference(expected: torch.Tensor, output: torch.Tensor) -> float:
+    """Return the largest difference relative to the largest finite value; infinite if other values are not finite."""
+    finite = torch.isfinite(expected)
+    if not torch.equal(torch.where(finite, 0, expected).nan_to_num(), torch.where(finite, 0, output).nan_to_num()):
+        return float("inf")
+    if not torch.isfinite(output[finite]).all():
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    one, other = expected[finite], output[finite]
+    return float((one - other).abs().max()) / (float(one.abs().max()) or 1.0)
 
 
 def same_predictions(one: Prediction, other: Prediction) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core import artifacts
 from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
-from zoo_core.errors import CheckpointError, DataError, closest_hint
+from zoo_core.errors import CheckpointError, DataError, ZooError, closest_hint
 from zoo_core.evaluation import stages as stage_names
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, Reporter, read_ids
 from zoo_core.evaluation.sources import Program, program_of
@@ -25,6 +24,7 @@ from zoo_core.runs.request import EvaluationRequest
 
 if TYPE_CHECKING:
     from zoo_core.datasets.calibration import CalibrationDraw
+    from zoo_core.datasets.pictures import ImageEvidence
     from zoo_core.datatypes import EvalDataset, ModelBundle, ModelEntry, Recipe, Target, Task
     from zoo_core.quantization.pipeline import Plan
 
@@ -37,7 +37,8 @@ class Data:
         dataset: The evaluated split.
         image_ids: In the order evaluated.
         targets: Ground truth by image id.
-        hashes: SHA-256 of every evaluated image with its annotation, by id.
+        evidence: Hashes and thumbnails by id, of every image that calibration must avoid.
+        num_unread: Images that calibration must avoid but that could not be read; only if nothing is evaluated.
         fingerprint: One SHA-256 over ids and hashes, independent of their order.
         limited: True if the split has more images.
     """
@@ -45,7 +46,8 @@ class Data:
     dataset: EvalDataset
     image_ids: tuple[str, ...]
     targets: Mapping[str, Target]
-    hashes: Mapping[str, str]
+    evidence: Mapping[str, ImageEvidence]
+    num_unread: int
     fingerprint: str
     limited: bool
 
@@ -72,7 +74,13 @@ class Job:
 
 
 def prepare(
-    request: EvaluationRequest, host: PluginHost, reporter: Reporter, *, evaluate: bool = True, resumes: bool = False
+    request: EvaluationRequest,
+    host: PluginHost,
+    reporter: Reporter,
+    *,
+    evaluate: bool = True,
+    resumes: bool = False,
+    compare_splits: bool = True,
 ) -> Job:
     """Resolve and check a request.
 
@@ -80,9 +88,10 @@ def prepare(
         request: The request.
         host: The plugins.
         reporter: Shows the progress of reading annotations.
-        evaluate: False only quantizes: the evaluated split is opened, so that calibration avoids it, but its images
-            are not read.
+        evaluate: False only quantizes: the evaluated split is opened and its images are hashed, so that calibration
+            avoids them; images that cannot be read are counted.
         resumes: ``request.out`` is the run to resume.
+        compare_splits: False compares ids only, for a result that is no number.
 
     Raises:
         ZooError: Anything the user can fix, before a run directory exists.
@@ -101,10 +110,14 @@ def prepare(
     if not resumes:
         RunDirectory.check(request.out, entry.model_id)
     settings = _inference_settings(request)
-    data = _data(request, entry, host, reporter, evaluate=evaluate)
+    calibrates = any(stage.quantized or stage.point >= 0 for stage in chosen)
+    pictures = calibrates and compare_splits
+    data = _data(request, entry, host, reporter, evaluate=evaluate, pictures=pictures)
     calibration_dataset, calibration, calibration_fingerprint = None, None, None
-    if any(stage.quantized or stage.point >= 0 for stage in chosen):
-        calibration_dataset, calibration, calibration_fingerprint = _calibration(request, entry, host, data)
+    if calibrates:
+        calibration_dataset, calibration, calibration_fingerprint = _calibration(
+            request, entry, host, data, pictures=pictures
+        )
     checkpoint = original_checkpoint(request, entry)
     class_names = data.dataset.class_names
     bundle = host.load_model(entry, checkpoint, class_names, settings.device)
@@ -224,26 +237,45 @@ def fetch_dataset(entry: ModelEntry, *, offline: bool) -> Path:
 
 
 def _data(
-    request: EvaluationRequest, entry: ModelEntry, host: PluginHost, reporter: Reporter, *, evaluate: bool
+    request: EvaluationRequest,
+    entry: ModelEntry,
+    host: PluginHost,
+    reporter: Reporter,
+    *,
+    evaluate: bool,
+    pictures: bool,
 ) -> Data:
+    from zoo_core.datasets.labels import read_label_file
+    from zoo_core.datasets.pictures import CheckedDataset, take_evidence
+
+    if request.labels is not None:
+        read_label_file(request.labels)  # a plugin may not read it, and the run keeps a copy
     root = data_root(request.data, entry, offline=request.offline)
     split = request.split or entry.dataset.split
     dataset = host.dataset(entry, DatasetRequest(root=root, split=split, label_file=request.labels))
     image_ids = _select(dataset, request) if evaluate else ()
     _refuse_unprintable(image_ids, dataset)
-    reporter.start(f"checking {dataset.name} {split}", len(image_ids))
-    targets, hashes = {}, {}
-    for image_id in image_ids:
-        targets[image_id] = dataset.target(image_id)
-        hashes[image_id] = dataset.content_hash(image_id)
+    looked_at = image_ids if evaluate else dataset.ids if pictures else ()
+    reporter.start(f"checking {dataset.name} {split}", len(looked_at))
+    targets: dict[str, Target] = {}
+    evidence: dict[str, ImageEvidence] = {}
+    for image_id in looked_at:
+        if evaluate:
+            targets[image_id] = dataset.target(image_id)
+        try:
+            evidence[image_id] = take_evidence(dataset, image_id, thumbnail=pictures)
+        except ZooError:
+            if evaluate:
+                raise
         reporter.advance(1)
     reporter.finish()
     return Data(
-        dataset=dataset,
+        dataset=CheckedDataset(dataset, evidence),
         image_ids=image_ids,
         targets=targets,
-        hashes=hashes,
-        fingerprint=fingerprint(hashes),
+        evidence=evidence,
+        num_unread=len(looked_at) - len(evidence),
+        fingerprint=fingerprint({image_id: evidence[image_id].content_hash for image_id in image_ids}),
         limited=len(image_ids) < len(dataset.ids),
     )
 
@@ -284,23 +316,30 @@ def _select(dataset: EvalDataset, request: EvaluationRequest) -> tuple[str, ...]
 
 
 def _calibration(
-    request: EvaluationRequest, entry: ModelEntry, host: PluginHost, data: Data
+    request: EvaluationRequest, entry: ModelEntry, host: PluginHost, data: Data, *, pictures: bool
 ) -> tuple[EvalDataset, CalibrationDraw, str]:
     from zoo_core.datasets.calibration import draw_calibration
+    from zoo_core.datasets.pictures import CheckedDataset, same_pictures, take_evidence
 
     split = request.calibration_split or entry.dataset.calibration_split
     dataset = host.dataset(entry, DatasetRequest(root=data.dataset.root, split=split, label_file=request.labels))
-    content_hash = functools.cache(dataset.content_hash)
+    evidence: dict[str, ImageEvidence] = {}
+
+    def overlap(ids: Sequence[str]) -> Mapping[str, str]:
+        for image_id in ids:  # also detects a missing file now, not after the fp32 stage
+            evidence[image_id] = take_evidence(dataset, image_id, thumbnail=pictures)
+        return same_pictures(dataset, evidence, data.dataset, data.evidence)
+
     draw = draw_calibration(
         dataset.ids,
         request.calibration_size,
         request.seed,
         evaluated_ids=data.dataset.ids,  # the whole split, even when the run is limited to a part of it
-        evaluated_hashes=data.hashes.values(),
-        content_hash=content_hash,  # also detects a missing file now, not after the fp32 stage
+        same_pictures=overlap,
         allow_overlap=request.allow_calibration_overlap,
     )
-    return dataset, draw, fingerprint({image_id: content_hash(image_id) for image_id in draw.ids})
+    hashes = {image_id: evidence[image_id].content_hash for image_id in draw.ids}
+    return CheckedDataset(dataset, evidence), draw, fingerprint(hashes)
 
 
 # ------------------------------------------------------------------ weights

@@ -225,8 +225,10 @@ class Recorder:
             ),
         )
 
-    def add_scores(self, stage: Stage, scores: Mapping[str, ProtocolScore], *, seconds: float) -> None:
-        """Record a stage's scores and the time that scoring took."""
+    def add_scores(
+        self, stage: Stage, scores: Mapping[str, ProtocolScore], *, seconds: float, num_nonfinite_images: int
+    ) -> None:
+        """Record a stage's scores, the time that scoring took, and how many images had outputs that are not finite."""
         self._scores[stage.name] = StageScores(
             quantized=stage.quantized,
             num_images=len(self._job.data.image_ids),
@@ -247,7 +249,8 @@ class Recorder:
             )
             for protocol, score in scores.items()
         }
-        self._save_stage(stage, replace(self.record.stages[stage.name], scoring_seconds=seconds))
+        own = self.record.stages[stage.name]
+        self._save_stage(stage, replace(own, scoring_seconds=seconds, num_nonfinite_images=num_nonfinite_images))
 
     def write_metrics(self, changes: Mapping[str, ChangeRecord]) -> None:
         """Write ``metrics.json``; only a complete run has one.
@@ -307,6 +310,11 @@ def _initial_warnings(job: Job) -> tuple[str, ...]:
         texts.append(
             f"Calibration uses {len(draw.ids)} images of {draw.available}, fewer than the default of "
             f"{DEFAULT_CALIBRATION_SIZE}; quantized stages may score worse than they could."
+        )
+    if job.data.num_unread:
+        texts.append(
+            f"Calibration images were not compared with {job.data.num_unread} of the {len(job.data.dataset.ids)} "
+            f"images of {job.data.dataset.split}, which cannot be read."
         )
     if draw is not None and len(draw.ids) < draw.requested != DEFAULT_CALIBRATION_SIZE:
         texts.append(f"Calibration uses {len(draw.ids)} images, the whole split; {draw.requested} were requested.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoo_core.datasets.labels import MAX_LABEL_BYTES, read_label_file
 from zoo_core.errors import DataError
+from zoo_core.files import read_regular_file
 from zoo_core.quantization import saved
 from zoo_core.recipes import names_a_file
 from zoo_core.runs.record import read_record
@@ -40,8 +41,9 @@ def keep_inputs(run_dir: RunDirectory, request: EvaluationRequest, plan: Plan) -
 
 
 def _copy_labels(labels: Path, folder: Path) -> None:
+    read_label_file(labels)  # the file may have been replaced since; only what is a label file is copied
     try:
-        shutil.copyfile(labels, folder / _LABELS)
+        (folder / _LABELS).write_bytes(read_regular_file(labels, max_bytes=MAX_LABEL_BYTES))
     except OSError as error:
         raise DataError(
             f"The label file {labels} cannot be copied to {folder}: {error.strerror}.",

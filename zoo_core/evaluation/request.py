@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from zoo_core.errors import DataError
+from zoo_core.files import read_regular_file
 
 DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 64}
 """Images per forward pass by device kind; fixed so that two runs agree, and recorded.
@@ -15,6 +16,9 @@ Larger batches are slower on a CPU: docs/performance.md has the measurement."""
 
 BACKENDS = ("torch", "onnxruntime")
 """Runtimes that can compute a float stage; ``onnxruntime`` is optional, and two to three times as fast on a CPU."""
+
+
+_MAX_IDS_BYTES = 1 << 28
 
 
 class Reporter(Protocol):
@@ -67,10 +71,11 @@ def read_ids(path: Path) -> Sequence[str]:
         DataError: The file cannot be read or contains no ids.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular_file(path, max_bytes=_MAX_IDS_BYTES).decode("utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise DataError(
-            f"The id file {path} cannot be read: {error}", fix="name a text file with one id per line."
+            f"The id file {path} cannot be read: {reason}.", fix="name a text file with one id per line."
         ) from error
     ids = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
     if not ids:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from zoo_core.comparison.changes import headline_changes
 from zoo_core.comparison.stages import BASELINE
 from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
+from zoo_core.display import nonfinite_text
 from zoo_core.errors import RecipeError
 from zoo_core.evaluation.batch_sizes import BatchSizeEffect, compare_batch_sizes
 from zoo_core.evaluation.memory import out_of_memory, with_less_memory
@@ -405,11 +406,18 @@ class _Run:
         self.place = f" at stage {stage.name!r}"
         metric = self.host.metric(self.job.entry, dataset.class_names)
         started = time.perf_counter()
+        num_nonfinite = 0
         for chunk in store:
+            num_nonfinite += len(chunk.nonfinite_ids)
             targets = [self.job.data.targets[image_id] for image_id in chunk.image_ids]
             metric.update(chunk.image_ids, chunk.predictions, targets)
         scores = metric.compute()
-        self.recorder.add_scores(stage, scores, seconds=time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.recorder.add_scores(stage, scores, seconds=seconds, num_nonfinite_images=num_nonfinite)
+        if num_nonfinite:
+            as_zeros = metric.prediction_type.without_rows is Prediction.without_rows
+            text = nonfinite_text(num_nonfinite, len(self.job.data.image_ids), as_zeros=as_zeros)
+            self._warn(f"{stage.name}: {text}", stage)
         headline = scores[self.job.entry.headline].headline
         if headline is not None and headline < NEAR_ZERO:
             suspects = metric.suspects()

@@ -42,21 +42,21 @@ def rank_classes(logits: NDArray[np.float32], num_kept: int = NUM_KEPT) -> Class
     """Turn one image's raw outputs into its most probable classes; softmax is computed in float64.
 
     Args:
-        logits: ``(C,)``. A class whose logit is not finite is left out.
+        logits: ``(C,)``.
         num_kept: Number of classes to keep; those that tie with the last one are kept too.
 
     Returns:
-        Most probable first, equal ones by index; empty where no logit is finite.
+        Most probable first, equal ones by index; empty if a logit is not finite or there are none, so that the image
+        counts as wrong: the classes that are left would give another answer than an argmax over all of them.
     """
-    finite = np.flatnonzero(np.isfinite(logits))
-    if not len(finite):
+    if not len(logits) or not np.isfinite(logits).all():
         return Classification(labels=np.zeros(0, np.int64), scores=np.zeros(0, np.float64))
-    values = logits[finite].astype(np.float64)
+    values = logits.astype(np.float64)
     powers = np.exp(values - values.max())
     order = np.argsort(-values, kind="stable")
     kept = int((values >= values[order[min(num_kept, len(order)) - 1]]).sum())
     order = order[:kept]
-    return Classification(labels=finite[order].astype(np.int64), scores=powers[order] / powers.sum())
+    return Classification(labels=order.astype(np.int64), scores=powers[order] / powers.sum())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -193,7 +193,9 @@ class ClassificationMetric:
             notes.append(f"top5 is meaningless with {len(self.class_names)} classes, so it is undefined.")
         num_silent = int((gathered.best < 0).sum())
         if num_silent:
-            notes.append(f"{num_silent} images have no finite output; they count as wrong.")
+            notes.append(
+                f"{num_silent} images have no predicted class, because outputs were not finite; they count as wrong."
+            )
         return tuple(notes)
 
     def _checked(self, image_id: str, pred: Prediction) -> Classification:

@@ -6,7 +6,6 @@ Importing this module loads neither torch nor AIMET, so that a recipe can be che
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from zoo_core.datatypes import QuantNetwork, QuantSettings, Recipe, RecipeStep, StepSpec
 from zoo_core.errors import PluginError, RecipeError, closest_hint
+from zoo_core.quantization.configuration import read_configuration
 from zoo_core.quantization.params import QuantSimParams
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
 from zoo_core.recipes import QUANTSIM, config_path
@@ -91,7 +91,7 @@ def plan(recipe: Recipe, extra_steps: Sequence[RecipeStep] = ()) -> Plan:
     Raises:
         RecipeError: Lists all problems together: unknown steps with the closest name, unknown or invalid parameters
             with value and place, a step name claimed twice, a rounding step that a later step would undo, quantsim
-            missing, repeated or not last, a configuration file that does not exist.
+            missing, repeated or not last, a configuration file that does not exist or does not follow AIMET's schema.
     """
     table: dict[str, RecipeStep] = {}
     problems: list[str] = []
@@ -194,21 +194,11 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
 
 
 def _settings(params: QuantSimParams, recipe: Recipe, place: str, problems: list[str]) -> QuantSettings | None:
-    config_file = recipe.source.parent / params.config_file
     try:
         config_file = config_path(recipe.source, str(params.config_file))
-        content = json.loads(config_file.read_text(encoding="utf-8"))
+        read_configuration(config_file)
     except RecipeError as error:
         problems.append(f"{place}.config_file: {error.fact}; {error.fix}")
-        return None
-    except FileNotFoundError:
-        problems.append(f"{place}.config_file: {config_file} does not exist")
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        problems.append(f"{place}.config_file: {config_file} is not readable JSON: {error}")
-        return None
-    if not isinstance(content, dict):
-        problems.append(f"{place}.config_file: {config_file} is not a JSON object")
         return None
     return QuantSettings(
         param_bw=params.param_bw,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from zoo_core import artifacts
 from zoo_core.datatypes import StepSpec
-from zoo_core.errors import CheckpointError, RecipeError
+from zoo_core.errors import CheckpointError
+from zoo_core.quantization.configuration import read_configuration
 from zoo_core.quantization.params import Relu6Params
 from zoo_core.recipes import recipe_text
 
@@ -52,7 +52,7 @@ def save_quantized(
         loaded: The network was loaded from an optimized checkpoint, so no copy is written.
 
     Raises:
-        RecipeError: The configuration file no longer exists.
+        RecipeError: The configuration file no longer exists, or is no AIMET configuration any more.
     """
     save_recipe(directory, plan)  # first, because its error explains a missing configuration file
     if not loaded:
@@ -70,19 +70,14 @@ def save_recipe(directory: Path, plan: Plan) -> None:
         plan: The plan to write.
 
     Raises:
-        RecipeError: The configuration file no longer exists.
+        RecipeError: The configuration file no longer exists, or is no AIMET configuration any more.
     """
     *steps, quantsim = plan.recipe.steps
     beside = StepSpec(step=quantsim.step, params={**quantsim.params, "config_file": _CONFIG_COPY})
     recipe = dataclasses.replace(plan.recipe, steps=(*steps, beside))
     (directory / "recipe.yaml").write_text(recipe_text(recipe), encoding="utf-8")
-    try:
-        shutil.copyfile(plan.quant.config_file, directory / _CONFIG_COPY)
-    except OSError as error:
-        raise RecipeError(
-            f"{plan.quant.config_file} cannot be copied to {directory}: {error.strerror}.",
-            fix="leave it in place until the run ends.",
-        ) from error
+    _, config = read_configuration(plan.quant.config_file)
+    (directory / _CONFIG_COPY).write_bytes(config)
 
 
 def _metadata(network: QuantNetwork, plan: Plan) -> dict[str, str]:
@@ -185,11 +180,11 @@ def _load_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Pa
         for name, value in own.items()
         if name in weights and weights[name].shape != value.shape
     ]
-    problems += [f"{name} is not finite" for name, value in weights.items() if not value.float().isfinite().all()]
+    problems += [f"{name} is not finite" for name, value in weights.items() if not value.isfinite().all()]
     if problems:
         more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise CheckpointError(
             f"{path} does not fit the model: {'; '.join(problems[:3])}{more}.",
             fix="give a network that `zoo-eval quantize` wrote for this model and for as many classes.",
         )
-    network.load_state_dict(weights)
+    network.load_state_dict(artifacts.cast_state_dict(weights, own, path))

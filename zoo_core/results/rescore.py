@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from zoo_core.datatypes import DatasetRequest, Detections
+from zoo_core.display import nonfinite_text
 from zoo_core.errors import DataError, RegistryError, RunError, closest_hint
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.results.stored import StoredRun, is_run, open_run
@@ -105,6 +106,10 @@ def _rescore_run(run: StoredRun, request: RescoreRequest, host: PluginHost) -> R
         metric = host.metric(entry, dataset.class_names)
         stages[name] = score(metric, run.predictions(name, metric.prediction_type), targets, request.protocols)
     notes = [f"The run is not complete: its status is {run.status!r}."] if run.status != "complete" else []
+    for name in names:
+        num_nonfinite = run.num_nonfinite_images(name, host.task(entry).prediction_type)
+        if num_nonfinite:
+            notes.append(f"{name}: {nonfinite_text(num_nonfinite, len(run.image_ids))}")
     if run.record.dataset.limited:
         notes.append(f"Limited run: scored on its {len(run.image_ids)} images only.")
     return Rescored(

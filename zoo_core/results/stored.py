@@ -107,7 +107,7 @@ class StoredRun:
                 fix=f"choose from {', '.join(self.stages) or 'another run: this one has none'}.",
             )
         stored: dict[str, Prediction] = {}
-        for chunk in PredictionStore(self.path / "predictions" / folder, prediction_type):
+        for chunk in self._store(folder, prediction_type):
             stored.update(zip(chunk.image_ids, chunk.predictions, strict=True))
         missing = [image_id for image_id in self.image_ids if image_id not in stored]
         if missing or len(stored) != len(self.image_ids):
@@ -118,6 +118,17 @@ class StoredRun:
                 fix="finish the run first, or run again.",
             )
         return {image_id: stored[image_id] for image_id in self.image_ids}
+
+    def num_nonfinite_images(self, stage: str, prediction_type: type[Prediction]) -> int:
+        """Count the images for which the network returned infinity or not-a-number; ``stage`` has predictions.
+
+        Raises:
+            RunError: The predictions are damaged.
+        """
+        return sum(len(chunk.nonfinite_ids) for chunk in self._store(self.stages[stage], prediction_type))
+
+    def _store(self, folder: str, prediction_type: type[Prediction]) -> PredictionStore:
+        return PredictionStore(self.path / "predictions" / folder, prediction_type)
 
 
 def open_run(path: Path) -> StoredRun:

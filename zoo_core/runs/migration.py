@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo_core.errors import RunError
+from zoo_core.files import read_regular_file
 
 SCHEMA = 3
 """Version of ``run.json`` and ``metrics.json``."""
+
+MAX_BYTES = 1 << 28
+"""Largest record that is read."""
 
 
 def load_object(path: Path) -> dict[str, Any]:
@@ -19,13 +23,14 @@ def load_object(path: Path) -> dict[str, Any]:
         RunError: The file is missing, unreadable, or not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular_file(path, max_bytes=MAX_BYTES))
     except FileNotFoundError as error:
         raise RunError(
             f"{path.parent} has no {path.name}.", fix="name a run directory, as `zoo-eval run` prints it at the end."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path} cannot be read: {error}", fix="restore the file, or run again.") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunError(f"{path} cannot be read: {reason}", fix="restore the file, or run again.") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is not a JSON object.", fix="restore the file, or run again.")
     return content

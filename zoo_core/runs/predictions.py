@@ -1,7 +1,8 @@
 """Prediction store: one Parquet file per chunk of images, written completely and then renamed into place.
 
 A file has one row per image: ``image_id``, then one list column per field of the prediction class, so any tool that
-reads Parquet can read it. A field whose arrays are all ``(N,)``, or all ``(N, K)`` with the same K, is stored as lists
+reads Parquet can read it. A chunk with images for which the network returned infinity or not-a-number also has the
+column ``outputs.finite``. A field whose arrays are all ``(N,)``, or all ``(N, K)`` with the same K, is stored as lists
 of N values or rows; any other field is flattened, and ``<field>.shape`` gives the shape for each image. A chunk that
 exists is complete; writing one again replaces it with the same content. Pages have checksums, so bits that flipped on
 the disk are detected when the file is read.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import Prediction
 
 _IDS = "image_id"
+_FINITE = "outputs.finite"  # false where the network returned infinity or not-a-number; left out of ordinary chunks
 _SHAPE = ".shape"  # no field is called so, since a field is a Python name
 _MAX_VALUES = 2**31 - 1  # the lists of a column have offsets of 32 bits
 
@@ -37,11 +39,13 @@ class Chunk:
         index: Position of the chunk in the run.
         image_ids: In the order of the run.
         predictions: One per id.
+        nonfinite_ids: Images for which the network returned infinity or not-a-number, in the order of the run.
     """
 
     index: int
     image_ids: tuple[str, ...]
     predictions: tuple[Prediction, ...]
+    nonfinite_ids: tuple[str, ...] = ()
 
 
 class PredictionStore:
@@ -164,6 +168,9 @@ def _to_table(chunk: Chunk) -> pa.Table:
         arrays = [arrays[name] for arrays in per_image]
         _check_storable(name, arrays, chunk.image_ids)
         columns |= _columns(name, arrays)
+    if chunk.nonfinite_ids:
+        nonfinite = frozenset(chunk.nonfinite_ids)
+        columns[_FINITE] = pa.array([image_id not in nonfinite for image_id in chunk.image_ids], pa.bool_())
     return pa.table(columns)
 
 
@@ -224,6 +231,11 @@ def _lists(counts: Sequence[int], values: Any) -> Any:
 
 def _from_table(index: int, table: pa.Table, prediction_type: type[Prediction]) -> Chunk:
     image_ids = tuple(table.column(_IDS).to_pylist())
+    nonfinite_ids: tuple[str, ...] = ()
+    if _FINITE in table.column_names:
+        finite = table.column(_FINITE).to_pylist()
+        nonfinite_ids = tuple(image_id for image_id, is_finite in zip(image_ids, finite, strict=True) if not is_finite)
+        table = table.drop_columns([_FINITE])
     rows = {name: _split(table.column(name).chunk(0)) for name in table.column_names[1:]} if image_ids else {}
     fields = {name: values for name, values in rows.items() if not name.endswith(_SHAPE)}
     for name in rows.keys() - fields.keys():
@@ -232,7 +244,7 @@ def _from_table(index: int, table: pa.Table, prediction_type: type[Prediction]) 
     predictions = tuple(
         prediction_type(**{name: values[row] for name, values in fields.items()}) for row in range(len(image_ids))
     )
-    return Chunk(index=index, image_ids=image_ids, predictions=predictions)
+    return Chunk(index=index, image_ids=image_ids, predictions=predictions, nonfinite_ids=nonfinite_ids)
 
 
 def _split(column: Any) -> list[Any]:

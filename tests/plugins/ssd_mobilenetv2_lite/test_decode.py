@@ -11,6 +11,7 @@ from ssd_mobilenetv2_lite.decode import decode, decode_boxes
 from ssd_mobilenetv2_lite.priors import make_priors
 from zoo_core.datatypes import Detections, ImageSize
 from zoo_core.errors import PluginError
+from zoo_core.inference import decode_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -146,12 +147,19 @@ def test_a_batch_gives_what_its_images_give_alone() -> None:
         assert np.bincount(found.labels).max() <= 200
 
 
-@pytest.mark.parametrize(("which", "value"), [(0, float("nan")), (0, float("inf")), (1, float("nan")), (1, 1e5)])
+@pytest.mark.parametrize(("which", "value"), [(0, float("nan")), (0, float("inf")), (1, float("nan"))])
 def test_outputs_that_are_not_finite_are_an_error(which: int, value: float) -> None:
     outputs = outputs_of({5: [0.5, 0.4, 0.1]})
     outputs[which][0, 5, 1 + which] = value
     with pytest.raises(PluginError, match="outputs are not finite"):
         decode(outputs, [SIZE])
+
+
+def test_a_box_that_overflows_is_handed_on_so_that_the_image_counts_as_wrong() -> None:
+    outputs = outputs_of({5: [0.5, 0.4, 0.1]})
+    outputs[1][0, 5, 2] = 1e5
+    assert decode_finite(decode, outputs, [SIZE]).finite == (False,)
+    assert not np.isfinite(decode(outputs, [SIZE])[0].boxes).all()
 
 
 def test_decode_pickles_for_worker_processes() -> None:

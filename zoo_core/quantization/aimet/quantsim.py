@@ -7,7 +7,6 @@ applies wherever the first module's output goes to the second one only.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +17,7 @@ from zoo_core.quantization.aimet.foreign import prepare, register_foreign_module
 from zoo_core.quantization.aimet.library import load, quiet
 from zoo_core.quantization.aimet.observing import fast_histograms
 from zoo_core.quantization.aimet.plain import ActivationGrids, Grid
+from zoo_core.quantization.configuration import read_configuration
 from zoo_core.quantization.graph import sole_consumers
 from zoo_core.quantization.rounding.engine import WeightGrid
 
@@ -104,7 +104,7 @@ def _check_configuration(config_file: Path) -> None:
 
 def _apply_supergroups(sim: Any, network: nn.Module, x: torch.Tensor, config_file: Path) -> None:
     """Switch off the output quantizer of each module that forms a supergroup with the one module that reads it."""
-    groups = json.loads(config_file.read_text(encoding="utf-8")).get("supergroups", [])
+    groups = read_configuration(config_file)[0].get("supergroups", [])
     pairs = {pair for group in groups for pair in zip(group["op_list"], group["op_list"][1:], strict=False)}
     types = {name: operation_types(module) for name, module in network.named_modules()}
     for name, reader in sole_consumers(network, x).items():
