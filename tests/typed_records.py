@@ -126,6 +126,7 @@ def run_record(**changes: Any) -> RunRecord:
             num_images=2,
             num_available=2,
             overlap=(),
+            alike=(),
             fingerprint="2" * 64,
             ids=("a1", "a2"),
         ),

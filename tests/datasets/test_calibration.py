@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo_core.datasets.calibration import draw_calibration
+from zoo_core.datasets.pictures import Twin
 from zoo_core.datasets.voc import VocDetection
 from zoo_core.errors import DataError
 
@@ -75,15 +76,32 @@ def test_a_picture_that_is_evaluated_under_another_id_is_refused_with_the_reason
     drawn = draw_calibration(IDS, 5, 0, evaluated_ids=()).ids
     asked: list[str] = []
 
-    def same(ids: Sequence[str]) -> Mapping[str, str]:
+    def same(ids: Sequence[str]) -> Mapping[str, Twin]:
         asked.extend(ids)
-        return {drawn[2]: "shows the picture of 'copy'"}
+        return {drawn[2]: Twin(reason="has the pixels of 'copy'", certain=True)}
 
-    with pytest.raises(DataError, match=rf"1 of 5 calibration images .* \({drawn[2]} shows the picture of 'copy'\)"):
+    with pytest.raises(DataError, match=rf"1 of 5 calibration images .* \({drawn[2]} has the pixels of 'copy'\)"):
         draw_calibration(IDS, 5, 0, evaluated_ids=(), same_pictures=same)
     assert tuple(asked) == drawn
     draw = draw_calibration(IDS, 5, 0, evaluated_ids=(drawn[0],), same_pictures=same, allow_overlap=True)
     assert draw.overlap == tuple(sorted((drawn[0], drawn[2])))
+
+
+def test_pictures_that_only_look_alike_are_refused_in_other_words_and_recorded_apart() -> None:
+    drawn = draw_calibration(IDS, 5, 0, evaluated_ids=()).ids
+    twins = {drawn[1]: Twin(reason="shows the picture of 'near'", certain=False)}
+    with pytest.raises(
+        DataError, match=rf"1 of 5 .* look like evaluated ones \({drawn[1]} shows .* 'near'\).*\n.*different pictures"
+    ):
+        draw_calibration(IDS, 5, 0, evaluated_ids=(), same_pictures=lambda _: twins)
+    with pytest.raises(DataError, match=rf"1 of 5 calibration images are evaluated too \({drawn[0]}\)"):
+        draw_calibration(IDS, 5, 0, evaluated_ids=(drawn[0],), same_pictures=lambda _: twins)
+
+    options = {"same_pictures": lambda _: twins, "allow_overlap": True}
+    draw = draw_calibration(IDS, 5, 0, evaluated_ids=(drawn[0],), **options)  # type: ignore[arg-type]
+    assert (draw.overlap, draw.alike) == ((drawn[0],), (drawn[1],))
+    draw = draw_calibration(IDS, 5, 0, evaluated_ids=(drawn[1],), **options)  # type: ignore[arg-type]
+    assert (draw.overlap, draw.alike) == ((drawn[1],), ())
 
 
 @pytest.mark.parametrize(

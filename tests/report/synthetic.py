@@ -224,6 +224,7 @@ def record(
             num_images=64,
             num_available=64,
             overlap=(),
+            alike=(),
             fingerprint="9" * 64,
             ids=("a1", "a2"),
         ),

@@ -87,7 +87,8 @@ OPTIONS: dict[str, list[tuple[str, Callable[[Record], None], str]]] = {
     "--ids": [("refuses", changes(dataset={"num_images": 5, "limited": True}), "limited: 5 of the 12 images")],
     "--limit": [("refuses", changes(dataset={"num_images": 5, "limited": True}), "limited: 5 of the 12 images")],
     "--allow-calibration-overlap": [
-        ("refuses", changes(calibration={"overlap": ["a1"]}), "1 calibration images belong to the evaluated split")
+        ("refuses", changes(calibration={"overlap": ["a1"]}), "1 calibration images belong to the evaluated split"),
+        ("notes", changes(calibration={"alike": ["a1", "a2"]}), "2 calibration images look like evaluated ones"),
     ],
     "--recipe": [
         ("sets aside", changes(recipe={"name": "mine", "sha256": "0" * 64}), "recipe w8a8_toy; the run used mine")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from zoo_core.datasets.pictures import Twin
 from zoo_core.errors import DataError
 
 _MAX_SEED = 2**63 - 1
@@ -22,12 +23,14 @@ class CalibrationDraw:
         available: Number of images to choose from; if it is below ``requested``, all were taken.
         overlap: Those of ``ids`` that are evaluated too, by id or by content, sorted. Not empty only if that was
             allowed; the result must then be marked.
+        alike: Those that look like an evaluated image and are not certainly the same, sorted; likewise.
     """
 
     ids: tuple[str, ...]
     requested: int
     available: int
     overlap: tuple[str, ...]
+    alike: tuple[str, ...] = ()
 
 
 def draw_calibration(
@@ -36,7 +39,7 @@ def draw_calibration(
     seed: int,
     *,
     evaluated_ids: Collection[str],
-    same_pictures: Callable[[Sequence[str]], Mapping[str, str]] | None = None,
+    same_pictures: Callable[[Sequence[str]], Mapping[str, Twin]] | None = None,
     allow_overlap: bool = False,
 ) -> CalibrationDraw:
     """Draw calibration images at random, none of them evaluated.
@@ -51,8 +54,8 @@ def draw_calibration(
         evaluated_ids: The evaluated split's ids, if both splits share one numbering, as the splits of a VOC folder do;
             empty if equal ids may mean different images. Pass the whole split even when a run is limited to a part of
             it.
-        same_pictures: Given the drawn ids, returns those whose picture is evaluated under whatever id, each with the
-            reason; see ``pictures.same_pictures``.
+        same_pictures: Given the drawn ids, returns those whose picture is evaluated under whatever id; see
+            ``pictures.same_pictures``.
         allow_overlap: Record an overlap instead of refusing it.
 
     Raises:
@@ -65,18 +68,31 @@ def draw_calibration(
     keys = np.random.PCG64(seed).random_raw(len(pool))
     ids = tuple(pool[index] for index in np.argsort(keys, kind="stable")[:size])
     evaluated = set(evaluated_ids)
-    overlap = {image_id: "" for image_id in ids if image_id in evaluated}
-    if same_pictures is not None:
-        overlap = {**same_pictures(ids), **overlap}
-    if overlap and not allow_overlap:
-        shown = [f"{image_id} {overlap[image_id]}".strip() for image_id in sorted(overlap)[:5]]
-        some = ", ".join([*shown, *(["..."] if len(overlap) > 5 else [])])
+    twins = {} if same_pictures is None else dict(same_pictures(ids))
+    twins |= {image_id: Twin(reason="", certain=True) for image_id in ids if image_id in evaluated}
+    overlap = tuple(sorted(image_id for image_id, twin in twins.items() if twin.certain))
+    alike = tuple(sorted(twins.keys() - {*overlap}))
+    if not allow_overlap:
+        _refuse(overlap or alike, twins, len(ids))
+    return CalibrationDraw(ids=ids, requested=size, available=len(pool), overlap=overlap, alike=alike)
+
+
+def _refuse(found: Sequence[str], twins: Mapping[str, Twin], num_drawn: int) -> None:
+    if not found:
+        return
+    shown = [f"{image_id} {twins[image_id].reason}".strip() for image_id in found[:5]]
+    some = ", ".join([*shown, *(["..."] if len(found) > 5 else [])])
+    if twins[found[0]].certain:
         raise DataError(
-            f"{len(overlap)} of {len(ids)} calibration images are evaluated too ({some}): "
+            f"{len(found)} of {num_drawn} calibration images are evaluated too ({some}): "
             "a quantized network would be scored on what it was fitted to.",
             fix="calibrate on a split that is not evaluated, or give --allow-calibration-overlap, which marks it.",
         )
-    return CalibrationDraw(ids=ids, requested=size, available=len(pool), overlap=tuple(sorted(overlap)))
+    raise DataError(
+        f"{len(found)} of {num_drawn} calibration images look like evaluated ones ({some}), as copies do that were "
+        "encoded again or scaled.",
+        fix="remove the copies; if these are different pictures, give --allow-calibration-overlap, which records them.",
+    )
 
 
 def _check(size: int, seed: int, available: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,15 +25,22 @@ from zoo_core.errors import DataError, ZooError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from zoo_core.datatypes import EvalDataset, Prediction, Target
+    from zoo_core.datatypes import EvalDataset, ImageSize, Prediction, Target
 
-_SIDE, _FINE_SIDE = 16, 64
+_SIDE, _FINE_SIDE, _DETAIL_SIDE = 16, 64, 96
 MAX_RMS, MAX_FINE_RMS = 16.0, 4.0
 """Largest root mean square difference of one picture's copies, in grey levels: 16 x 16 to find, 64 x 64 to confirm."""
+
+MIN_DETAIL_CORRELATION = 0.8
+"""Least correlation of the detail at 96 x 96 grey levels: X-rays of two people differ in nothing else."""
+
+_DETAIL_SIGMA = 2.0
+"""Standard deviation of the Gaussian blur that is subtracted to leave the detail, in pixels."""
 
 MIN_CONTRAST = 8.0
 """Least standard deviation of the 64 x 64 grey levels: nearly uniform pictures all look alike."""
 
+_EXIF = re.compile(b"Exif|eXIf")  # of a JPEG, of a PNG
 _MAX_STRETCH = 1.03
 _BLOCK = 512
 _MAX_CANDIDATES = 3  # where all images look alike, millions of pairs would have to be decoded
@@ -53,6 +61,20 @@ class ImageEvidence:
     thumbnail: NDArray[np.uint8] | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Twin:
+    """An image that is in another split too.
+
+    Attributes:
+        reason: For a message, after the image's id.
+        certain: Content, file or pixels are the same. False if the pictures only look the same: almost always a copy
+            that was encoded again or scaled, but two shots of a fixed camera can be as close.
+    """
+
+    reason: str
+    certain: bool
+
+
 def take_evidence(dataset: EvalDataset, image_id: str, *, thumbnail: bool) -> ImageEvidence:
     """Hash an image and, if ``thumbnail``, reduce its pixels.
 
@@ -70,7 +92,7 @@ def take_evidence(dataset: EvalDataset, image_id: str, *, thumbnail: bool) -> Im
 
     with observed_reads(look):
         content_hash = dataset.content_hash(image_id)
-        if thumbnail and not files:
+        if thumbnail and not any(found is not None for found in small):
             with contextlib.suppress(ZooError):  # the run itself says what is wrong, when it needs the pixels
                 small.append(_reduced(_grey(dataset.image(image_id)), _SIDE))
     own = next((found for found in reversed(small) if found is not None), None)
@@ -82,24 +104,27 @@ def same_pictures(
     evidence: Mapping[str, ImageEvidence],
     others: EvalDataset,
     other_evidence: Mapping[str, ImageEvidence],
-) -> dict[str, str]:
-    """Return the images of ``dataset`` whose picture is in ``others`` too, each with the reason.
+) -> dict[str, Twin]:
+    """Return the images of ``dataset`` whose picture is in ``others`` too.
 
-    An image is found if its content hash or the bytes of its file are the same, and if it was only renamed, encoded
-    again or scaled: then the two thumbnails agree, and so do both images at 64 x 64 grey levels. A picture that is
-    cropped, mirrored or rotated is not found, nor a changed one that is nearly uniform.
+    An image is found if its content hash, the bytes of its file or its pixels are the same, and if it was only renamed,
+    encoded again or scaled: then the two thumbnails agree, and so do both images at 64 x 64 grey levels and their
+    detail. A picture that is cropped, mirrored or rotated is not found, nor a changed one that is nearly uniform.
     """
     by_hash = {own.content_hash: image_id for image_id, own in other_evidence.items()}
     by_file = {file: image_id for image_id, own in other_evidence.items() for file in own.files}
-    found: dict[str, str] = {}
+    found: dict[str, Twin] = {}
     for image_id, own in evidence.items():
         if own.content_hash in by_hash:
-            found[image_id] = f"has the content of {by_hash[own.content_hash]!r}"
+            found[image_id] = Twin(reason=f"has the content of {by_hash[own.content_hash]!r}", certain=True)
         elif twin := next((by_file[file] for file in sorted(own.files) if file in by_file), None):
-            found[image_id] = f"has the image file of {twin!r}"
+            found[image_id] = Twin(reason=f"has the image file of {twin!r}", certain=True)
     for image_id, other_id in _alike(evidence, other_evidence):
-        if image_id not in found and _is_same_picture(dataset, image_id, others, other_id):
-            found[image_id] = f"shows the picture of {other_id!r}"
+        known = found.get(image_id)
+        if known is None or not known.certain:
+            twin_here = _compare(dataset, image_id, others, other_id)
+            if twin_here is not None and (known is None or twin_here.certain):
+                found[image_id] = twin_here
     return found
 
 
@@ -126,38 +151,71 @@ def _table(evidence: Mapping[str, ImageEvidence]) -> tuple[list[str], NDArray[np
     return list(there), rows
 
 
-def _is_same_picture(dataset: EvalDataset, image_id: str, others: EvalDataset, other_id: str) -> bool:
+def _compare(dataset: EvalDataset, image_id: str, others: EvalDataset, other_id: str) -> Twin | None:
     try:
         one, other = dataset.image(image_id), others.image(other_id)
     except ZooError:  # the run itself says what is wrong, when it needs the pixels
-        return False
+        return None
     stretch = one.shape[0] * other.shape[1] / (one.shape[1] * other.shape[0])
     if not 1 / _MAX_STRETCH <= stretch <= _MAX_STRETCH:
-        return False
-    a, b = (_reduced(_grey(image), _FINE_SIDE).astype(np.float32) for image in (one, other))
-    return bool(min(a.std(), b.std()) >= MIN_CONTRAST and np.sqrt(((a - b) ** 2).mean()) <= MAX_FINE_RMS)
+        return None
+    a, b = _grey(one), _grey(other)
+    fine_a, fine_b = (_reduced(grey, _FINE_SIDE).astype(np.float32) for grey in (a, b))
+    if min(fine_a.std(), fine_b.std()) < MIN_CONTRAST:
+        return None
+    if np.array_equal(one, other):
+        return Twin(reason=f"has the pixels of {other_id!r}", certain=True)
+    if np.sqrt(((fine_a - fine_b) ** 2).mean()) > MAX_FINE_RMS or _detail_correlation(a, b) < MIN_DETAIL_CORRELATION:
+        return None
+    return Twin(reason=f"shows the picture of {other_id!r}", certain=False)
+
+
+def _detail_correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Correlate what is left of two grey images without their blurred copies; 1 for equal ones."""
+    a, b = (
+        small - cv2.GaussianBlur(small, (0, 0), _DETAIL_SIGMA)
+        for small in (_reduced(grey, _DETAIL_SIDE).astype(np.float32) for grey in (one, other))
+    )
+    scale = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / scale if scale > 0 else 1.0
 
 
 def _thumbnail(data: bytes) -> NDArray[np.uint8] | None:
+    """Return the reduced grey image; None if it cannot be decoded, or if only the dataset knows which side is up."""
     try:
         size = image_size(data, source=Path("image"))
     except DataError:
         return None
     if size.width_px * size.height_px > MAX_PIXELS:
         return None
-    # libjpeg decodes a JPEG at an eighth of its size from the mean of each block, several times as fast.
+    flags = _jpeg_flag(size) if data.startswith(b"\xff\xd8") else cv2.IMREAD_GRAYSCALE
+    grey = _decoded(data, flags)
+    if grey is None:
+        return None
+    if _EXIF.search(data) and not np.array_equal(_decoded(data, flags | cv2.IMREAD_IGNORE_ORIENTATION), grey):
+        return None
+    return _reduced(grey, _SIDE)
+
+
+def _jpeg_flag(size: ImageSize) -> int:
+    """Choose how far libjpeg reduces a JPEG while it decodes: from the mean of each block, several times as fast.
+
+    OpenCV reduces a PNG after decoding it whole and skips most of its pixels, which fine outlines do not survive.
+    """
     flags = (
         (cv2.IMREAD_REDUCED_GRAYSCALE_8, 8),
         (cv2.IMREAD_REDUCED_GRAYSCALE_4, 4),
         (cv2.IMREAD_REDUCED_GRAYSCALE_2, 2),
     )
-    side = min(size)
-    flag = next((flag for flag, factor in flags if side >= 2 * _SIDE * factor), cv2.IMREAD_GRAYSCALE)
+    return next((flag for flag, factor in flags if min(size) >= 2 * _SIDE * factor), cv2.IMREAD_GRAYSCALE)
+
+
+def _decoded(data: bytes, flags: int) -> NDArray[np.uint8] | None:
     try:
-        grey = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        grey = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
-    return None if grey is None else _reduced(np.asarray(grey, np.uint8), _SIDE)
+    return None if grey is None else np.asarray(grey, np.uint8)
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -24,7 +24,7 @@ from zoo_core.runs.request import EvaluationRequest
 
 if TYPE_CHECKING:
     from zoo_core.datasets.calibration import CalibrationDraw
-    from zoo_core.datasets.pictures import ImageEvidence
+    from zoo_core.datasets.pictures import ImageEvidence, Twin
     from zoo_core.datatypes import EvalDataset, ModelBundle, ModelEntry, Recipe, Target, Task
     from zoo_core.quantization.pipeline import Plan
 
@@ -325,7 +325,7 @@ def _calibration(
     dataset = host.dataset(entry, DatasetRequest(root=data.dataset.root, split=split, label_file=request.labels))
     evidence: dict[str, ImageEvidence] = {}
 
-    def overlap(ids: Sequence[str]) -> Mapping[str, str]:
+    def overlap(ids: Sequence[str]) -> Mapping[str, Twin]:
         for image_id in ids:  # also detects a missing file now, not after the fp32 stage
             evidence[image_id] = take_evidence(dataset, image_id, thumbnail=pictures)
         return same_pictures(dataset, evidence, data.dataset, data.evidence)

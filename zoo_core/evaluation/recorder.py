@@ -306,6 +306,11 @@ def _initial_warnings(job: Job) -> tuple[str, ...]:
     draw = job.calibration
     if draw is not None and draw.overlap:
         texts.append(f"Calibration overlap: {len(draw.overlap)} calibration images belong to the evaluated split.")
+    if draw is not None and draw.alike:
+        texts.append(
+            f"{len(draw.alike)} calibration images look like evaluated ones ({', '.join(draw.alike[:5])}): if they are "
+            "copies, quantized stages are scored on what they were fitted to."
+        )
     if draw is not None and len(draw.ids) < min(DEFAULT_CALIBRATION_SIZE, draw.available):
         texts.append(
             f"Calibration uses {len(draw.ids)} images of {draw.available}, fewer than the default of "

@@ -141,6 +141,7 @@ def _calibration(job: Job) -> CalibrationRecord | None:
         num_images=len(draw.ids),
         num_available=draw.available,
         overlap=tuple(draw.overlap),
+        alike=tuple(draw.alike),
         fingerprint=job.calibration_fingerprint,
         ids=tuple(draw.ids),
     )

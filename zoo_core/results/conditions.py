@@ -79,6 +79,8 @@ def notes(run: StoredRun, entry: ModelEntry) -> list[str]:
             f"The registry ({entry.source}) does not name the images of the references; the run evaluated "
             f"{record.dataset.num_images}."
         )
+    if record.calibration is not None and record.calibration.alike:
+        found.append(f"{len(record.calibration.alike)} calibration images look like evaluated ones.")
     found += _other_weights(record, entry)
     settings, request = record.settings, record.request
     if request.labels is not None:

@@ -86,6 +86,8 @@ def _from_schema_2(content: dict[str, Any]) -> None:
     """Set the fields that schema 3 added to null or empty."""
     content.setdefault("sources", {})
     content.setdefault("files", {})
+    if isinstance(content.get("calibration"), dict):
+        content["calibration"] = {"alike": [], **content["calibration"]}
     content["environment"] = _added(content.get("environment"), "cpu_capability")
     if isinstance(content["environment"], dict):
         content["environment"].setdefault("torch_settings", {})

@@ -80,7 +80,7 @@ class DatasetRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationRecord(Part):
-    """Calibration images; ``overlap`` lists those that belong to the evaluated split."""
+    """Calibration images; ``overlap`` lists those that are evaluated too, ``alike`` those that only look like it."""
 
     split: str
     seed: int
@@ -88,6 +88,7 @@ class CalibrationRecord(Part):
     num_images: int
     num_available: int
     overlap: tuple[str, ...]
+    alike: tuple[str, ...]
     fingerprint: str | None
     ids: tuple[str, ...]
 
