@@ -48,4 +48,5 @@ def checked(host: PluginHost, run: Path, *references: Reference, stages: tuple[s
 
 
 def entry(host: PluginHost, *references: Reference) -> ModelEntry:
-    return dataclasses.replace(host.model("toy_squares"), references=references)
+    found = host.model("toy_squares")
+    return dataclasses.replace(found, references=references, dataset=dataclasses.replace(found.dataset, num_images=12))

@@ -327,9 +327,9 @@ def test_the_table_and_the_report_say_which_reference_was_used_and_which_was_not
     assert "Not compared: w8a8 voc07_11pt/pytorch-ssd 50.00 (a paper), taken with recipe w8a8_toy; the run" in printed
     assert b"not compared: taken with recipe w8a8_toy" in junit.read_bytes()
     assert b"(a paper, for aimet-torch ==2.42.*)" in junit.read_bytes()
-    assert b"does not name the images of the references" in junit.read_bytes()
+    assert b"No reference of stage 'w8a8' fits the run" in junit.read_bytes()
     assert run_command_line(["check", str(strange), "--json"]) == 1
     content = json.loads(capsys.readouterr().out)
-    assert "does not name the images of the references" in content["notes"][0]
+    assert "No reference of stage 'w8a8' fits the run" in content["obstacles"][0]
     assert content["findings"][0]["versions"] == "aimet-torch ==2.42.*"
     assert content["set_aside"][0]["reference"]["stage"] == "w8a8"

@@ -293,20 +293,42 @@ def test_a_reference_with_values_per_class_needs_these_classes(host: PluginHost,
 
 
 @pytest.mark.parametrize(
-    ("dataset", "said"),
+    ("dataset", "passed"),
     [
-        ({"num_images": None, "fingerprints": ()}, "does not name the images of the references; the run evaluated 12"),
-        ({"num_images": 12, "fingerprints": ()}, ""),
-        ({"num_images": None, "fingerprints": ("f" * 64,)}, ""),
+        ({"num_images": None, "fingerprints": ()}, False),
+        ({"num_images": 12, "fingerprints": ()}, True),
+        ({"num_images": None, "fingerprints": ("f" * 64,)}, True),
     ],
 )
-def test_references_that_do_not_name_their_images_are_noted(
-    host: PluginHost, run: Path, dataset: dict[str, Any], said: str
+def test_references_name_their_images_by_number_or_fingerprint(
+    host: PluginHost, run: Path, dataset: dict[str, Any], passed: bool
 ) -> None:
     verdict = check_run(open_run(run), known(host, FLOAT, **dataset), host)
-    assert verdict.passed
-    assert len(verdict.notes) == bool(said)
-    assert said in "".join(verdict.notes)
+    assert verdict.passed is passed
+    assert [text.split("'toy_squares'")[1] for text in verdict.obstacles] == (
+        [] if passed else [", so any images would do: write `num_images` below `dataset`. The run evaluated 12."]
+    )
+
+
+@pytest.mark.parametrize("recipe", [{"overrides": ["quantsim.param_bw=4"]}, {"name": "mine"}])
+def test_a_run_whose_stages_have_other_names_does_not_pass_by_its_float_stage(
+    host: PluginHost, run: Path, recipe: dict[str, Any]
+) -> None:
+    edit_json(run / "run.json", changes(recipe={"sha256": "0" * 64, **recipe}))
+    edit_json(run / "metrics.json", stages_of("fp32"))
+    edit_json(run / "metrics.json", lambda metrics: metrics["stages"].update(w4a8=metrics["stages"]["fp32"]))
+
+    verdict = gate(host, run)
+
+    assert [text.split(" fits")[0] for text in verdict.obstacles] == [
+        "No reference of stage 'w8a8'",
+        "No reference of stage 'optimized_fp32'",
+    ]
+    assert not verdict.passed
+    assert gate(host, run, ("fp32",)).passed
+    assert not gate(host, run, ("fp32", "w4a8")).passed
+    four = dataclasses.replace(QUANTIZED, stage="w4a8", recipe="any")
+    assert check_run(open_run(run), known(host, FLOAT, QUANTIZED, four), host).passed
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from results.conftest import edit_json
+from results import gated
 from results.gated import reference
 from toy_detector.model import untrained
 from zoo_core import api, artifacts
@@ -126,7 +127,7 @@ def test_a_run_with_a_loaded_network_is_not_compared_as_if_the_recipe_had_made_i
         "toy_squares", out=tmp_path / "loaded", stages="fp32,optimized_w8a8", optimized_checkpoint=network, **options
     )
     optimized = reference(0.0, stage="optimized_w8a8")
-    entry = dataclasses.replace(host.model("toy_squares"), references=(reference(0.0), optimized))
+    entry = gated.entry(host, reference(0.0), optimized)
 
     verdict = check_run(open_run(loaded.run_dir), entry, host)
 

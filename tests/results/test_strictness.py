@@ -105,6 +105,7 @@ def stored(tmp_path: Path, grid: Path) -> Path:
     # Of the images as this machine's OpenCV encodes them.
     content = fingerprint({image_id: dataset.content_hash(image_id) for image_id in dataset.ids})
     edit_json(path / "run.json", lambda record: record["dataset"].update(root=str(grid), fingerprint=content))
+    edit_json(path / "metrics.json", lambda metrics: metrics.update(fingerprint=content))
     assert json.loads((path / "run.json").read_text())["schema"] == 1
     return path
 

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from zoo_core.errors import RecipeError, RegistryError, RunError
 from zoo_core.files import replace_file
 from zoo_core.results import conditions
-from zoo_core.results.references import References
+from zoo_core.results.references import FLOAT_STAGE, References
 from zoo_core.runs.rows import Row, text_table
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Seque
     findings = [_compare(fitting, measured) for fitting in wanted]
     findings += _new(findings, measured, stages, entry)
     fitting = {one.reference.stage for one in wanted}
-    required = stages or [name for name in measured if any(one.reference.stage == name for one in set_aside)]
+    required = stages or _required(measured, fitting, [one.reference.stage for one in set_aside])
     return Verdict(
         model=entry.model_id,
         run=run.path,
@@ -154,6 +154,16 @@ def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Seque
         set_aside=set_aside,
         notes=list(dict.fromkeys([*conditions.notes(run, entry), *(note for one in wanted for note in one.notes)])),
     )
+
+
+def _required(measured: Collection[str], fitting: Collection[str], set_aside: Collection[str]) -> list[str]:
+    """Return the stages that need a fitting reference if the caller named none.
+
+    A recipe with other bit widths gives its stages other names. If all references but those of fp32 are set aside, the
+    gate has checked nothing of what the run quantized.
+    """
+    measured_aside = [name for name in measured if name in set_aside]
+    return measured_aside or ([] if {*fitting} - {FLOAT_STAGE} else list(dict.fromkeys(set_aside)))
 
 
 def _unchecked(

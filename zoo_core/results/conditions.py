@@ -44,6 +44,11 @@ def obstacles(run: StoredRun, entry: ModelEntry) -> list[str]:
 
 def _other_images(dataset: DatasetRecord, entry: ModelEntry) -> Iterator[str]:
     known = entry.dataset
+    if known.num_images is None and not known.fingerprints and entry.references:
+        yield (
+            f"The registry ({entry.source}) does not name the images of the references of {entry.model_id!r}, so any "
+            f"images would do: write `num_images` below `dataset`. The run evaluated {dataset.num_images}."
+        )
     if known.num_images is not None and dataset.num_images != known.num_images:
         yield f"The run evaluated {dataset.num_images} images; the references were measured on {known.num_images}."
     elif known.fingerprints and dataset.fingerprint not in known.fingerprints:
@@ -72,13 +77,7 @@ def _other_metrics(run: StoredRun) -> Iterator[str]:
 
 def notes(run: StoredRun, entry: ModelEntry) -> list[str]:
     """List in sentences the conditions of a run that no reference states, where they are not the usual ones."""
-    record, dataset = run.record, entry.dataset
-    found = []
-    if dataset.num_images is None and not dataset.fingerprints:
-        found.append(
-            f"The registry ({entry.source}) does not name the images of the references; the run evaluated "
-            f"{record.dataset.num_images}."
-        )
+    record, found = run.record, []
     if record.calibration is not None and record.calibration.alike:
         found.append(f"{len(record.calibration.alike)} calibration images look like evaluated ones.")
     found += _other_weights(record, entry)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zoo_core.results.stored import StoredRun
     from zoo_core.runs.parts import CalibrationRecord
 
-_NO_RECIPE = "fp32"
+FLOAT_STAGE = "fp32"
 """The stage that exists before any step of a recipe, and before any calibration."""
 
 _OPTIMIZED = "optimized_"
@@ -97,7 +97,7 @@ class References:
         return f"taken with classes that the run lacks: {', '.join(missing[:5])}" if missing else None
 
     def _other_recipe(self, reference: Reference) -> str | None:
-        if reference.stage == _NO_RECIPE or reference.recipe == ANY_RECIPE:
+        if reference.stage == FLOAT_STAGE or reference.recipe == ANY_RECIPE:
             return None
         name = reference.recipe or self._entry.recipe
         taken = " ".join([name, *(f"--set {setting}" for setting in reference.settings)])
@@ -128,7 +128,7 @@ class References:
 
     def _other_calibration(self, reference: Reference) -> str | None:
         used, split = self._record.calibration, self._entry.dataset.calibration_split
-        if reference.stage == _NO_RECIPE or (used is None and not self._is_measured(reference.stage)):
+        if reference.stage == FLOAT_STAGE or (used is None and not self._is_measured(reference.stage)):
             return None
         if used is None:
             return "taken with calibration images; the run recorded none"
@@ -171,7 +171,7 @@ class References:
 
     def _notes(self, reference: Reference) -> tuple[str, ...]:
         used = self._record.calibration
-        if used is None or reference.stage == _NO_RECIPE:
+        if used is None or reference.stage == FLOAT_STAGE:
             return ()
         required = _required(reference, used)
         if reference.num_calibration_images is None and required < DEFAULT_CALIBRATION_SIZE:
