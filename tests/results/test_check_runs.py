@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from results.conftest import edit_json
 from results import gated
+from results.conftest import edit_json
 from results.gated import reference
 from toy_detector.model import untrained
 from zoo_core import api, artifacts
