@@ -182,6 +182,8 @@ def _check_storable(name: str, arrays: Sequence[Any], image_ids: Sequence[str]) 
     for array, image_id in zip(arrays, image_ids, strict=True):
         if not isinstance(array, np.ndarray | np.generic):
             found, problem = type(array).__name__, "it is not a numpy array"
+        elif isinstance(array, np.ma.MaskedArray):
+            found, problem = "masked array", "its mask would be lost"
         else:
             num_values += array.size
             found, problem = f"{array.dtype} array of shape {array.shape}", ""
