@@ -414,3 +414,26 @@ def test_the_commit_of_a_repository_around_the_installation_is_not_ours(tmp_path
     state = provenance.git_state(ours)
     assert state is not None
     assert state.dirty
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_run_in_a_git_hook_does_not_name_the_repository_of_the_hook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("theirs", "ours"):
+        (tmp_path / name).mkdir()
+        git(tmp_path / name, "init", "-q")
+        (tmp_path / name / "starting.py").write_text("")
+        git(tmp_path / name, "add", "starting.py")
+        git(tmp_path / name, "commit", "-q", "-m", name)
+    commits = {name: git(tmp_path / name, "rev-parse", "HEAD") for name in ("theirs", "ours")}
+    assert commits["theirs"] != commits["ours"]
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "theirs" / ".git"))
+
+    state = provenance.git_state(tmp_path / "ours" / "starting.py")
+
+    assert state is not None
+    assert state.commit == commits["ours"]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "starting.py").write_text("")
+    assert provenance.git_state(tmp_path / "elsewhere" / "starting.py") is None

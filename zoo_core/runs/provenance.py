@@ -124,9 +124,12 @@ def take_peak_memory_bytes() -> int:
 
 
 def _git(git: str, folder: Path, *arguments: str) -> str | None:
+    # A git hook exports GIT_DIR and GIT_INDEX_FILE of the repository that it runs in.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = [git, "-C", str(folder), *arguments]
     try:
         done = subprocess.run(  # noqa: S603 - no shell, fixed program
-            [git, "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+            command, env=variables, capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
