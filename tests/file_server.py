@@ -21,6 +21,7 @@ class Served:
         statuses: Answers before the file is given.
         redirect: Where every request is sent instead.
         ranges: Whether parts may be asked for.
+        length: Whether the length of the body is stated.
         requests: The Range header of each request.
     """
 
@@ -30,6 +31,7 @@ class Served:
     statuses: list[int] = field(default_factory=list)
     redirect: str | None = None
     ranges: bool = True
+    length: bool = True
     requests: list[str | None] = field(default_factory=list)
     url: str = ""
 
@@ -58,7 +60,8 @@ def handler_for(served: Served) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, body: bytes, start: int) -> None:
             self.send_response(206 if start else 200)
-            self.send_header("Content-Length", str(len(body)))
+            if served.length:
+                self.send_header("Content-Length", str(len(body)))
             if start:
                 total = len(served.content)
                 self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")

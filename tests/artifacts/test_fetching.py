@@ -168,6 +168,18 @@ def test_without_a_hash_a_part_longer_than_the_servers_file_is_not_taken(
     assert served.requests == ["bytes=150000-", None]
 
 
+def test_without_a_hash_a_file_of_unknown_length_is_not_trusted(served: Served, cache: Path) -> None:
+    served.length = False
+    served.cut_after = [150_000]
+
+    with pytest.raises(ArtifactError, match="does not state the length of the file.*\n.*sha256 or size_bytes"):
+        fetch(Artifact(url=served.url))
+
+    assert not (cache / "artifacts.lock.json").exists()
+    served.cut_after = []
+    assert fetch(declared(served)).read_bytes() == served.content
+
+
 def test_a_part_longer_than_the_file_costs_a_fresh_download(
     served: Served, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

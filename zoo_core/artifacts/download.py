@@ -59,7 +59,8 @@ def download(
         True if bytes from an earlier call are part of the file.
 
     Raises:
-        ArtifactError: The server refuses, the size differs from the declared one, or the attempts failed.
+        ArtifactError: The server refuses, the size differs from the declared one, nothing states size or hash, or the
+            attempts failed.
     """
     import requests
 
@@ -75,7 +76,7 @@ def download(
         failures = best = 0
         while True:
             try:
-                continued = _attempt(session, url, part, validator_file, size_bytes, progress)
+                continued = _attempt(session, url, part, validator_file, size_bytes, progress, hashed=hashed)
             except _Interrupted as error:  # noqa: PERF203  # an attempt takes far longer than a try
                 have = part.stat().st_size if part.exists() else 0
                 # An attempt that got further than any before resets the count: large files get through poor lines.
@@ -100,6 +101,8 @@ def _attempt(
     validator_file: Path,
     size_bytes: int | None,
     progress: Progress | None,
+    *,
+    hashed: bool,
 ) -> bool:
     """Request the missing bytes and append them; return True if the server resumed, False if it started over."""
     import requests
@@ -119,6 +122,12 @@ def _attempt(
             start, total = _check_response(response, url, have, size_bytes)
             if start == total and start:
                 return True
+            if total is None and size_bytes is None and not hashed and not _is_chunked(response):
+                raise ArtifactError(
+                    f"{url}: the server does not state the length of the file, so a connection that was cut would leave "
+                    "a part of it unnoticed.",
+                    fix="add the file's sha256 or size_bytes to the registry.",
+                )
             _write_validator(validator_file, response)
             try:
                 _copy(response, part, start, total, url, size_bytes, progress)
@@ -138,6 +147,11 @@ def _attempt(
     except OSError as error:
         raise ArtifactError(f"{part} cannot be written: {error}.", fix="check free space and rights.") from error
     return start > 0
+
+
+def _is_chunked(response: requests.Response) -> bool:
+    """True if the end of the body is marked, so that urllib3 notices a missing one."""
+    return response.headers.get("Transfer-Encoding", "").lower() == "chunked"
 
 
 def _check_response(response: requests.Response, url: str, have: int, size_bytes: int | None) -> tuple[int, int | None]:
