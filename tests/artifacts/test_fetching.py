@@ -172,7 +172,7 @@ def test_without_a_hash_a_file_of_unknown_length_is_not_trusted(served: Served, 
     served.length = False
     served.cut_after = [150_000]
 
-    with pytest.raises(ArtifactError, match="does not state the length of the file.*\n.*sha256 or size_bytes"):
+    with pytest.raises(ArtifactError, match=r"does not state the length of the file.*\n.*sha256 or size_bytes"):
         fetch(Artifact(url=served.url))
 
     assert not (cache / "artifacts.lock.json").exists()

@@ -124,8 +124,8 @@ def _attempt(
                 return True
             if total is None and size_bytes is None and not hashed and not _is_chunked(response):
                 raise ArtifactError(
-                    f"{url}: the server does not state the length of the file, so a connection that was cut would leave "
-                    "a part of it unnoticed.",
+                    f"{url}: the server does not state the length of the file, so a connection that was cut would "
+                    "leave a part of it unnoticed.",
                     fix="add the file's sha256 or size_bytes to the registry.",
                 )
             _write_validator(validator_file, response)
