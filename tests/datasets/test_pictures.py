@@ -169,7 +169,7 @@ def test_a_png_of_thin_lines_is_found_though_opencv_skips_pixels_when_it_reduces
     data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
     (voc / "JPEGImages" / "t0.jpg").write_bytes(bytes(data))
     (voc / "JPEGImages" / "c1.jpg").unlink()
-    cv2.imwrite(str(voc / "JPEGImages" / "c1.png"), cv2.imdecode(data, cv2.IMREAD_COLOR))
+    cv2.imwrite(str(voc / "JPEGImages" / "c1.png"), read(voc / "JPEGImages" / "t0.jpg"))
     assert overlap(*splits(voc)) == {"c1": "has the pixels of 't0'"}
 
 
@@ -189,8 +189,8 @@ def test_an_exif_orientation_counts_as_far_as_the_layout_applies_it(voc: Path, t
     cv2.imwrite(str(voc / "JPEGImages" / "c2.jpg"), upright)
     assert overlap(*splits(voc)) == {"c2": "shows the picture of 't1'"}
 
-    again = encoded(voc / "JPEGImages" / "t1.jpg", 90)  # cv2 turns it
-    kept = bytes(cv2.imencode(".jpg", np.rot90(cv2.imdecode(np.frombuffer(again, np.uint8), cv2.IMREAD_COLOR)))[1])
+    unturned = read(voc / "JPEGImages" / "t1.jpg", cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    kept = bytes(cv2.imencode(".jpg", unturned, [cv2.IMWRITE_JPEG_QUALITY, 80])[1])
     train, val = in_folders(tmp_path / "classes", train=[("again.jpg", kept)], val=[("t.jpg", turned(stored))])
     assert overlap(train, val) == {"train/all/again.jpg": "shows the picture of 'val/all/t.jpg'"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,15 @@ from drawn_classes import CLASSES, write_classes
 from report.synthetic import write_run
 from results.conftest import write_record
 from zoo_core.cli.main import run_command_line
+from zoo_core.comparison.resampling import images_by_class
 from zoo_core.datasets.image_folder import ImageFolder
+from zoo_core.datatypes import DetectionTarget
 from zoo_core.errors import RegistryError
 from zoo_core.metrics.bootstrap import resample_weights
 from zoo_core.plugins import PluginHost
 from zoo_core.results.compare import Compared, CompareRequest, compare
 from zoo_core.results.rescore import RescoreRequest, rescore
+from zoo_core.tasks.detection import DETECTION
 from zoo_torchvision_classification import hooks
 
 
@@ -69,6 +73,36 @@ def test_values_are_those_recorded_and_lost_less_gained_is_the_difference(
     assert pair.overall.change is not None
     assert pair.overall.interval[0] <= pair.overall.change <= pair.overall.interval[1]
     assert len(pair.most_changed) == 5
+
+
+@pytest.mark.parametrize(("least", "enough"), [(20, True), (21, False)])
+def test_a_class_that_few_images_show_has_no_interval(
+    run: Path, plugins: PluginHost, monkeypatch: pytest.MonkeyPatch, least: int, enough: bool
+) -> None:
+    """60 images, 20 of each class. All resamples with a class's only image agree, and used to give p = 0.001."""
+    for module in ("zoo_core.metrics.bootstrap", "zoo_core.results.compare"):
+        monkeypatch.setattr(f"{module}.MIN_IMAGES", least)
+
+    found = compared(run, plugins)
+
+    (pair,) = found.pairs
+    assert pair.overall.interval is not None
+    for value in pair.classes.values():
+        assert (value.interval is not None, value.p_value is not None) == (enough, enough)
+        assert value.change is not None
+    note = "No interval for 3 classes that fewer than 21 images show."
+    assert (note in found.notes) is not enough
+
+
+def test_objects_that_count_are_the_images_of_a_class() -> None:
+    def target(labels: list[int], difficult: list[bool]) -> DetectionTarget:
+        boxes = np.zeros((len(labels), 4), np.float32)
+        return DetectionTarget(boxes=boxes, labels=np.array(labels, np.int64), difficult=np.array(difficult, bool))
+
+    targets = [target([0, 0, 1], [False, False, True]), target([0], [False]), target([], [])]
+    assert images_by_class(DETECTION, ("a", "b", "c"), targets) == [2, 0, 0]
+    without = dataclasses.replace(DETECTION, target_labels=None)
+    assert images_by_class(without, ("a", "b"), targets) == [3, 3]
 
 
 def test_the_interval_is_that_of_counting_each_draw_anew(run: Path, plugins: PluginHost) -> None:

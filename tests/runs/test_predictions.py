@@ -195,7 +195,7 @@ def test_not_a_number_views_and_fortran_order_come_back_exactly(tmp_path: Path) 
         (np.zeros((2, 3), complex), r"complex128 array of shape \(2, 3\)\) cannot be stored: its values are not plain"),
         (np.zeros(2, ">f4"), r"cannot be stored: its values are not plain"),
         (np.array([None]), r"object array of shape \(1,\)\) cannot be stored"),
-        (np.ma.array([1.0, 2.0], mask=[0, 1]), r"masked array\) cannot be stored: its mask would be lost"),
+        (np.ma.array([1.0, 2.0], mask=[False, True]), r"masked array\) cannot be stored: its mask would be lost"),
         ([1.0], r"list\) cannot be stored: it is not a numpy array"),
         (None, r"NoneType\) cannot be stored: it is not a numpy array"),
         (np.zeros((0, 4), np.float32), "image 'image 0' has float64, and a field has one dtype"),

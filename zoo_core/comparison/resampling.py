@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -15,7 +16,7 @@ from zoo_core.errors import RegistryError, RunError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from zoo_core.datatypes import Metric, Prediction, ProtocolScore, ResampledImages, Task, TaskContext
+    from zoo_core.datatypes import Metric, Prediction, ProtocolScore, ResampledImages, Target, Task, TaskContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,6 +58,14 @@ def check_images(task: Task, make_metric: Callable[[], Metric], images: Resample
         raise RegistryError(
             f"There is no {task.task_id} protocol {images.protocol!r}{hint}.", fix=f"name one of: {', '.join(known)}."
         )
+
+
+def images_by_class(task: Task, class_names: Sequence[str], targets: Sequence[Target]) -> list[int]:
+    """Return the number of images that show each class; all of them where the task does not tell."""
+    if task.target_labels is None:
+        return [len(targets)] * len(class_names)
+    counts = Counter(label for target in targets for label in {*task.target_labels(target)})
+    return [counts[label] for label in range(len(class_names))]
 
 
 def resampled_values(

@@ -192,8 +192,10 @@ def _thumbnail(data: bytes) -> NDArray[np.uint8] | None:
     grey = _decoded(data, flags)
     if grey is None:
         return None
-    if _EXIF.search(data) and not np.array_equal(_decoded(data, flags | cv2.IMREAD_IGNORE_ORIENTATION), grey):
-        return None
+    if _EXIF.search(data):
+        stored = _decoded(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
+        if stored is None or not np.array_equal(stored, grey):
+            return None
     return _reduced(grey, _SIDE)
 
 

@@ -143,6 +143,8 @@ class Task:
         uses_scores: ``compare`` and ``draw`` apply ``TaskContext.score_threshold``.
         resample: Scores one stage, whose predictions it gets by image id, under many weightings of the images at once.
         resample_protocols: Protocols that ``resample`` knows; for others the metric is computed for each weighting.
+        target_labels: Returns the classes that count in an image, as labels in any order; repeats are allowed. A class
+            that too few images show has no interval. None: every image counts for every class.
         checks: Functions for ``zoo-eval validate``.
     """
 
@@ -159,6 +161,7 @@ class Task:
     uses_scores: bool = False
     resample: Callable[[Mapping[str, Prediction], ResampledImages], ResampledValues] | None = None
     resample_protocols: tuple[str, ...] = ()
+    target_labels: Callable[[Target], Sequence[int]] | None = None
     checks: PredictionChecks = PredictionChecks()
 
 

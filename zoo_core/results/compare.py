@@ -11,7 +11,13 @@ import numpy as np
 
 from zoo_core.comparison.changes import CONFIDENCE, NUM_RESAMPLES, paired_weights
 from zoo_core.comparison.detections import SCORE_THRESHOLD
-from zoo_core.comparison.resampling import can_resample, check_images, count_changes, resampled_values
+from zoo_core.comparison.resampling import (
+    can_resample,
+    check_images,
+    count_changes,
+    images_by_class,
+    resampled_values,
+)
 from zoo_core.comparison.stages import BASELINE, compared_pair
 from zoo_core.datatypes import Prediction, ResampledImages, ResampledValues, TaskContext, measure
 from zoo_core.errors import DataError, RunError
@@ -193,11 +199,13 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
         change_kinds=task.change_kinds,
         change_definition=task.change_definition,
         pairs=[work.compare(run, before, other, after) for before, after in pairs],
-        notes=_notes(run, other, pairs),
+        notes=_notes(run, other, pairs, images_by_class(task, images.class_names, images.targets)),
     )
 
 
-def _notes(run: StoredRun, other: StoredRun, pairs: Sequence[tuple[str, str]]) -> list[str]:
+def _notes(
+    run: StoredRun, other: StoredRun, pairs: Sequence[tuple[str, str]], images_of_classes: Sequence[int]
+) -> list[str]:
     notes, num_images = [], len(run.image_ids)
     if any(pair != (BASELINE, BASELINE) for pair in pairs):
         found = [one for one in run.record.differences(other.record, "compare") if not one.refused]
@@ -206,6 +214,8 @@ def _notes(run: StoredRun, other: StoredRun, pairs: Sequence[tuple[str, str]]) -
         notes.append(f"Limited: compared on {num_images} images of the split only.")
     if num_images < MIN_IMAGES:
         notes.append(f"No interval: {num_images} images; intervals and p-values need {MIN_IMAGES} or more.")
+    elif few := sum(0 < num < MIN_IMAGES for num in images_of_classes):
+        notes.append(f"No interval for {few} classes that fewer than {MIN_IMAGES} images show.")
     return notes
 
 
@@ -273,13 +283,15 @@ class _Work:
         self._make_metric = make_metric
         self._images = images
         self._context = context
+        self._num_images = images_by_class(task, images.class_names, images.targets)
         self._read: dict[tuple[Path, str], tuple[Mapping[str, Prediction], ResampledValues]] = {}
 
     def compare(self, run: StoredRun, before: str, other: StoredRun, after: str) -> ComparedStages:
         old, old_values = self._stage(run, before)
         new, new_values = self._stage(other, after)
         differences = new_values.classes - old_values.classes
-        p_values = holm([two_sided_p_value(row[1:], len(self._images.image_ids)) for row in differences])
+        counts = self._num_images
+        p_values = holm([two_sided_p_value(row[1:], num) for row, num in zip(differences, counts, strict=True)])
         changes = count_changes(self._task, old, new, self._images, self._context, MOST_CHANGED)
         return ComparedStages(
             before=before,
@@ -287,7 +299,7 @@ class _Work:
             overall=_change(old_values.overall, new_values.overall, len(self._images.image_ids)),
             classes={
                 name: replace(
-                    _change(old_values.classes[label], new_values.classes[label], len(self._images.image_ids)),
+                    _change(old_values.classes[label], new_values.classes[label], counts[label]),
                     p_value=p_values[label],
                 )
                 for label, name in enumerate(self._images.class_names)

@@ -140,6 +140,7 @@ CLASSIFICATION = Task(
     may_be_empty=False,
     resample=resample,
     resample_protocols=CLASSIFICATION_PROTOCOLS,
+    target_labels=lambda target: [expect(target, ClassTarget).label],
     checks=PredictionChecks(
         problems=problems,
         labels=lambda prediction: expect(prediction, Classification).labels,

@@ -93,6 +93,13 @@ def _measures() -> dict[str, Measure]:
     }
 
 
+def target_labels(target: Target) -> list[int]:
+    """Return the labels of the objects that must be found."""
+    truth = expect(target, DetectionTarget)
+    labels: list[int] = truth.labels[~truth.difficult].tolist()
+    return labels
+
+
 DETECTION = Task(
     task_id="detection",
     prediction_type=Detections,
@@ -108,6 +115,7 @@ DETECTION = Task(
     uses_scores=True,
     resample=resample,
     resample_protocols=DETECTION_PROTOCOLS,
+    target_labels=target_labels,
     checks=PredictionChecks(
         problems=problems,
         labels=lambda prediction: expect(prediction, Detections).labels,
