@@ -126,6 +126,10 @@ VARIANT = (
             f"references: [{{{REFERENCE}, tolerance: -0.1, value: 0.5}}]",
             r"references\[0\].tolerance: .* -0.1 is negative",
         ),
+        (
+            f"references: [{{{REFERENCE}, tolerance: 0.5, value: 0.5}}]",
+            r"tolerance 0\.5 is 50 points(?s:.*)0\.5 points is 0\.005",
+        ),
         (f"references: [{{{REFERENCE}, tolerance: 0.1, value: 68.7}}]", r"68\.7 is outside (?s:.*)68\.7 % is 0\.687"),
         (f"references: [{{{REFERENCE}, tolerance: 0.1, value: high}}]", 'expected a number, got the text "high"'),
         (

@@ -42,6 +42,9 @@ Rule: TypeAlias = "Callable[[Any], tuple[str, str] | None]"
 
 SCHEMA = 1
 
+_MAX_TOLERANCE = 0.2
+"""A larger one is points where a fraction belongs: nearly every run would satisfy it."""
+
 
 def builtin_registry() -> Path:
     """Return the registry file of the bundled models, both in an installed wheel and in a checkout."""
@@ -245,6 +248,11 @@ def _is_fraction(value: float) -> tuple[str, str] | None:
 def _is_tolerance(value: float) -> tuple[str, str] | None:
     if value < 0:
         return f"the tolerance {value:g} is negative", "write how far below the value still counts, 0 or more"
+    if _MAX_TOLERANCE < value <= 100:
+        return (
+            f"the tolerance {value:g} is {100 * value:g} points",
+            f"write a fraction: {value:g} points is {value / 100:.6g}",
+        )
     return _is_fraction(value)
 
 

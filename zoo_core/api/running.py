@@ -66,7 +66,7 @@ def evaluate(
         limit: Evaluate the first ``limit`` images.
         calibration_size: Images to calibrate on; fewer where the split has fewer.
         calibration_split: Split to draw calibration images from; None for the model's.
-        allow_calibration_overlap: Calibrate on evaluated images; the result is marked.
+        allow_calibration_overlap: Calibrate on images that are evaluated too, or look like it; the result is marked.
         require_full_quantization: Stop at a quantized stage that computes in float what the configuration quantizes;
             otherwise this is a warning.
         batch_size: Images per forward pass; None for the device's default.

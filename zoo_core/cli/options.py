@@ -97,7 +97,9 @@ QUANTIZING = (
     ),
     click.option("--calibration-split", help="Split to draw calibration images from [default: the model's]."),
     click.option(
-        "--allow-calibration-overlap", is_flag=True, help="Calibrate on evaluated images; the result is marked."
+        "--allow-calibration-overlap",
+        is_flag=True,
+        help="Calibrate on images that are evaluated too, or look like it; the result is marked.",
     ),
     click.option(
         "--require-full-quantization",
