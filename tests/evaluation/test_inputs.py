@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 
 from zoo_core import api
@@ -78,6 +80,24 @@ def test_a_calibration_image_that_is_evaluated_under_another_name_is_refused(
     result = run(command, allow_calibration_overlap=True)
     assert result.record.calibration.overlap == ("trainval_003",)
     assert any("Calibration overlap: 1" in text for text in result.record.warnings)
+
+
+@pytest.mark.parametrize("command", [api.evaluate, api.quantize])
+def test_a_calibration_image_that_only_looks_like_an_evaluated_one_is_recorded_apart(
+    run: Run, grid: Path, command: Callable[..., Any]
+) -> None:
+    pixels = cv2.imread(str(grid / "test_004.png"))
+    assert pixels is not None
+    cv2.imwrite(str(grid / "trainval_003.png"), np.clip(pixels.astype(np.int64) + 1, 0, 255).astype(np.uint8))
+
+    with pytest.raises(DataError, match=r"1 of 8 .* look like evaluated ones \(trainval_003 shows .*'test_004'\)"):
+        run(command)
+
+    result = run(command, allow_calibration_overlap=True)
+    assert (result.record.calibration.overlap, result.record.calibration.alike) == ((), ("trainval_003",))
+    assert any(
+        "1 calibration images look like evaluated ones (trainval_003)" in text for text in result.record.warnings
+    )
 
 
 def test_quantize_says_how_many_evaluated_images_it_could_not_compare(run: Run, grid: Path) -> None:
