@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import tarfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# `tools` and `benchmarks` are not installed. At the end of the path, the checkout hides no installed package.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # No wall-clock limits in tests; in CI the same examples every time, so that a failure is the change's.
 settings.register_profile("zoo_eval", deadline=None, derandomize=bool(os.environ.get("CI")))
@@ -20,6 +24,16 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache of the session's own: no test takes what the user's holds, and none adds to it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ZOO_EVAL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _outside_of_the_checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """An empty current folder: a program that a test starts would import from the checkout, not what is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        if shared := os.environ.get("ZOO_EVAL_SHARED"):
+            patch.setenv("ZOO_EVAL_SHARED", str(Path(shared).absolute()))
+        patch.chdir(tmp_path_factory.mktemp("work"))
         yield
 
 
