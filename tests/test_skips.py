@@ -132,7 +132,7 @@ def test_the_list_names_tests_and_environments_that_exist() -> None:
     assert entries
     for entry in entries:
         path, _, pattern = entry.tests.partition("::")
-        assert (TESTS.parent / path).is_file(), path
+        assert list(TESTS.parent.glob(path)), path
         assert pattern != "" or entry.tests == path
         for environment in entry.environments:
-            assert environment == "*" or environment.rstrip("*").rstrip("-") in tox, environment
+            assert environment in ("*", "no tox") or environment.rstrip("*").rstrip("-") in tox, environment
