@@ -114,6 +114,11 @@ def folded_network(checkpoint: Path) -> nn.Module:
     """Build the stand-in network with batch norms folded into the convolutions before them."""
     network = build_network()
     network.load_state_dict(torch.load(checkpoint, weights_only=True))
+    return fold(network)
+
+
+def fold(network: nn.Module) -> nn.Module:
+    """Fold the batch norms of a network into the convolutions before them, in place."""
     convolution: Any = None
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.Conv2d):

@@ -18,7 +18,7 @@ TESTS = Path(__file__).parents[1]
 
 @pytest.fixture(scope="package")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStage]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent, *sys.path)))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (TESTS, *sys.path)))}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     environment["ZOO_EVAL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     with subprocess.Popen(  # noqa: S603 - our own interpreter and program

@@ -15,10 +15,12 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -257,7 +259,11 @@ def perform(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def fork(task: dict[str, Any]) -> dict[str, Any]:
-    """Perform a task in a child; ``signal`` in the answer is what killed it, ``exit`` its exit code."""
+    """Perform a task in a child; ``signal`` in the answer is what killed it, ``exit`` its exit code.
+
+    With ``kill_after_s`` the child is killed that much later, wherever it is.
+    """
+    started = time.monotonic()
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -275,11 +281,14 @@ def fork(task: dict[str, Any]) -> dict[str, Any]:
             traceback.print_exc()
         os._exit(code)
     os.close(writing)
+    if "kill_after_s" in task and not select.select([reading], [], [], task["kill_after_s"])[0]:
+        os.kill(child, signal.SIGKILL)
     with os.fdopen(reading) as pipe:
         text = pipe.read()
     _, status = os.waitpid(child, 0)
     ended = {"signal": os.WTERMSIG(status)} if os.WIFSIGNALED(status) else {"exit": os.WEXITSTATUS(status)}
-    return {**(json.loads(text) if text else {}), **ended}
+    answer = json.loads(text) if text and "exit" in ended else {}
+    return {**answer, **ended, "seconds": time.monotonic() - started}
 
 
 def import_what_a_run_imports() -> None:
