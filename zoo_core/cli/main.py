@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 
 import click
 
-from zoo_core.cli.signals import TerminatedError
+from zoo_core.cli.signals import Interrupts, TerminatedError, termination_interrupts
+from zoo_core.cli.terminal import open_missing_descriptors, safe_streams
 from zoo_core.errors import RunCrashError, RunInterruptedError, ZooError, closest_hint
 from zoo_core.version import __version__
 
@@ -81,24 +82,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     0 done, 1 a metric missed its reference, 2 user error, 3 the run failed, 130 interrupted, 143 terminated.
     """
-    sys.exit(run_command_line(sys.argv[1:] if arguments is None else arguments))
+    interrupts = Interrupts()
+    interrupts.install()  # for good: a Ctrl-C while Python exits would print a traceback
+    open_missing_descriptors()
+    sys.exit(_run(sys.argv[1:] if arguments is None else arguments, interrupts))
 
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; nothing but results goes to stdout."""
-    try:
-        code = cli.main(args=list(arguments), prog_name="zoo-eval", standalone_mode=False)
-    except ZooError as error:
-        in_a_log = error.exit_code != CRASHED or isinstance(error, RunCrashError)
-        return _report(error, error.fact, error.fix if in_a_log else _crash_advice(), error.exit_code, arguments)
-    except click.ClickException as error:
+    with termination_interrupts() as interrupts:
+        return _run(arguments, interrupts)
+
+
+def _run(arguments: Sequence[str], interrupts: Interrupts) -> int:
+    with safe_streams() as flush:
+        try:
+            code = cli.main(args=list(arguments), prog_name="zoo-eval", standalone_mode=False)
+        except (Exception, KeyboardInterrupt) as error:
+            if interrupts.arrived or isinstance(error, KeyboardInterrupt):
+                interrupts.closed = True
+            code = _ended(error, arguments, interrupted=interrupts.closed)
+        interrupts.closed = True
+        unwritten = flush()
+        if unwritten is not None:
+            click.echo(
+                f"error: The result cannot be written to stdout: {unwritten.strerror}.\n  {_UNWRITTEN}", err=True
+            )
+            return code or ZooError.exit_code
+    return code if isinstance(code, int) else 0
+
+
+_UNWRITTEN = "fix: make room, or send it elsewhere; what a run has recorded is in its directory."
+
+
+def _ended(error: BaseException, arguments: Sequence[str], *, interrupted: bool) -> int:
+    """Print what ended a command, and return its exit code."""
+    if isinstance(error, click.Abort) and isinstance(error.__cause__, (KeyboardInterrupt, EOFError)):
+        error = error.__cause__  # click does not tell them apart
+    if interrupted or isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return _interrupted(error)
+    if isinstance(error, click.ClickException):
         error.show(file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort) as stop:
-        return _interrupted(stop)
-    except Exception as error:
-        return _report(error, f"The run failed: {type(error).__name__}: {error}", _crash_advice(), CRASHED, arguments)
-    return code if isinstance(code, int) else 0
+    from zoo_core.evaluation.machine_errors import machine_error
+
+    of_the_user = isinstance(error, ZooError) and error.exit_code != CRASHED
+    known = (None if of_the_user else machine_error(error)) or error
+    if not isinstance(known, ZooError):
+        fact = f"The run failed: {type(error).__name__}: {error}"
+        return _report(error, fact, _crash_advice(error), CRASHED, arguments)
+    in_a_log = known.exit_code != CRASHED or isinstance(known, RunCrashError)
+    return _report(error, known.fact, known.fix if in_a_log else _crash_advice(error), known.exit_code, arguments)
 
 
 def _interrupted(stop: BaseException) -> int:
@@ -121,22 +155,23 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def _report(error: Exception, fact: str, fix: str, exit_code: int, arguments: Sequence[str]) -> int:
+def _report(error: BaseException, fact: str, fix: str, exit_code: int, arguments: Sequence[str]) -> int:
     click.echo(f"error: {fact}\n  fix: {fix}", err=True)
     if "--verbose" in arguments:
         traceback.print_exception(error, file=sys.stderr)
     return exit_code
 
 
-def _crash_advice() -> str:
-    """Keep the traceback that is being handled, and say where; a crash before a run starts has no run's log."""
+def _crash_advice(error: BaseException) -> str:
+    """Keep the traceback, and say where; a crash before a run starts has no run's log."""
     from zoo_core.artifacts import cache_dir
 
-    path = cache_dir() / "logs" / f"crash-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.txt"
+    name = f"crash-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.txt"
     try:
+        path = cache_dir() / "logs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError:
+        path.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="backslashreplace")
+    except (OSError, ZooError):
         return "run again with --verbose for the traceback, and report it."
     return f"read the traceback in {path} and report it."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import click
 
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE
+from zoo_core.files import path_problem
 from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
 
 if TYPE_CHECKING:
@@ -17,8 +19,43 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option: TypeAlias = Callable[[Any], Any]
 
-FILE = click.Path(path_type=Path)
-SCORE = click.FloatRange(0.0, 1.0)
+
+class _File(click.Path):
+    """Path that the machine and a record can hold; it need not exist."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        problem = path_problem(Path(path))
+        if problem is not None:
+            self.fail(f"{problem}; give another path.", param, ctx)
+        return path
+
+
+class _Score(click.FloatRange):
+    """Number in ``[0, 1]``; not-a-number is outside."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number in [0, 1].", param, ctx)
+        return number
+
+
+class _NameOrFile(click.ParamType):
+    """Text that may be a path."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        problem = path_problem(Path(value))
+        if problem is not None:
+            self.fail(f"{problem}; give another name or path.", param, ctx)
+        return value
+
+
+FILE = _File(path_type=Path)
+FOLDER = _File(path_type=Path, file_okay=False)
+SCORE = _Score(0.0, 1.0)
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 VERBOSE = click.option("--verbose", is_flag=True, help="Show tracebacks.")
@@ -34,7 +71,7 @@ PROGRESS = (
 OFFLINE = click.option("--offline", is_flag=True, help="Download nothing.")
 CHECKPOINT = click.option("--checkpoint", type=FILE, help="Original weights instead of the registry's.")
 LABELS = click.option("--labels", type=FILE, help="Label file, one class name per line; it sets the number of classes.")
-RECIPE = click.option("--recipe", help="Name of one of the plugin's recipes, or a recipe file.")
+RECIPE = click.option("--recipe", type=_NameOrFile(), help="Name of one of the plugin's recipes, or a recipe file.")
 SETTINGS = click.option(
     "--set",
     "settings",

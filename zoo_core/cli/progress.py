@@ -6,10 +6,11 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from typing_extensions import Self
+
+from zoo_core.cli.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.progress import Task, TaskID
@@ -34,7 +35,7 @@ class TerminalReporter:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self._quiet = quiet
         self._verbose = verbose
-        self._console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+        self._console = make_console(stderr=True, quiet=quiet, soft_wrap=True)
         self._bars = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=24),

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from zoo_core.errors import DataError, PluginCrashError, RunCrashError, RunError, RunInterruptedError, ZooError
-from zoo_core.evaluation.memory import out_of_memory
-from zoo_core.files import DISK_ERRORS
+from zoo_core.evaluation.machine_errors import machine_error
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.parts import Status
 
@@ -64,11 +63,9 @@ def _failure(error: BaseException) -> ZooError:
     """Convert the error to a ZooError."""
     if isinstance(error, ZooError) and not isinstance(error, PluginCrashError):
         return error
-    message = out_of_memory(error)
-    if message is not None:
-        return RunError(f"There is not enough memory ({message}).", fix="end other programs that need memory.")
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return RunError(f"A file cannot be written: {error}", fix="free disk space.")
+    machine = machine_error(error)
+    if machine is not None:
+        return machine
     if isinstance(error, PluginCrashError):
         return RunCrashError(error.fact, fix=error.fix)
     return RunCrashError(f"{type(error).__name__}: {error}", fix="")
