@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and SIGTERM, as shells count signals."""
+
 RAPID_S = 1.0
 """A signal this soon after another one is ignored: it would break the cleanup that the first one has caused."""
 
@@ -55,6 +58,12 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, cast("signal.Handlers", handler))
         sys.unraisablehook = self._hook
+
+    def ignore(self) -> None:
+        """Ignore the signals from now on, also while Python exits."""
+        self.closed = True
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()

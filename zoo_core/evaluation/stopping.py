@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,13 +29,18 @@ class Finish(Protocol):
 
 
 @contextmanager
-def stopping(run_dir: RunDirectory, finish: Finish, place: Callable[[], str]) -> Iterator[None]:
+def stopping(
+    run_dir: RunDirectory, finish: Finish, place: Callable[[], str], is_complete: Callable[[], bool]
+) -> Iterator[None]:
     """Record a failed or interrupted run, and add its directory and the command that resumes it to the error.
+
+    A run that is recorded as complete stays so, whatever fails or interrupts its report and the plugins told of it.
 
     Args:
         run_dir: The run's directory.
         finish: Records the end of the run.
         place: Returns the current place for the error, e.g. " at stage 'fp32'".
+        is_complete: Returns True once the run is recorded as complete.
 
     Raises:
         RunInterruptedError: Instead of KeyboardInterrupt.
@@ -43,20 +50,37 @@ def stopping(run_dir: RunDirectory, finish: Finish, place: Callable[[], str]) ->
     try:
         yield
     except KeyboardInterrupt as stop:
-        logger.warning("interrupted%s", place())
-        _close(finish, "interrupted")
+        with _undisturbed():
+            logger.warning("interrupted%s", place())
+            if not is_complete():
+                _close(finish, "interrupted")
         raise RunInterruptedError(run_dir.path) from stop
     except (Exception, SystemExit) as error:  # a plugin that calls sys.exit has failed too
         failure = _failure(error)
         logger.error("The run failed: %s", failure.fact, exc_info=True)
-        _close(finish, "failed", error=failure.fact)
-        stopped = f"The run stopped{place()}; completed results are kept in {run_dir.path}"
+        if is_complete():
+            stopped = f"The run is complete in {run_dir.path}; only what follows it failed"
+        else:
+            _close(finish, "failed", error=failure.fact)
+            stopped = f"The run stopped{place()}; completed results are kept in {run_dir.path}"
         resume = f"then resume with: {run_dir.resume_command}"
         if isinstance(failure, RunCrashError):
             fix = f"read the traceback in {run_dir.path / LOG} and report it. Once it is fixed, {resume}"
         else:
             fix = f"{failure.fix.rstrip('.')}; {resume}" if isinstance(failure, (DataError, RunError)) else failure.fix
         raise type(failure)(f"{failure.fact}\n{stopped}", fix=fix) from error
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM inside the block, in the main thread."""
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _failure(error: BaseException) -> ZooError:
