@@ -36,7 +36,9 @@ def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         status = os.fstat(file.fileno())
         _refuse_special(status.st_mode)
-        data = file.read(status.st_size + 1) if status.st_size <= max_bytes else b""
+        data: bytes | None = file.read(status.st_size + 1) if status.st_size <= max_bytes else b""
+        if data is None:  # a file of /proc that would block, such as /proc/kmsg
+            raise OSError(errno.EAGAIN, "it has no content to read now")
         if status.st_size < len(data) <= max_bytes:  # the file grows, or is one of /proc, whose size is 0
             data += file.read(max_bytes + 1 - len(data))
         size = max(status.st_size, len(data))
