@@ -16,7 +16,7 @@ from toy_detector import hooks as toy_detector
 from toy_detector.model import untrained
 from zoo_core import artifacts
 from zoo_core.api import arguments
-from zoo_core.cli.main import COMMANDS, cli
+from zoo_core.cli.commands import COMMANDS, cli
 from zoo_core.errors import RunError
 from zoo_core.plugins import PluginHost
 

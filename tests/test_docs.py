@@ -19,7 +19,7 @@ from toy_detector import hooks as toy_hooks
 from toy_detector.model import untrained
 from zoo_aimet_steps.steps import STEPS as PLUGIN_STEPS
 from zoo_core import artifacts
-from zoo_core.cli.main import cli
+from zoo_core.cli.commands import cli
 from zoo_core.conformance import CHECKS
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.metrics.classification import CLASSIFICATION_PROTOCOLS, ClassificationMetric

@@ -43,6 +43,7 @@ FLOORS = {
     "yaml_files": 2,
     "boxes": 1,
     "errors": 1,
+    "locks": 2,
     "files": 1,
     "display": 1,
     "version": 1,

@@ -206,6 +206,20 @@ def test_a_plugins_registry_file_may_name_another_plugin_as_owner(plugins: Plugi
     assert plugins.broken == ()
 
 
+def test_an_unknown_model_names_the_plugins_whose_registry_was_refused(plugins: PluginHost, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("schema:\nmodels: {}\n")
+
+    class Refused:
+        @hookimpl
+        def zoo_registry(self) -> Path:
+            return tmp_path / "bad.yaml"
+
+    plugins.register(Refused(), "refused_plugin")
+
+    with pytest.raises(RegistryError, match=r"(?s)no model 'wanted'.*plugin 'refused_plugin': .*bad\.yaml.*value null"):
+        plugins.model("wanted")
+
+
 def test_a_wrong_registry_file_given_for_one_call_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("schema: 1\nmodels: {a: {plugn: b}}\n")
 

@@ -183,6 +183,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
         ("[1, 2]", "expected a mapping, got a list"),
         ("schema: 1", "models: the key is missing"),
         ("models: {}", "schema: the key is missing"),
+        ("schema:\nmodels: {}", "schema: the value null is not a schema version"),
         ("schema: one\nmodels: {}", 'schema: the value "one" is not a schema version'),
         ("schema: 1\nmodels: [a]", "models: expected models, got a list"),
         ("schema: 1\nmodels: {a: 3}", "models.a: expected a mapping, got the number 3"),

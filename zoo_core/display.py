@@ -1,7 +1,8 @@
-"""Numbers as people read them."""
+"""Numbers and texts as people read them."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 DASH = "\N{EN DASH}"
@@ -9,6 +10,25 @@ DASH = "\N{EN DASH}"
 
 MINUS = "\N{MINUS SIGN}"
 """The sign of a negative number on a page; a hyphen is too short beside a plus."""
+
+
+def printable(text: str) -> str:
+    r"""Replace characters that a terminal could obey, or that nobody sees, by escapes like ``\u001b``.
+
+    Line breaks, tabs and spaces stay. The escapes are those of JSON: JSON text keeps its meaning.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char in "\n\t" or _is_visible(char) else _escape(char) for char in text)
+
+
+def _is_visible(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def percent(value: float | None, *, digits: int = 2) -> str:

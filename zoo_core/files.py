@@ -13,6 +13,10 @@ DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, e
 """A full disk or quota, a read-only or failing disk, a file over its limit."""
 
 
+_MAX_SHOWN = 200
+"""Characters of a bad path to show."""
+
+
 def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
     """Return the bytes of a regular file; links are followed.
 
@@ -32,7 +36,9 @@ def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         status = os.fstat(file.fileno())
         _refuse_special(status.st_mode)
-        data = file.read(status.st_size + 1) if status.st_size <= max_bytes else b""
+        data: bytes | None = file.read(status.st_size + 1) if status.st_size <= max_bytes else b""
+        if data is None:  # a file of /proc that would block, such as /proc/kmsg
+            raise OSError(errno.EAGAIN, "it has no content to read now")
         if status.st_size < len(data) <= max_bytes:  # the file grows, or is one of /proc, whose size is 0
             data += file.read(max_bytes + 1 - len(data))
         size = max(status.st_size, len(data))
@@ -46,6 +52,36 @@ def _refuse_special(mode: int) -> None:
         raise IsADirectoryError(errno.EISDIR, "it is a directory, not a regular file")
     if not stat.S_ISREG(mode):
         raise OSError(errno.EINVAL, "it is not a regular file")
+
+
+def path_problem(path: Path) -> str | None:
+    """Return why no file can have this path, or why a record cannot hold it; None for a path that need not exist.
+
+    A record and a report are UTF-8 text, so the whole path must be, also that of the working directory.
+    """
+    if not _is_utf8(path.absolute()):
+        return f"the path {_shown(path.absolute())} is not UTF-8 text"
+    try:
+        path.lstat()
+    except ValueError as error:  # a null byte
+        return f"the path {_shown(path)} cannot be used: {error}"
+    except OSError as error:
+        if error.errno in {errno.ENAMETOOLONG, errno.ELOOP}:
+            return f"the path {_shown(path)} cannot be used: {error.strerror}"
+    return None
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(path: Path) -> str:
+    text = str(path).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def replace_file(path: Path, data: bytes, *, partial: Path | None = None) -> None:

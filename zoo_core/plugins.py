@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pluggy
 
 from zoo_core import defaults, hookspecs, tasks
-from zoo_core.errors import PluginError, ZooError, closest
+from zoo_core.errors import PluginError, RegistryError, ZooError, closest
 from zoo_core.guards import (
     GuardedDataset,
     GuardedMetric,
@@ -201,12 +201,20 @@ class PluginHost:
         """Return the entry of a model, by its registry name or by the name of a plugin that owns one model.
 
         Raises:
-            RegistryError: No such model; the closest name is suggested.
+            RegistryError: No such model; the closest name is suggested, and plugins that cannot be used are named.
             PluginError: The name is claimed twice.
         """
         from zoo_core import registry
 
-        entry = registry.find_model(self.catalog(), name)
+        try:
+            entry = registry.find_model(self.catalog(), name)
+        except RegistryError as error:
+            if not self._broken:
+                raise
+            causes = "".join(f"\n  plugin {plugin.plugin_id!r}: {plugin.cause}" for plugin in self._broken.values())
+            raise RegistryError(
+                f"{error.fact} Models of plugins that cannot be used are missing:{causes}", fix=error.fix
+            ) from error
         if len(self._claims.get(entry.model_id, ())) > 1:
             raise self._claimed_twice(entry.model_id)
         return entry

@@ -126,9 +126,9 @@ class YamlFile:
         Raises:
             ZooError: The version is newer than ``newest``; other problems of such a file would only mislead.
         """
-        version = self.value.get("schema") if isinstance(self.value, dict) else None
-        if version is None:
+        if not isinstance(self.value, dict) or "schema" not in self.value:
             return  # a missing key is reported with the other keys
+        version = self.value["schema"]
         if not isinstance(version, int) or isinstance(version, bool) or version < 1:
             self.report(("schema",), f"the value {show(version)} is not a schema version", f"write schema: {newest}")
         elif version > newest:

@@ -370,7 +370,7 @@ def test_a_cached_file_in_a_read_only_cache_is_used(
 
     for name in ("mkdir", "touch", "write_bytes", "write_text"):
         monkeypatch.setattr(Path, name, refuse)
-    monkeypatch.setattr(fetching, "FileLock", refuse)
+    monkeypatch.setattr(fetching, "file_lock", refuse)
 
     assert fetch(artifact) == path
 

@@ -158,6 +158,22 @@ CASES: dict[str, tuple[Spoil, str, str]] = {
     "no such CUDA device": (options(device="cuda:99"), "--device is 'cuda:99'", "--device cpu"),
     "no such device": (options(device="npu"), "--device is 'npu'", "cuda:N"),
     "unknown stage": (options(stages="fp32,w8a4"), "no stage 'w8a4'", "optimized_fp32"),
+    "out directory that is not UTF-8": (options(out="\udcff"), r"--out: the path .*\\xff is not UTF-8 text", "another"),
+    "out directory with a long name": (options(out="a" * 300), "--out: the path aaa.* cannot be used: File name", ""),
+    "data that are not UTF-8": (options(data="\udcff"), r"--data: .*\\xff is not UTF-8 text", ""),
+    "weights that are not UTF-8": (options(checkpoint="\udcff.pth"), r"--checkpoint: .*\\xff.pth is not UTF-8", ""),
+    "weights with a long name": (options(checkpoint="a" * 300), "--checkpoint: .*File name too long", ""),
+    "label file that is not UTF-8": (options(labels="\udcff"), "--labels: .* is not UTF-8", ""),
+    "id file that is not UTF-8": (options(ids="\udcff"), "--ids: .* is not UTF-8", ""),
+    "recipe that is not UTF-8": (options(recipe="\udcff.yaml"), "--recipe: .* is not UTF-8", ""),
+    "recipe with a long name": (options(recipe=f"{'a' * 300}.yaml"), "--recipe: .*File name too long", ""),
+    "AIMET configuration with a long name": (
+        options(set=f"quantsim.config_file={'a' * 300}"),
+        "File name too long",
+        "",
+    ),
+    "set not finite": (options(set="adaround.reg_param=.inf"), "inf", ""),
+    "recipe with an empty schema": (recipe("schema:\nname: own\n"), "schema: the value null is not a schema", ""),
     "limit of nothing": (options(limit=0), "--limit is 0", "1 or more"),
 }
 
@@ -183,6 +199,41 @@ def test_bad_input_is_named_with_its_fix_and_leaves_nothing_behind(
     assert fix in printed.fix, printed
     assert {path: path.stat().st_mtime_ns for path in voc.parent.rglob("*")} == before
     assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("option", [{}, {"out": None}], ids=["named", "default"])
+def test_a_working_directory_that_is_not_utf8_is_refused_and_left_empty(
+    option: dict[str, None],
+    fail: Callable[..., Printed],
+    arguments: Arguments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "\udcfe"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    printed = fail(arguments(**{"out": "run", **option}))
+
+    assert "xfe" in printed.fact
+    assert "is not UTF-8 text" in printed.fact
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("value", ["nan", "-nan"])
+@pytest.mark.parametrize("command", [["compare", "run"], ["detect", "model", "image.png"]])
+def test_a_score_that_is_not_a_number_is_refused(command: list[str], value: str, fail: Callable[..., Printed]) -> None:
+    assert fail([*command, "--score", value]).fact == f"error: --score is {value}."
+
+
+def test_a_file_of_ids_may_begin_with_a_byte_order_mark(
+    arguments: Arguments, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ids.txt").write_bytes(b"\xef\xbb\xbf000003\r\n000001\r\n")
+
+    assert run_command_line(arguments(stages="fp32", ids=tmp_path / "ids.txt")) == 0, capfd.readouterr().err
+
+    assert (tmp_path / "run" / "image_ids.txt").read_text() == "000003\n000001\n"
 
 
 def test_an_unknown_model_suggests_the_closest(

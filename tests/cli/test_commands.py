@@ -13,7 +13,7 @@ import pytest
 
 import zoo_core.cli
 from zoo_core import api
-from zoo_core.cli.main import COMMANDS, cli
+from zoo_core.cli.commands import COMMANDS, cli
 from zoo_core.results.compare import CompareRequest
 from zoo_core.results.reproduce import ReproduceRequest
 from zoo_core.results.rescore import RescoreRequest

@@ -10,7 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from zoo_core import __version__
-from zoo_core.cli.main import COMMANDS, cli, run_command_line
+from zoo_core.cli.commands import COMMANDS, cli
+from zoo_core.cli.main import run_command_line
 from zoo_core.cli.run import run as run_command
 
 

@@ -67,7 +67,7 @@ def no_lock(path: object) -> None:
 
 def test_pictures_in_a_read_only_folder_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_voc(tmp_path, splits={"test": 1})
-    monkeypatch.setattr(drawn, "FileLock", no_lock)
+    monkeypatch.setattr(drawn, "file_lock", no_lock)
 
     assert write_voc(tmp_path, splits={"test": 1}) == folder
     with pytest.raises(DataError, match="cannot be written"):

@@ -149,7 +149,7 @@ def test_compare_names_differences_of_calibration_and_loaded_networks(
 
     edit_json(other / "run.json", edit)
 
-    notes = api.compare(one, other, stages=("fp32", "w8a8"), host=host, num_resamples=20).notes
+    notes = api.compare(one, other, stages=("fp32", "w8a8"), host=host, num_resamples=40).notes
 
     assert "The runs differ in optimized weights: 999999999999 instead of none." in notes
     assert "The runs differ in number of calibration images: 1 instead of 2." in notes

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from results.conftest import MakeRun, edit_json
+from zoo_core import api
 from zoo_core.cli.main import run_command_line
 from zoo_core.errors import DataError, RegistryError, RunError, ZooError
 from zoo_core.metrics import bootstrap
@@ -64,7 +65,7 @@ def test_the_values_are_those_that_the_runs_recorded(
 def test_without_the_fast_way_the_metric_gives_the_same_interval(
     pair: tuple[Path, Path], host: PluginHost, protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = CompareRequest(run=pair[0], other=pair[1], stages=("w8a8",), protocol=protocol, num_resamples=20)
+    request = CompareRequest(run=pair[0], other=pair[1], stages=("w8a8",), protocol=protocol, num_resamples=40)
     fast = compare(request, host).pairs[0]
     slow_task = replace(host.task(host.model("toy_squares")), resample=None)
     monkeypatch.setattr(host, "task", lambda _entry: slow_task)
@@ -218,6 +219,21 @@ def test_an_incomplete_run_is_refused(pair: tuple[Path, Path], host: PluginHost)
 
     with pytest.raises(RunError, match="is not complete: its status is 'interrupted'"):
         compared(host, *pair)
+
+
+@pytest.mark.parametrize("num", [-1, 0, 1, 39, 100_001, 10**12])
+def test_a_number_of_resamples_that_makes_no_interval_is_refused(
+    num: int, pair: tuple[Path, Path], host: PluginHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command_line(["compare", *map(str, pair), "--resamples", str(num)]) == 2
+
+    assert f"error: --resamples is {num}.\n  fix: give 40 to 100000; " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 1.5])
+def test_a_score_threshold_outside_0_to_1_is_refused(value: float, pair: tuple[Path, Path], host: PluginHost) -> None:
+    with pytest.raises(DataError, match=f"score_threshold is {value}"):
+        api.compare(*pair, host=host, score_threshold=value)
 
 
 def test_the_command_prints_a_table_or_one_json_object(

@@ -144,7 +144,7 @@ def hooks_scenes() -> Any:
 def test_the_comparison_is_printed_with_the_kinds_of_change_of_the_task(
     run: Path, on_the_command_line: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command_line(["compare", str(run), "--resamples", "20"]) == 0
+    assert run_command_line(["compare", str(run), "--resamples", "40"]) == 0
 
     printed = capsys.readouterr().out
     assert re.search(r"same\W+changed", printed)

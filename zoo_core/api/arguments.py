@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import plugins
+from zoo_core.errors import DataError
 from zoo_core.evaluation.request import SilentReporter
 
 if TYPE_CHECKING:
@@ -36,6 +37,17 @@ def names(value: Sequence[str]) -> tuple[str, ...]:
     """Names from a list or from comma-separated text, each once."""
     parts = value.split(",") if isinstance(value, str) else value
     return tuple(dict.fromkeys(name.strip() for name in parts if name.strip()))
+
+
+def fraction(name: str, value: float) -> float:
+    """Return the value.
+
+    Raises:
+        DataError: It is not in ``[0, 1]``, or not a number.
+    """
+    if not 0 <= value <= 1:
+        raise DataError(f"{name} is {value}.", fix="give a number from 0 to 1.")
+    return value
 
 
 def joined(stages: Sequence[str] | None) -> str | None:

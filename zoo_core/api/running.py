@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.api.arguments import joined, optional_path, texts, the_host, the_reporter
+from zoo_core.api.arguments import fraction, joined, optional_path, texts, the_host, the_reporter
 from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS, EvaluationRequest
 
 if TYPE_CHECKING:
@@ -237,7 +237,14 @@ def detect(
     )
     paths = [Path(image) for image in images]
     host, reporter = the_host(host), the_reporter(reporter)
-    return work(request, paths, Path(out), score_threshold=score_threshold, host=host, reporter=reporter)
+    return work(
+        request,
+        paths,
+        Path(out),
+        score_threshold=fraction("score_threshold", score_threshold),
+        host=host,
+        reporter=reporter,
+    )
 
 
 def _reporting(wanted: bool, host: PluginHost, reporter: Reporter) -> WriteReport | None:

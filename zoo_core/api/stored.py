@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.api.arguments import names, optional_path, texts, the_host, the_reporter
+from zoo_core.api.arguments import fraction, names, optional_path, texts, the_host, the_reporter
 
 if TYPE_CHECKING:
     from zoo_core.evaluation.request import Reporter
@@ -137,7 +137,7 @@ def compare(
         labels=optional_path(labels),
         num_resamples=num_resamples,
         seed=seed,
-        score_threshold=score_threshold,
+        score_threshold=fraction("score_threshold", score_threshold),
     )
     return work(request, the_host(host))
 

@@ -21,9 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from filelock import FileLock
-
 from zoo_core.errors import ArtifactError
+from zoo_core.locks import file_lock
 
 _CHUNK_BYTES = 1 << 18
 _MAX_READ_BYTES = 1 << 24
@@ -50,7 +49,7 @@ def unpack(archive: Path, into: Path, *, max_files: int = 500_000, max_bytes: in
     budget = _Budget(archive, max_files, max_bytes)
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(into.parent / f".{into.name}.lock"):
+        with file_lock(into.parent / f".{into.name}.lock"):
             prefix = f".{into.name}.unpacking-"
             # Left by a process that was killed; no running process can own them, since we hold the lock.
             for stale in into.parent.glob(f"{prefix}*"):

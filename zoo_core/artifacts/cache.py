@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-from filelock import FileLock
 
 from zoo_core.errors import ArtifactError
-from zoo_core.files import replace_file
+from zoo_core.files import path_problem, replace_file
+from zoo_core.locks import file_lock
 
 LOCK_FILE = "artifacts.lock.json"
 """Name of the file in the cache that records the first SHA-256 of each URL without a published one."""
@@ -22,11 +22,17 @@ _CHUNK_BYTES = 1 << 20
 
 
 def cache_dir() -> Path:
-    """Return the cache folder, which may not exist yet: ``ZOO_EVAL_CACHE`` if set, else the user's zoo-eval cache."""
+    """Return the cache folder, which may not exist yet: ``ZOO_EVAL_CACHE`` if set, else the user's zoo-eval cache.
+
+    Raises:
+        ArtifactError: The path cannot be used.
+    """
     override = os.environ.get("ZOO_EVAL_CACHE")
-    if override:
-        return Path(override).expanduser().absolute()
-    return platformdirs.user_cache_path("zoo-eval", appauthor=False)
+    path = Path(override).expanduser() if override else platformdirs.user_cache_path("zoo-eval", appauthor=False)
+    problem = path_problem(path)
+    if problem is not None:
+        raise ArtifactError(f"The cache cannot be used: {problem}.", fix="set ZOO_EVAL_CACHE to another folder.")
+    return path.absolute()
 
 
 def sha256_of(path: Path) -> str:
@@ -65,7 +71,7 @@ def recorded_sha256(folder: Path, url: str) -> str | None:
 def record_sha256(folder: Path, url: str, sha256: str, size_bytes: int) -> None:
     """Record the hash of a first download; safe when several processes do so at once."""
     path = folder / LOCK_FILE
-    with FileLock(f"{path}.lock"):
+    with file_lock(Path(f"{path}.lock")):
         records = _read_records(path)
         first_seen = datetime.now(timezone.utc).isoformat(timespec="seconds")
         records[url] = {"sha256": sha256, "size_bytes": size_bytes, "first_seen": first_seen}

@@ -9,11 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
 
-from filelock import FileLock
-
 from zoo_core.artifacts import download as downloads
 from zoo_core.artifacts.cache import cache_dir, file_hash, record_sha256, recorded_sha256
 from zoo_core.errors import ArtifactError
+from zoo_core.locks import file_lock
 
 if TYPE_CHECKING:
     from zoo_core.artifacts.download import Progress
@@ -55,7 +54,7 @@ def fetch(artifact: Artifact, *, offline: bool = False, progress: Progress | Non
         if _is_cached(target, artifact, folder):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
+        with file_lock(Path(f"{target}.lock")):
             if not _is_cached(target, artifact, folder):
                 if offline:
                     raise _not_cached(artifact, target)

@@ -1,79 +1,11 @@
-"""The command line: finds the command, and turns errors into one paragraph and an exit code."""
+"""Entry point of the command line; it loads little, so that Ctrl-C is handled before the imports that take time."""
 
 from __future__ import annotations
 
-import importlib
-import secrets
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
-from datetime import datetime, timezone
+from collections.abc import Sequence
 
-import click
-
-from zoo_core.cli.signals import TerminatedError
-from zoo_core.errors import RunCrashError, RunInterruptedError, ZooError, closest_hint
-from zoo_core.version import __version__
-
-COMMANDS = {
-    "run": "Quantize a model, evaluate every stage, and record the result.",
-    "quantize": "Run a model's recipe and save the optimized network.",
-    "report": "Write the report of a run: tables, plots, what changed.",
-    "detect": "Draw the detections of a model's stages in image files.",
-    "rescore": "Score stored detections again, without a model and images.",
-    "compare": "Compare two runs, or stages of one run, paired by image.",
-    "check": "Compare a run with the registry's reference values; exits with 1 on a regression.",
-    "reproduce": "Repeat a run from its record; exits with 1 on a difference.",
-    "verify": "Check every hash of a run's record, and name what is stale.",
-    "runs": "List the runs in a folder, newest first, with headline numbers.",
-    "list": "List the models of the catalogue.",
-    "show": "Show one model: weights, dataset, recipe, published references.",
-    "fetch": "Download a model's weights and dataset into the cache.",
-    "new-plugin": "Write a new plugin as a package of its own.",
-    "validate": "Check a plugin on drawn pictures, without a download.",
-    "doctor": "Check plugins, registry, libraries and devices.",
-}
-"""Command name to its line of help; `--help` imports no command. Each has a module of its name."""
-
-CRASHED = 3
-"""Exit code where the fault is not the user's."""
-
-
-class LazyGroup(click.Group):
-    """A group that imports a command when it is asked for."""
-
-    # ruff: noqa: ARG002 - click passes its context whether a method needs it or not
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order in which a newcomer needs them."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"zoo_core.cli.{cmd_name.replace('-', '_')}")
-        return next(value for value in vars(module).values() if isinstance(value, click.Command))
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Suggest the closest command for an unknown one."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            hint = closest_hint(args[0], COMMANDS) or f"; there are {', '.join(COMMANDS)}"
-            raise click.UsageError(f"There is no command {args[0]!r}{hint}.", ctx=ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Print the table of commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="zoo-eval")
-def cli() -> None:
-    """What does quantization do to this model, on this data, and can I trust the number?"""
+from zoo_core.cli.signals import INTERRUPTED, Interrupts, termination_interrupts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,64 +13,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     0 done, 1 a metric missed its reference, 2 user error, 3 the run failed, 130 interrupted, 143 terminated.
     """
-    sys.exit(run_command_line(sys.argv[1:] if arguments is None else arguments))
+    interrupts = Interrupts()
+    interrupts.install()
+    try:
+        from zoo_core.cli.commands import execute
+        from zoo_core.cli.terminal import open_missing_descriptors
+
+        open_missing_descriptors()
+        code = execute(sys.argv[1:] if arguments is None else arguments, interrupts)
+    except KeyboardInterrupt:  # during these imports; later ones are handled inside
+        code = INTERRUPTED
+    interrupts.ignore()  # for good: a Ctrl-C while Python exits would print a traceback
+    sys.exit(code)
 
 
 def run_command_line(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; nothing but results goes to stdout."""
-    try:
-        code = cli.main(args=list(arguments), prog_name="zoo-eval", standalone_mode=False)
-    except ZooError as error:
-        in_a_log = error.exit_code != CRASHED or isinstance(error, RunCrashError)
-        return _report(error, error.fact, error.fix if in_a_log else _crash_advice(), error.exit_code, arguments)
-    except click.ClickException as error:
-        error.show(file=sys.stderr)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort) as stop:
-        return _interrupted(stop)
-    except Exception as error:
-        return _report(error, f"The run failed: {type(error).__name__}: {error}", _crash_advice(), CRASHED, arguments)
-    return code if isinstance(code, int) else 0
+    from zoo_core.cli.commands import execute
 
-
-def _interrupted(stop: BaseException) -> int:
-    """Print how to resume; return 130 for Ctrl-C and 143 for SIGTERM, as shells count signals."""
-    causes = list(_chain(stop))
-    click.echo("interrupted", err=True)
-    for cause in causes:
-        if isinstance(cause, RunInterruptedError):
-            from zoo_core.runs.directory import RunDirectory
-
-            click.echo(f"  resume with: {RunDirectory(cause.run_dir).resume_command}", err=True)
-            break
-    return 143 if any(isinstance(cause, TerminatedError) for cause in causes) else 130
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def _report(error: Exception, fact: str, fix: str, exit_code: int, arguments: Sequence[str]) -> int:
-    click.echo(f"error: {fact}\n  fix: {fix}", err=True)
-    if "--verbose" in arguments:
-        traceback.print_exception(error, file=sys.stderr)
-    return exit_code
-
-
-def _crash_advice() -> str:
-    """Keep the traceback that is being handled, and say where; a crash before a run starts has no run's log."""
-    from zoo_core.artifacts import cache_dir
-
-    path = cache_dir() / "logs" / f"crash-{datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}.txt"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError:
-        return "run again with --verbose for the traceback, and report it."
-    return f"read the traceback in {path} and report it."
+    with termination_interrupts() as interrupts:
+        return execute(arguments, interrupts)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo_core import api
-from zoo_core.cli.options import JSON
+from zoo_core.cli.options import FOLDER, JSON
 
 if TYPE_CHECKING:
     from zoo_core.scaffold import Task
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default=Path(),
     show_default=True,
     help="Folder in which the plugin's folder is made.",

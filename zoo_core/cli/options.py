@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import click
 
+from zoo_core.errors import DataError
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE
+from zoo_core.files import path_problem
 from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
 
 if TYPE_CHECKING:
@@ -17,8 +21,45 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 Option: TypeAlias = Callable[[Any], Any]
 
-FILE = click.Path(path_type=Path)
-SCORE = click.FloatRange(0.0, 1.0)
+
+def _flag(param: click.Parameter | None) -> str:
+    if isinstance(param, click.Option):
+        return param.opts[-1]
+    return "The argument" if param is None else param.human_readable_name
+
+
+class _File(click.Path):
+    """Path that the machine and a record can hold; it need not exist."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = super().convert(value, param, ctx)
+        problem = path_problem(Path(os.fsdecode(path)))
+        if problem is not None:
+            raise DataError(f"{_flag(param)}: {problem}.", fix="give another path.")
+        return path
+
+
+class _Score(click.FloatRange):
+    """Number in ``[0, 1]``; not-a-number is outside."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            raise DataError(f"{_flag(param)} is {value}.", fix="give a number from 0 to 1.")
+        return number
+
+
+def _name_or_file(_context: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return text that may be a path."""
+    problem = None if value is None else path_problem(Path(value))
+    if problem is not None:
+        raise DataError(f"{_flag(param)}: {problem}.", fix="give another name or path.")
+    return value
+
+
+FILE = _File(path_type=Path)
+FOLDER = _File(path_type=Path, file_okay=False)
+SCORE = _Score(0.0, 1.0)
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout and nothing else.")
 VERBOSE = click.option("--verbose", is_flag=True, help="Show tracebacks.")
@@ -34,7 +75,7 @@ PROGRESS = (
 OFFLINE = click.option("--offline", is_flag=True, help="Download nothing.")
 CHECKPOINT = click.option("--checkpoint", type=FILE, help="Original weights instead of the registry's.")
 LABELS = click.option("--labels", type=FILE, help="Label file, one class name per line; it sets the number of classes.")
-RECIPE = click.option("--recipe", help="Name of one of the plugin's recipes, or a recipe file.")
+RECIPE = click.option("--recipe", callback=_name_or_file, help="Name of one of the plugin's recipes, or a recipe file.")
 SETTINGS = click.option(
     "--set",
     "settings",

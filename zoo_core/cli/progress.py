@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from typing_extensions import Self
 
+from zoo_core.cli.terminal import make_console
+
 if TYPE_CHECKING:
     from rich.progress import Task, TaskID
+
+_LOCKS = logging.getLogger("zoo_eval.locks")
+"""Tells of another process that is waited for; without --verbose, too."""
 
 
 class _Rate(ProgressColumn):
@@ -21,6 +26,17 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text(f"{speed:.1f}/s" if speed else "", style="progress.data.speed")
+
+
+class _Notices(logging.Handler):
+    """Prints the log records of one logger as lines."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(record.getMessage())
 
 
 class TerminalReporter:
@@ -34,7 +50,7 @@ class TerminalReporter:
     def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
         self._quiet = quiet
         self._verbose = verbose
-        self._console = Console(stderr=True, quiet=quiet, soft_wrap=True, highlight=False)
+        self._console = make_console(stderr=True, quiet=quiet, soft_wrap=True)
         self._bars = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=24),
@@ -49,6 +65,7 @@ class TerminalReporter:
         self._done = 0
         self._started = 0.0
         self._handler: logging.Handler | None = None
+        self._notices: logging.Handler | None = None
 
     def __enter__(self) -> Self:
         if self._verbose:
@@ -58,6 +75,8 @@ class TerminalReporter:
         else:
             self._handler = logging.NullHandler()  # without any handler Python prints warnings on stderr itself
             logging.getLogger("zoo_eval").addHandler(self._handler)
+            self._notices = _Notices(self.say)
+            _LOCKS.addHandler(self._notices)
         self._bars.start()
         return self
 
@@ -65,6 +84,8 @@ class TerminalReporter:
         self._bars.stop()
         if self._handler is not None:
             logging.getLogger("zoo_eval").removeHandler(self._handler)
+        if self._notices is not None:
+            _LOCKS.removeHandler(self._notices)
 
     def start(self, what: str, total: int | None) -> None:
         """Begin a bar."""

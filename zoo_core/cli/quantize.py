@@ -11,7 +11,6 @@ import click
 from zoo_core import api
 from zoo_core.cli.options import QUANTIZING, options
 from zoo_core.cli.progress import TerminalReporter
-from zoo_core.cli.signals import termination_interrupts
 
 if TYPE_CHECKING:
     from zoo_core.evaluation.result import EvaluationResult
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 @options(*QUANTIZING)
 def quantize(*, model: str, as_json: bool, verbose: bool, quiet: bool, **given: Any) -> int:
     """Run MODEL's recipe and save the optimized network with its encodings; evaluate nothing."""
-    with termination_interrupts(), TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
+    with TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
         result = api.quantize(model, reporter=reporter, command=command_line(), **given)
     print_quantized(result, as_json=as_json)
     return 0

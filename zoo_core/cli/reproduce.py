@@ -12,7 +12,6 @@ import click
 from zoo_core import api
 from zoo_core.cli.options import FILE, OFFLINE, PROGRESS, options
 from zoo_core.cli.progress import TerminalReporter
-from zoo_core.cli.signals import termination_interrupts
 from zoo_core.display import percent, points
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def reproduce(*, run_dir: Path, as_json: bool, verbose: bool, quiet: bool, **giv
     Exits with 0 if the two are identical, 1 if they differ: the table then shows by how much, and names the first
     image that does. Nothing comes from the cache of slow steps; AdaRound is computed again.
     """
-    with termination_interrupts(), TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
+    with TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
         result = api.reproduce(run_dir, reporter=reporter, **given)
     if as_json:
         click.echo(json.dumps(_content(result)))

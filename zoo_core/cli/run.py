@@ -12,7 +12,6 @@ from zoo_core import api
 from zoo_core.cli.options import BACKEND, FILE, QUANTIZING, options
 from zoo_core.cli.progress import TerminalReporter
 from zoo_core.cli.quantize import command_line, print_quantized
-from zoo_core.cli.signals import termination_interrupts
 
 _BESIDE_RESUME = {"resumed", "as_json", "verbose", "quiet", "report"}
 
@@ -73,7 +72,7 @@ def run(
         _refuse_options(context)
     elif model is None:
         raise click.UsageError("Name a MODEL, or a run directory with --resume.", ctx=context)
-    with termination_interrupts(), TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
+    with TerminalReporter(quiet=quiet, verbose=verbose) as reporter:
         if resumed is not None:
             result = api.resume(resumed, reporter=reporter, report=report)
         else:

@@ -6,30 +6,32 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from zoo_core.cli.terminal import make_console
 from zoo_core.comparison.stages import BASELINE
 from zoo_core.comparison.verdict import change_cell, verdict
 from zoo_core.display import DASH, MINUS, percent, points
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from zoo_core.evaluation.result import EvaluationResult
     from zoo_core.runs.record import MetricsRecord, RunRecord
 
 NUM_WORST_CLASSES = 3
 
 
-def make_console(width: int = 100) -> Console:
+def table_console(width: int = 100) -> Console:
     """A console on stdout; ``width`` is in columns and counts for a pipe, which has none of its own."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=width)
+    console = make_console()
+    return console if console.is_terminal else make_console(width=width)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
     """Print a table, its first column to the left and the others to the right, and lines below it."""
-    console = make_console(width=120)
+    console = table_console(width=120)
     if rows:
         table = Table(title=Text(title))
         for index, name in enumerate(columns):
@@ -43,7 +45,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
 def print_result(result: EvaluationResult, metrics: MetricsRecord, console: Console | None = None) -> None:
     """Print a run: the verdict, the stages, every protocol, the classes hit worst, and where the rest lies."""
-    console = console or make_console()
+    console = console or table_console()
     for line in verdict(metrics):
         console.print(Text(line.replace(MINUS, "-"), style="bold"))
     record, run_dir = result.record, result.run_dir
@@ -136,7 +138,7 @@ def worst_classes(metrics: MetricsRecord) -> Sequence[str]:
 
 def print_steps(record: RunRecord, folder: Path) -> None:
     """Print what each step of a recipe did."""
-    console = make_console()
+    console = table_console()
     table = Table(title=Text(f"{record.model}: {record.recipe.name}"))
     for name in ("step", "seconds", "effect"):
         table.add_column(name, justify="right" if name == "seconds" else "left")

@@ -69,7 +69,7 @@ def _print(model: str, outcomes: Sequence[Outcome], *, verbose: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from zoo_core.cli.tables import make_console
+    from zoo_core.cli.tables import table_console
 
     table = Table(title=Text(model), caption=_summary(outcomes), show_lines=False)
     table.add_column("result", no_wrap=True)
@@ -82,7 +82,7 @@ def _print(model: str, outcomes: Sequence[Outcome], *, verbose: bool) -> None:
         if verbose and outcome.details:
             text.append(f"\n{outcome.details.rstrip()}", style="dim")
         table.add_row(Text(outcome.status, style=_STYLES[outcome.status]), Text(outcome.name), text)
-    make_console().print(table)
+    table_console().print(table)
 
 
 def _summary(outcomes: Sequence[Outcome]) -> str:

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import Prediction, Target, Task
 
+MIN_RESAMPLES = 40
+"""Fewer cannot leave one resample on each side of a 95 % interval, nor give a p-value below 0.05."""
+
+MAX_RESAMPLES = 100_000
+"""More would change no printed digit; the draws of 5,000 images take 2 GB."""
+
 NUM_RESAMPLES = 2000
 CONFIDENCE = 0.95
 

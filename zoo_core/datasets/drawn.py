@@ -8,9 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
-
 from zoo_core.errors import DataError
+from zoo_core.locks import file_lock
 
 if TYPE_CHECKING:
     from zoo_core.datatypes import Json
@@ -38,7 +37,7 @@ def drawn_once(folder: Path, marker: Mapping[str, Json], draw: Callable[[Path], 
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".shapes.lock"):
+        with file_lock(root / ".shapes.lock"):
             if _read_marker(folder) != marker:
                 partial = root / f".{folder.name}.partial"
                 shutil.rmtree(partial, ignore_errors=True)

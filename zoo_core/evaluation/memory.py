@@ -21,7 +21,13 @@ _MESSAGES = (
     "CUDNN_STATUS_ALLOC_FAILED",
     "Failed to allocate memory",  # ONNX Runtime
     "Insufficient memory",  # OpenCV
+    "Cannot allocate memory",  # the operating system, when it maps a library or starts a process
+    "std::bad_alloc",
+    "can't start new thread",
 )
+
+_MAPPING_FAILED = "failed to map segment from shared object"
+"""Last words of the dynamic linker without memory; where execution is forbidden, it adds the reason."""
 
 
 def out_of_memory(error: BaseException) -> str | None:
@@ -30,7 +36,8 @@ def out_of_memory(error: BaseException) -> str | None:
     kinds = (MemoryError, *([torch.OutOfMemoryError] if torch is not None else []))
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, kinds) or any(message in str(cause) for message in _MESSAGES):
+        text = str(cause)
+        if isinstance(cause, kinds) or any(message in text for message in _MESSAGES) or text.endswith(_MAPPING_FAILED):
             return f"{type(cause).__name__}: {cause}"
         cause = cause.__cause__ or cause.__context__
     return None

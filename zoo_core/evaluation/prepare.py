@@ -13,7 +13,7 @@ from zoo_core import artifacts
 from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
 from zoo_core.errors import CheckpointError, DataError, ZooError, closest_hint
 from zoo_core.evaluation import stages as stage_names
-from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, Reporter, read_ids
+from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, Reporter, check_paths, read_ids
 from zoo_core.evaluation.sources import Program, program_of
 from zoo_core.inference import CalibrationSet, InferenceSettings
 from zoo_core.plugins import PluginHost
@@ -97,6 +97,7 @@ def prepare(
         ZooError: Anything the user can fix, before a run directory exists.
     """
     _check_numbers(request)
+    check_paths(request)
     entry = host.model(request.model)
     task = host.task(entry)
     plan = pipeline.plan(_recipe(request, entry, host), host.recipe_steps())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Protocol
 
 from zoo_core.errors import DataError
-from zoo_core.files import read_regular_file
+from zoo_core.files import path_problem, read_regular_file
+from zoo_core.runs.request import EvaluationRequest
 
 DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 64}
 """Images per forward pass by device kind; fixed so that two runs agree, and recorded.
@@ -64,6 +66,22 @@ class SilentReporter:
         """Ignore a warning."""
 
 
+def check_paths(request: EvaluationRequest) -> None:
+    """Refuse paths that no file can have or that a record cannot hold.
+
+    Raises:
+        DataError: A path of the request is too long, has a null byte, or is not UTF-8 text.
+    """
+    paths = {field.name: getattr(request, field.name) for field in fields(request)}
+    if request.recipe is not None:
+        paths["recipe"] = Path(request.recipe)
+    for name, path in paths.items():
+        problem = path_problem(path) if isinstance(path, Path) else None
+        if problem is not None:
+            flag = name.removesuffix("_file").replace("_", "-")
+            raise DataError(f"--{flag}: {problem}.", fix="give another path.")
+
+
 def read_ids(path: Path) -> Sequence[str]:
     """Read image ids, one per line; empty lines are skipped, order is kept, a repeated id counts once.
 
@@ -71,7 +89,7 @@ def read_ids(path: Path) -> Sequence[str]:
         DataError: The file cannot be read or contains no ids.
     """
     try:
-        text = read_regular_file(path, max_bytes=_MAX_IDS_BYTES).decode("utf-8")
+        text = read_regular_file(path, max_bytes=_MAX_IDS_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(

@@ -137,7 +137,7 @@ def execute(
     """
     run_dir.sweep()
     run = _Run(job, run_dir, Recorder(job, run_dir, record), reporter, host)
-    stops = stopping(run_dir, run.recorder.finish, lambda: run.place)
+    stops = stopping(run_dir, run.recorder.finish, lambda: run.place, lambda: run.is_complete)
     with log_into(run_dir.path / LOG), stops, fixed_threads():
         run.execute(write_report)
     metrics = run.recorder.metrics
@@ -150,6 +150,7 @@ class _Run:
 
     Attributes:
         place: Current place for error messages, e.g. " at stage 'fp32'"; empty before the first stage.
+        is_complete: True once the record says so.
     """
 
     def __init__(
@@ -161,6 +162,7 @@ class _Run:
         self.host = host
         self.recorder = recorder
         self.place = ""
+        self.is_complete = False
         self._evaluate = recorder.record.evaluate
         self._unsaved = not (run_dir.path / QUANTIZED).exists()
         self._open: frozenset[str] = frozenset()
@@ -196,6 +198,7 @@ class _Run:
         if self._evaluate:
             self.recorder.write_metrics(self._changes())
         self.recorder.finish("complete")
+        self.is_complete = True
         self.run_dir.remove_lock()
         if write_report is not None:
             write_report(self.run_dir.path)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from zoo_core.errors import DataError, PluginCrashError, RunCrashError, RunError, RunInterruptedError, ZooError
-from zoo_core.evaluation.memory import out_of_memory
-from zoo_core.files import DISK_ERRORS
+from zoo_core.evaluation.machine_errors import machine_error
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.parts import Status
 
@@ -28,13 +29,18 @@ class Finish(Protocol):
 
 
 @contextmanager
-def stopping(run_dir: RunDirectory, finish: Finish, place: Callable[[], str]) -> Iterator[None]:
+def stopping(
+    run_dir: RunDirectory, finish: Finish, place: Callable[[], str], is_complete: Callable[[], bool]
+) -> Iterator[None]:
     """Record a failed or interrupted run, and add its directory and the command that resumes it to the error.
+
+    A run that is recorded as complete stays so, whatever fails or interrupts its report and the plugins told of it.
 
     Args:
         run_dir: The run's directory.
         finish: Records the end of the run.
         place: Returns the current place for the error, e.g. " at stage 'fp32'".
+        is_complete: Returns True once the run is recorded as complete.
 
     Raises:
         RunInterruptedError: Instead of KeyboardInterrupt.
@@ -44,14 +50,19 @@ def stopping(run_dir: RunDirectory, finish: Finish, place: Callable[[], str]) ->
     try:
         yield
     except KeyboardInterrupt as stop:
-        logger.warning("interrupted%s", place())
-        _close(finish, "interrupted")
+        with _undisturbed():
+            logger.warning("interrupted%s", place())
+            if not is_complete():
+                _close(finish, "interrupted")
         raise RunInterruptedError(run_dir.path) from stop
     except (Exception, SystemExit) as error:  # a plugin that calls sys.exit has failed too
         failure = _failure(error)
         logger.error("The run failed: %s", failure.fact, exc_info=True)
-        _close(finish, "failed", error=failure.fact)
-        stopped = f"The run stopped{place()}; completed results are kept in {run_dir.path}"
+        if is_complete():
+            stopped = f"The run is complete in {run_dir.path}; only what follows it failed"
+        else:
+            _close(finish, "failed", error=failure.fact)
+            stopped = f"The run stopped{place()}; completed results are kept in {run_dir.path}"
         resume = f"then resume with: {run_dir.resume_command}"
         if isinstance(failure, RunCrashError):
             fix = f"read the traceback in {run_dir.path / LOG} and report it. Once it is fixed, {resume}"
@@ -60,15 +71,25 @@ def stopping(run_dir: RunDirectory, finish: Finish, place: Callable[[], str]) ->
         raise type(failure)(f"{failure.fact}\n{stopped}", fix=fix) from error
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM inside the block, in the main thread."""
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _failure(error: BaseException) -> ZooError:
     """Convert the error to a ZooError."""
     if isinstance(error, ZooError) and not isinstance(error, PluginCrashError):
         return error
-    message = out_of_memory(error)
-    if message is not None:
-        return RunError(f"There is not enough memory ({message}).", fix="end other programs that need memory.")
-    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-        return RunError(f"A file cannot be written: {error}", fix="free disk space.")
+    machine = machine_error(error)
+    if machine is not None:
+        return machine
     if isinstance(error, PluginCrashError):
         return RunCrashError(error.fact, fix=error.fix)
     return RunCrashError(f"{type(error).__name__}: {error}", fix="")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class StepParams(BaseModel):
     """Base of a step's parameters: unknown names are errors, values are not coerced from text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FoldBatchNormsParams(StepParams):

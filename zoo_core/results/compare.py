@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from zoo_core.comparison.changes import CONFIDENCE, NUM_RESAMPLES, paired_weights
+from zoo_core.comparison.changes import CONFIDENCE, MAX_RESAMPLES, MIN_RESAMPLES, NUM_RESAMPLES, paired_weights
 from zoo_core.comparison.detections import SCORE_THRESHOLD
 from zoo_core.comparison.resampling import (
     can_resample,
@@ -164,8 +164,11 @@ def compare(request: CompareRequest, host: PluginHost) -> Compared:
         RunError: A run is not complete, the runs differ in what must agree (all of it is named), or a stage is missing.
         ZooError: The data or the protocol cannot be used.
     """
-    if request.num_resamples is not None and request.num_resamples < 1:
-        raise DataError(f"--resamples is {request.num_resamples}.", fix="give 1000 or more.")
+    if request.num_resamples is not None and not MIN_RESAMPLES <= request.num_resamples <= MAX_RESAMPLES:
+        raise DataError(
+            f"--resamples is {request.num_resamples}.",
+            fix=f"give {MIN_RESAMPLES} to {MAX_RESAMPLES}; 1000 or more make the digits stable.",
+        )
     if request.seed < 0:
         raise DataError(f"--seed is {request.seed}.", fix="give 0 or more.")
     run = open_run(request.run)

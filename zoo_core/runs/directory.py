@@ -11,22 +11,19 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from zoo_core.errors import RunError
-from zoo_core.files import DISK_ERRORS, replace_file
+from zoo_core.files import DISK_ERRORS, path_problem, replace_file
+from zoo_core.locks import LockedError, file_lock, is_locked, lock_names
 
 MIN_FREE_BYTES = 200_000_000
 """Four stages of 5,000 images with 100 detections each, the quantized network and the report need this, rounded up."""
 
 _LOCK = ".lock"
 _HOLDER = ".lock.json"
-_LOCK_PATIENCE_S = 1.0
-"""Wait for the lock: a listing of runs takes it for a moment, which must not make a run fail."""
 
 _WORK_PREFIX = ".work-"
 """Prefix of a run's temporary folders."""
@@ -34,7 +31,7 @@ _WORK_PREFIX = ".work-"
 _DISK_ERRORS = DISK_ERRORS | {errno.EACCES, errno.EPERM}
 
 _BEFORE_THE_RECORD = {
-    _LOCK,
+    *lock_names(_LOCK),
     _HOLDER,
     "image_ids.txt",
     *(f".{name}.partial" for name in (_HOLDER, "image_ids.txt", "run.json")),
@@ -78,6 +75,9 @@ class RunDirectory:
             stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
             out = Path("runs") / model_id / f"{stamp}-{secrets.token_hex(3)}"
         path = out.absolute()
+        problem = path_problem(path)
+        if problem is not None:
+            raise RunError(f"The run directory cannot be created: {problem}.", fix="name another with --out.")
         if path.exists() and (not path.is_dir() or any(own.name not in _BEFORE_THE_RECORD for own in path.iterdir())):
             raise RunError(
                 f"The run directory {path} exists and is not empty.",
@@ -110,24 +110,22 @@ class RunDirectory:
         Raises:
             RunError: Another process, which is named, has the lock; or the directory cannot be written.
         """
-        lock = FileLock(self.path / _LOCK)
-        try:
-            lock.acquire(timeout=_LOCK_PATIENCE_S, poll_interval=0.05)
-        except Timeout as error:
-            raise RunError(
-                f"The run directory {self.path} is in use by {_holder(self.path)}.",
-                fix="wait until it ends, or stop it; the lock of a process that died is released.",
-            ) from error
-        except OSError as error:
-            raise _not_writable(self.path, error) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(file_lock(self.path / _LOCK, waits=False))
+            except LockedError as error:
+                fact = f"The run directory {self.path} is in use by {_holder(self.path)}: {error.fact}"
+                raise RunError(fact, fix=error.fix) from error
+            except OSError as error:
+                raise _not_writable(self.path, error) from error
+            stack.callback(self._forget_holder)
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             self.write_text(_HOLDER, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": now}))
             yield
-        finally:
-            with suppress(OSError):
-                (self.path / _HOLDER).unlink()
-            lock.release()
+
+    def _forget_holder(self) -> None:
+        with suppress(OSError):
+            (self.path / _HOLDER).unlink()
 
     def refuse_a_record(self) -> None:
         """Refuse a directory in which another process has started a run; call with the lock held.
@@ -148,15 +146,7 @@ class RunDirectory:
     @property
     def is_held(self) -> bool:
         """Return True if a process runs in this directory, or if that cannot be determined."""
-        if not (self.path / _LOCK).exists():
-            return False
-        lock = FileLock(self.path / _LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except (Timeout, OSError):
-            return True
-        lock.release()
-        return False
+        return is_locked(self.path / _LOCK)
 
     def true_status(self, recorded: str) -> str:
         """Return the recorded status, but ``interrupted`` for a ``running`` run whose process has died."""

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from zoo_core.cli.main import cli
+from zoo_core.cli.commands import cli
 
 MODEL = "torchvision_ssdlite320_mobilenet_v3_large"
 CORNERS = ("fp32", "w8a8", "optimized_fp32", "optimized_w8a8")
