@@ -115,14 +115,12 @@ def test_an_interrupted_run_goes_on_and_says_when(
 
 
 def test_steps_are_not_taken_again_when_no_stage_needs_them(
-    begin: Begin, host: PluginHost, monkeypatch: pytest.MonkeyPatch
+    host: PluginHost, grid: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = begin("optimized_w8a8", 68)
-    for chunk in run.glob("predictions/optimized_w8a8/*"):
-        chunk.unlink()
-    donor = run / "predictions" / "optimized_fp32"
-    shutil.copytree(donor, run / "predictions" / "optimized_w8a8", dirs_exist_ok=True)
-    (run / "quantized").mkdir()
+    run = tmp_path / "run"
+    api.evaluate("toy_squares", host=host, data=grid, checkpoint=weights, out=run, report=False)
+    before = files(run)
+    interrupt(run)
 
     def forbidden(*_arguments: object) -> None:
         raise AssertionError("a step ran")
@@ -132,6 +130,16 @@ def test_steps_are_not_taken_again_when_no_stage_needs_them(
     monkeypatch.setattr("zoo_core.evaluation.run.predict", forbidden)
 
     assert resume(run, host).record.status == "complete"
+    assert files(run) == before
+
+
+def interrupt(run: Path) -> None:
+    """Make a complete run one that was killed when only its end was missing."""
+    content = record(run)
+    content.update(status="running", finished=None)
+    del content["files"]["metrics.json"]
+    (run / "run.json").write_text(json.dumps(content))
+    (run / "metrics.json").unlink()
 
 
 def test_steps_before_a_missing_stage_are_taken_again_and_recorded_once(begin: Begin, host: PluginHost) -> None:

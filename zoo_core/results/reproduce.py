@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from zoo_core.comparison.identity import ByteChanges, byte_changes
 from zoo_core.errors import RunError
-from zoo_core.evaluation.replay import INPUTS, recorded_request
+from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.results.stored import StoredRun, open_run
 from zoo_core.results.verify import verify
+from zoo_core.runs.hashes import INPUTS
 from zoo_core.runs.provenance import fixed_threads
 from zoo_core.runs.rows import Row, text_table
 
