@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from zoo_core.errors import RunError
+from zoo_core.evaluation.notifying import notify_plugins
 from zoo_core.evaluation.prepare import prepare
 from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.request import Reporter, SilentReporter
 from zoo_core.evaluation.result import EvaluationResult, headline_name
-from zoo_core.evaluation.run import WriteReport, execute, notify_plugins
+from zoo_core.evaluation.run import WriteReport, execute
 from zoo_core.evaluation.sources import REGISTRY_ENTRY, sources_here
 from zoo_core.evaluation.starting import new_record, resumed_record
 from zoo_core.files import hash_regular_file

@@ -16,6 +16,7 @@ from zoo_core.display import nonfinite_text
 from zoo_core.errors import RecipeError
 from zoo_core.evaluation.batch_sizes import BatchSizeEffect, compare_batch_sizes
 from zoo_core.evaluation.memory import out_of_memory, with_less_memory
+from zoo_core.evaluation.notifying import notify_plugins
 from zoo_core.evaluation.prepare import Job, prepare, step_context
 from zoo_core.evaluation.recorder import Recorder, model_size_bytes
 from zoo_core.evaluation.replay import keep_inputs
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from zoo_core.quantization.aimet.simulation import Simulation
     from zoo_core.quantization.pipeline import RecipePoint
     from zoo_core.runs.parts import ChangeRecord
-    from zoo_core.runs.record import MetricsRecord, RunRecord
+    from zoo_core.runs.record import RunRecord
 
 logger = logging.getLogger("zoo_eval")
 
@@ -446,11 +447,3 @@ class _Run:
         with self.run_dir.whole_folder(dataset.submission_format, stage.name) as folder:
             dataset.write_submission(folder, predictions)
         self.recorder.add_files(f"{PREDICTIONS}/{stage.name}", f"{dataset.submission_format}/{stage.name}")
-
-
-def notify_plugins(
-    host: PluginHost, run_dir: RunDirectory, record: RunRecord, metrics: MetricsRecord | None
-) -> list[str]:
-    """Notify every plugin of a complete run and return a sentence for each that failed."""
-    failed = host.evaluation_finished(run_dir.path, record, metrics)
-    return [f"Plugin {plugin.plugin_id!r} failed after the evaluation: {plugin.cause}" for plugin in failed]

@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.evaluation.run import failed_plugin
+from zoo_core.evaluation.notifying import is_plugin_failure
 from zoo_core.evaluation.scoring import metrics_record, stage_changes
 from zoo_core.evaluation.stages import Stage, all_stages, choose
-from zoo_core.quantization.pipeline import QUANTSIM
+from zoo_core.recipes import QUANTSIM
 from zoo_core.results.rescore import score
 from zoo_core.runs.record import record_content
 
@@ -59,7 +59,7 @@ def expected_metrics(run: StoredRun, entry: ModelEntry, dataset: EvalDataset, ho
         lambda name: run.predictions(name, task.prediction_type),
         record.headline,
     )
-    warnings = [text for text in record.warnings if not failed_plugin(text)]  # plugins are notified later
+    warnings = [text for text in record.warnings if not is_plugin_failure(text)]  # plugins are notified later
     return metrics_record(record, stages, scores, changes, warnings)
 
 
