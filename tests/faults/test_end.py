@@ -22,9 +22,7 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("moment", "recorded"), MOMENTS)
-def test_a_run_killed_while_it_ends_is_interrupted_and_can_be_finished(
-    moment: str, recorded: str, toy: Toy
-) -> None:
+def test_a_run_killed_while_it_ends_is_interrupted_and_can_be_finished(moment: str, recorded: str, toy: Toy) -> None:
     undisturbed, expected = toy.undisturbed()
     events = undisturbed["events"]
     start = next(index for index, label in enumerate(events) if label == MOMENTS[0][0])

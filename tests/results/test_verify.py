@@ -109,7 +109,9 @@ def record_files(path: Path) -> None:
 
 
 def stale(host: PluginHost, run: Path, **options: Any) -> dict[str, str]:
-    return {check.what: check.message for check in verify(open_changed_run(run), host, **options) if check.state == "stale"}
+    return {
+        check.what: check.message for check in verify(open_changed_run(run), host, **options) if check.state == "stale"
+    }
 
 
 def test_a_record_that_is_true_holds(host: PluginHost, run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,7 @@ def network_sha256(network: nn.Module, encodings: Mapping[str, Any] | None = Non
         if not isinstance(value, torch.Tensor):
             continue  # a module's extra state, which may be anything
         digest.update(f"{name}:{value.dtype}{tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     if encodings is not None:
         digest.update(json.dumps(encodings, sort_keys=True, default=str).encode())
     return digest.hexdigest()

@@ -162,7 +162,7 @@ def open_run(path: Path) -> StoredRun:
 
 
 def open_changed_run(path: Path) -> StoredRun:
-    """Read a run directory without its metrics for ``verify``, which names all changes: only ``run.json`` must be valid.
+    """Read a run directory without its metrics for ``verify``; only ``run.json`` must be valid.
 
     Raises:
         RunError: It is not a run directory, or ``run.json`` has unknown, missing or ill-typed fields.

@@ -253,7 +253,7 @@ def _predictions(run: StoredRun, host: PluginHost) -> Check:
 
 
 def _scores(run: StoredRun, host: PluginHost, data: Path | None, content: Check | None) -> Check:
-    """Score the stored predictions again and compare the whole of ``metrics.json``; ``content`` is the check of data."""
+    """Compare the whole of ``metrics.json`` with what follows; ``content`` is the check of the data."""
     if not (run.path / METRICS).exists():
         state: State = "stale" if run.status == "complete" else "unchecked"
         return Check(what="scores", state=state, message=f"the run has no {METRICS}")
