@@ -10,6 +10,10 @@ from typing import Any
 Answer = dict[str, Any]
 
 
+NUM_IMAGES_PREPARING = 158
+"""Images that a run of ``Toy`` reads before its first stage, to compare calibration images with evaluated ones."""
+
+
 class FaultStage:
     """Sends tasks to ``stage.py``; see there for what a task may hold."""
 

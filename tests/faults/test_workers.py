@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from faults.harness import Toy, inodes, results
+from faults.harness import NUM_IMAGES_PREPARING, Toy, inodes, results
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.listing import read_listed
 
@@ -35,7 +35,7 @@ def goes_on(toy: Toy) -> None:
 def test_a_worker_that_dies_fails_the_run_which_resumes_once_it_is_fixed(
     target: str, do: str, words: str, toy: Toy
 ) -> None:
-    nth = {IMAGE: 130, DECODE: 130, WRITE: 2}[target]
+    nth = {IMAGE: NUM_IMAGES_PREPARING + 130, DECODE: 130, WRITE: 2}[target]
     answer = toy.run(calls=[{"target": target, "nth": nth, "do": do}])
 
     assert answer["error"] == "RunCrashError"
@@ -51,7 +51,7 @@ def test_a_worker_that_dies_fails_the_run_which_resumes_once_it_is_fixed(
 
 
 def test_a_worker_that_takes_the_process_with_it_leaves_a_run_that_goes_on(toy: Toy) -> None:
-    answer = toy.run(calls=[{"target": IMAGE, "nth": 148, "do": "vanish"}])
+    answer = toy.run(calls=[{"target": IMAGE, "nth": NUM_IMAGES_PREPARING + 148, "do": "vanish"}])
 
     assert answer["exit"] == 9
     assert toy.record()["status"] == "running"

@@ -127,7 +127,7 @@ OPTIONS: dict[str, list[tuple[str, Callable[[Record], None], str]]] = {
 OPTIONS |= {
     option: [("ignores", IGNORED, "")]
     for option in (
-        *("--registry", "--batch-sizes", "--workers", "--cache", "--offline", "--out"),
+        *("--registry", "--batch-sizes", "--workers", "--cache", "--offline", "--out", "--require-full-quantization"),
         *("--report", "--json", "--verbose", "--quiet"),
     )
 }

@@ -23,7 +23,7 @@ def load_object(path: Path) -> dict[str, Any]:
         RunError: The file is missing, unreadable, or not a JSON object.
     """
     try:
-        content = json.loads(read_regular_file(path, max_bytes=MAX_BYTES))
+        content = json.loads(read_regular_file(path, max_bytes=MAX_BYTES).decode())
     except FileNotFoundError as error:
         raise RunError(
             f"{path.parent} has no {path.name}.", fix="name a run directory, as `zoo-eval run` prints it at the end."

@@ -37,7 +37,8 @@ def source_sha256(modules: Iterable[str], *, without: Collection[str] = ()) -> s
 
     A package is hashed from its outermost folder with an ``__init__.py``, a module of a namespace package with the
     folder it lies in, and a single module alone. Python sources, compiled modules and data count; hidden files,
-    ``__pycache__``, documentation (``.md``, ``.rst``) and run directories do not. A package in a zip file has the hash of its unpacked files.
+    ``__pycache__``, documentation (``.md``, ``.rst``) and run directories do not. A package in a zip file has the hash
+    of its unpacked files.
 
     Args:
         modules: Full names of imported modules; others are ignored.
