@@ -205,7 +205,11 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
         "resume predict",
         "report reproduce",
     ),
-    "settings of torch": (part("environment", torch_settings={"mkldnn": "False"}), "resume predict", "report reproduce"),
+    "settings of torch": (
+        part("environment", torch_settings={"mkldnn": "False"}),
+        "resume predict",
+        "report reproduce",
+    ),
     "device name": (part("environment", device_name="a GPU"), "", "resume reproduce"),
     "threads of torch": (part("environment", torch_threads=9), "", "reproduce"),
 }

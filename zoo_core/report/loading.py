@@ -12,8 +12,8 @@ from zoo_core.datatypes import DatasetRequest
 from zoo_core.display import joined
 from zoo_core.errors import RunError, ZooError
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, read_leniently
 from zoo_core.runs.hashes import metrics_problem
+from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, read_leniently
 from zoo_core.runs.predictions import PredictionStore
 
 if TYPE_CHECKING:
