@@ -26,6 +26,9 @@ def discard_changed(run_dir: RunDirectory, record: RunRecord) -> list[str]:
 
     Returns:
         A sentence for each file that is not as recorded.
+
+    Raises:
+        RunError: A file cannot be removed.
     """
     recorded = record.files or {}
     problems = [
@@ -44,10 +47,13 @@ def discard_changed(run_dir: RunDirectory, record: RunRecord) -> list[str]:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{path} cannot be removed: {error}", fix="make the run directory writable.") from error
 
 
 def refuse_other_inputs(run_dir: RunDirectory, record: RunRecord) -> None:
