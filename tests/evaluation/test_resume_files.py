@@ -111,6 +111,20 @@ def test_predictions_that_changed_in_a_valid_way_are_computed_again(
     assert files(interrupted) == files(whole)
 
 
+def test_a_recorded_path_that_leaves_the_run_removes_nothing(interrupted: Path, whole: Path, host: PluginHost) -> None:
+    beside = interrupted.parent / "beside.txt"
+    beside.write_text("not of the run")
+    content = record(interrupted)
+    for name in ("", "predictions/../..", "predictions/../run.json", str(beside)):
+        content["files"][name] = "0" * 64
+    (interrupted / "run.json").write_text(json.dumps(content))
+
+    resume(interrupted, host)
+
+    assert beside.read_text() == "not of the run"
+    assert files(interrupted) == files(whole)
+
+
 def test_chunks_of_another_stage_are_computed_again(interrupted: Path, whole: Path, host: PluginHost) -> None:
     predictions = interrupted / "predictions"
     shutil.copytree(predictions / "fp32", predictions / "w8a8", dirs_exist_ok=True)

@@ -78,7 +78,8 @@ def test_a_record_without_hashes_lacks_every_file(run: Path) -> None:
 def test_a_recorded_path_outside_of_the_run_is_not_read(run: Path, name: str) -> None:
     (problem,) = problems(run, {**hashes(run), name: "0" * 64})
 
-    assert problem == f"{name!r} cannot be read: it is not a path inside of the run directory"
+    printed = name if name.isprintable() else repr(name)
+    assert problem == f"{printed} cannot be read: it is not a path inside of the run directory"
 
 
 def test_a_pipe_in_place_of_a_file_does_not_block(run: Path) -> None:
@@ -89,6 +90,12 @@ def test_a_pipe_in_place_of_a_file_does_not_block(run: Path) -> None:
     assert problems(run, recorded) == ["inputs/recipe.yaml cannot be read: it is not a regular file"]
     with pytest.raises(RunError, match=r"recipe\.yaml cannot be read: it is not a regular file"):
         hashes(run)
+
+
+def test_control_characters_in_a_name_are_not_printed(run: Path) -> None:
+    (run / "inputs" / "\x1b[2J").write_text("")
+
+    assert problems(run, {**hashes(run), "inputs/\x1b[31m": "0" * 64}) == ["'inputs/\\x1b[31m' is missing"]
 
 
 def test_metrics_are_compared_where_their_hash_is_recorded(run: Path) -> None:

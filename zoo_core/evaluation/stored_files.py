@@ -35,10 +35,10 @@ def discard_changed(run_dir: RunDirectory, record: RunRecord) -> list[str]:
         problem for problem in file_problems(run_dir.path, recorded, all_recorded=False) if problem.name != METRICS
     ]
     for problem in problems:
-        top, *below = PurePosixPath(problem.name).parts
-        if top in {INPUTS, QUANTIZED}:
-            _remove(run_dir.path / top)
-        elif top == PREDICTIONS and len(below) == 2:
+        folder, *below = PurePosixPath(problem.name).parts or ("",)
+        if folder in {INPUTS, QUANTIZED}:
+            _remove(run_dir.path / folder)
+        elif folder == PREDICTIONS and len(below) == 2 and ".." not in below:  # the record may have been edited
             _remove(run_dir.path / problem.name)
     for folder in (INPUTS, QUANTIZED):  # the process was killed before it could record them
         if not any(name.startswith(f"{folder}/") for name in recorded):

@@ -41,7 +41,8 @@ class FileProblem:
 
     def __str__(self) -> str:
         verb = {"changed": "has changed", "missing": "is missing", "unreadable": "cannot be read"}
-        return f"{self.name} {verb.get(self.problem, 'is not in the record')}{self.reason and f': {self.reason}'}"
+        name = self.name if self.name.isprintable() else repr(self.name)
+        return f"{name} {verb.get(self.problem, 'is not in the record')}{self.reason and f': {self.reason}'}"
 
 
 def file_hashes(run: Path, names: Iterable[str]) -> dict[str, str]:
@@ -90,7 +91,7 @@ def file_problems(run: Path, recorded: Mapping[str, str], *, all_recorded: bool)
 def _problem(run: Path, name: str, recorded: str) -> FileProblem | None:
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\0" in name:
-        return FileProblem(name=repr(name), problem="unreadable", reason="it is not a path inside of the run directory")
+        return FileProblem(name=name, problem="unreadable", reason="it is not a path inside of the run directory")
     try:
         digest = hash_regular_file(run / name)
     except FileNotFoundError:
