@@ -38,6 +38,7 @@ STAGE = StageRecord(
     quantized=False,
     batch_size=8,
     weights_bytes=12_000_000,
+    network_sha256=None,
     backend="torch",
     agreement=None,
     export_seconds=None,
@@ -117,6 +118,7 @@ def run_record(**changes: Any) -> RunRecord:
             limited=False,
             fingerprint="f" * 64,
             image_ids_sha256="1" * 64,
+            split_ids_sha256="1" * 64,
             class_names=("red", "green"),
         ),
         calibration=CalibrationRecord(

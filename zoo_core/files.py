@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
 """A full disk or quota, a read-only or failing disk, a file over its limit."""
@@ -45,6 +47,25 @@ def read_regular_file(path: Path, *, max_bytes: int) -> bytes:
     if size > max_bytes:
         raise OSError(errno.EFBIG, f"it has {size} bytes or more; the limit is {max_bytes}")
     return data
+
+
+def hash_regular_file(path: Path) -> str:
+    """Return the SHA-256 of a regular file, 64 lower-case hexadecimal digits; links are followed.
+
+    Raises:
+        OSError: The file is missing, unreadable, or not a regular file; ``strerror`` is the reason.
+    """
+    _refuse_special(path.stat().st_mode)
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        _refuse_special(os.fstat(file.fileno()).st_mode)
+        return update_hash(hashlib.sha256(), file)
+
+
+def update_hash(digest: Any, file: IO[bytes]) -> str:
+    """Feed the rest of a file to a hash of ``hashlib`` and return its hexadecimal digits."""
+    while part := file.read(1 << 20):
+        digest.update(part)
+    return str(digest.hexdigest())
 
 
 def _refuse_special(mode: int) -> None:
@@ -107,10 +128,10 @@ def replace_file(path: Path, data: bytes, *, partial: Path | None = None) -> Non
         with suppress(OSError):
             partial.unlink()
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a rename survive a loss of power."""
     with suppress(OSError):  # some network file systems do not offer it
         descriptor = os.open(folder, os.O_RDONLY)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from evaluation.interrupted import Begin, Interrupting, files, interrupt, record, resume
 from toy_detector import data
 from toy_detector.model import untrained
 from zoo_core import api, artifacts
 from zoo_core.errors import DataError, RunError, RunInterruptedError
 from zoo_core.evaluation.request import SilentReporter
-from zoo_core.evaluation.result import EvaluationResult
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline
 from zoo_core.recipes import shipped_configs
@@ -36,55 +36,9 @@ class Listening(SilentReporter):
         self.said.append(text)
 
 
-class Interrupting(SilentReporter):
-    """Ctrl-C at the nth time that a task makes progress."""
-
-    def __init__(self, task: str, nth: int) -> None:
-        self._task, self._left, self._now = task, nth, ""
-
-    def start(self, what: str, total: int | None) -> None:
-        self._now = what
-
-    def advance(self, num: int) -> None:
-        self._left -= self._now == self._task
-        if self._left == 0:
-            self._left = -1
-            raise KeyboardInterrupt
-
-
-Begin = Callable[..., Path]
-
-
 @pytest.fixture
 def grid(tmp_path: Path) -> Path:
     return data.write(tmp_path / "grid", num_test=70)
-
-
-@pytest.fixture
-def begin(host: PluginHost, grid: Path, weights: Path, tmp_path: Path) -> Begin:
-    """Begins a run, interrupts it, and gives its directory."""
-
-    def run(task: str = "fp32", nth: int = 68, **options: Any) -> Path:
-        given = {"data": grid, "checkpoint": weights, "out": tmp_path / "run", **options}
-        with pytest.raises(RunInterruptedError):
-            api.evaluate("toy_squares", host=host, reporter=Interrupting(task, nth), **given)
-        return tmp_path / "run"
-
-    return run
-
-
-def record(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((run / "run.json").read_text())
-    return content
-
-
-def files(run: Path) -> dict[str, bytes]:
-    paths = [run / "metrics.json", *run.glob("predictions/*/*"), *run.glob("lines/*/*"), *run.glob("quantized/*")]
-    return {str(path.relative_to(run)): path.read_bytes() for path in paths}
-
-
-def resume(run: Path, host: PluginHost, reporter: SilentReporter | None = None) -> EvaluationResult:
-    return api.resume(run, host=host, reporter=reporter, report=False)
 
 
 def test_an_interrupted_run_goes_on_and_says_when(
@@ -115,14 +69,12 @@ def test_an_interrupted_run_goes_on_and_says_when(
 
 
 def test_steps_are_not_taken_again_when_no_stage_needs_them(
-    begin: Begin, host: PluginHost, monkeypatch: pytest.MonkeyPatch
+    host: PluginHost, grid: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = begin("optimized_w8a8", 68)
-    for chunk in run.glob("predictions/optimized_w8a8/*"):
-        chunk.unlink()
-    donor = run / "predictions" / "optimized_fp32"
-    shutil.copytree(donor, run / "predictions" / "optimized_w8a8", dirs_exist_ok=True)
-    (run / "quantized").mkdir()
+    run = tmp_path / "run"
+    api.evaluate("toy_squares", host=host, data=grid, checkpoint=weights, out=run, report=False)
+    before = files(run)
+    interrupt(run)
 
     def forbidden(*_arguments: object) -> None:
         raise AssertionError("a step ran")
@@ -132,6 +84,7 @@ def test_steps_are_not_taken_again_when_no_stage_needs_them(
     monkeypatch.setattr("zoo_core.evaluation.run.predict", forbidden)
 
     assert resume(run, host).record.status == "complete"
+    assert files(run) == before
 
 
 def test_steps_before_a_missing_stage_are_taken_again_and_recorded_once(begin: Begin, host: PluginHost) -> None:

@@ -20,7 +20,7 @@ MOMENTS = [
     "mkdir .inputs.partial",
     "start reading calibration images",
     "mkdir .quantized.partial",
-    "open .metrics.json.partial",
+    "open ..metrics.json.pending.partial",
 ]
 
 

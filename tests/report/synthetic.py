@@ -215,6 +215,7 @@ def record(
             limited=limit is not None,
             fingerprint="f" * 64,
             image_ids_sha256="1" * 64,
+            split_ids_sha256="1" * 64,
             class_names=tuple(dataset.class_names),
         ),
         calibration=CalibrationRecord(
@@ -319,6 +320,7 @@ def _stage(num_images: int, *, quantized: bool, weights_bytes: int) -> StageReco
         quantized=quantized,
         batch_size=8,
         weights_bytes=weights_bytes,
+        network_sha256=None,
         backend="torch",
         agreement=None,
         export_seconds=None,

@@ -23,6 +23,7 @@ from zoo_core.evaluation.run import evaluate_request
 from zoo_core.plugins import PluginHost
 from zoo_core.results.reproduce import Reproduced, ReproduceRequest, reproduce
 from zoo_core.results.stored import open_run
+from zoo_core.runs.hashes import file_hashes
 from zoo_core.runs.predictions import Chunk, PredictionStore
 from zoo_core.runs.request import EvaluationRequest
 
@@ -197,6 +198,8 @@ def test_the_command_exits_with_1_on_a_difference(
     edit_json(
         run / "metrics.json", lambda metrics: metrics["stages"]["fp32"]["metrics"][content["headline"]].update(map=0)
     )
+    hashes = file_hashes(run, ["metrics.json"])
+    edit_json(run / "run.json", lambda record: record["files"].update(hashes))
     assert run_command_line(["reproduce", str(run), "--out", str(tmp_path / "b"), "--workers", "0"]) == 1
     printed = capsys.readouterr().out
     assert "fp32" in printed

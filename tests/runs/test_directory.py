@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from zoo_core.errors import PluginCrashError, RunError
-from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.directory import PENDING_METRICS, RunDirectory
 
 
 def test_the_default_place_names_model_time_and_a_short_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +72,7 @@ def test_a_folder_name_cannot_leave_the_run(tmp_path: Path, name: str) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.directory import PENDING_METRICS, RunDirectory
 with RunDirectory(Path(sys.argv[1])).locked():
     print("held", flush=True)
     sys.stdin.read()
@@ -126,6 +126,20 @@ def test_a_lock_that_was_released_is_free_and_its_holder_forgotten(tmp_path: Pat
 @pytest.mark.parametrize("status", ["complete", "failed", "interrupted"])
 def test_a_run_that_has_ended_keeps_its_status(status: str, tmp_path: Path) -> None:
     assert RunDirectory(tmp_path).true_status(status) == status
+
+
+def test_a_run_is_complete_only_when_its_metrics_have_their_name(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write_text(PENDING_METRICS, "{}")
+    with run.locked():
+        assert run.true_status("complete") == "running"
+    run.remove_lock()
+    assert run.true_status("complete") == "interrupted"
+
+    run.publish_metrics()
+
+    assert run.true_status("complete") == "complete"
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
 
 
 def test_of_two_processes_that_begin_in_one_directory_the_slower_is_refused(tmp_path: Path) -> None:
@@ -183,6 +197,8 @@ def test_sweeping_removes_what_a_killed_process_was_writing_and_nothing_else(tmp
     (tmp_path / ".run.json.partial").write_text("{")
     (tmp_path / ".comp4-fp32.partial").mkdir()
     (tmp_path / ".work-x1").mkdir()
+    for name in (PENDING_METRICS, "metrics.json"):  # only a complete run, which is not swept, has metrics
+        (tmp_path / name).write_text("{}")
     for name in ("run.json", "notes.partial", ".hidden"):
         (tmp_path / name).write_text("")
 

@@ -32,6 +32,9 @@ def test_the_record_of_a_stored_run_of_schema_1_opens() -> None:
     assert measured.num_images == 12
     assert measured.change_points is not None
     assert set(measured.changes or {}) == {"kept", "moved", "lost", "gained"}
+    assert record.files is None
+    assert record.dataset.split_ids_sha256 is None
+    assert record.stages["fp32"].network_sha256 is None
 
 
 def test_the_metrics_of_a_stored_run_of_schema_1_open() -> None:

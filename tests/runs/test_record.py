@@ -169,14 +169,14 @@ OTHER_WEIGHTS = CheckpointRecord(path="/elsewhere", sha256="9" * 64, optimized=F
 
 CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     # condition: change of the record, purposes that refuse it, purposes that mention it
-    "zoo-eval": ({"zoo_eval": "9"}, "resume", "report"),
-    "sources": ({"sources": {}}, "resume", "report"),
-    "Python": (part("environment", python="3.99"), "resume", ""),
-    "libraries": (part("environment", packages={"torch": "9"}), "resume", "report"),
+    "zoo-eval": ({"zoo_eval": "9"}, "resume predict", "report"),
+    "sources": ({"sources": {}}, "resume predict", "report"),
+    "Python": (part("environment", python="3.99"), "resume predict", ""),
+    "libraries": (part("environment", packages={"torch": "9"}), "resume predict", "report"),
     "model": ({"model": "other"}, "", "report"),
     "headline protocol": ({"headline": "coco"}, "resume compare", "report"),
     "stages": (part("settings", stages=("fp32",)), "resume", ""),
-    "device": (part("settings", device="cuda"), "resume", "report reproduce"),
+    "device": (part("settings", device="cuda"), "resume predict", "report reproduce"),
     "batch size": (part("settings", batch_size=9), "", "report reproduce"),
     "backend of float stages": (part("settings", backend="onnxruntime"), "", "report"),
     "seed": (part("settings", seed=9), "", "report"),
@@ -187,11 +187,13 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "optimized weights": ({"optimized_checkpoint": OTHER_WEIGHTS}, "resume", "compare report"),
     "data set": (part("dataset", name="other"), "compare report", ""),
     "split": (part("dataset", split="trainval"), "compare report", ""),
-    "classes": (part("dataset", class_names=("green", "red")), "resume compare report", ""),
+    "classes": (part("dataset", class_names=("green", "red")), "resume compare report predict", ""),
     "number of images": (part("dataset", num_images=9), "report", ""),
-    "evaluated images": (part("dataset", image_ids_sha256="9" * 64), "resume report", ""),
-    "content of images and annotations": (part("dataset", fingerprint="9" * 64), "resume compare report", ""),
-    "limit": (part("dataset", limited=True), "report", ""),
+    "evaluated images": (part("dataset", image_ids_sha256="9" * 64), "resume report predict", ""),
+    "content of images and annotations": (part("dataset", fingerprint="9" * 64), "resume compare report predict", ""),
+    "number of images in the split": (part("dataset", num_images_in_split=99), "resume", ""),
+    "images in the split": (part("dataset", split_ids_sha256="9" * 64), "resume", ""),
+    "limit": (part("dataset", limited=True), "resume report", ""),
     "calibration split": (part("calibration", split="val"), "", "compare report"),
     "number of calibration images": (part("calibration", num_images=9), "", "compare report"),
     "calibration images": (part("calibration", ids=("a2", "a1")), "resume", ""),
@@ -200,10 +202,14 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "instruction set of torch's kernels": (part("environment", cpu_capability="9"), "", "resume report reproduce"),
     "environment variables that select kernels": (
         part("environment", environment_variables={"MKL_CBWR": "AVX2"}),
-        "resume",
+        "resume predict",
         "report reproduce",
     ),
-    "settings of torch": (part("environment", torch_settings={"mkldnn": "False"}), "resume", "report reproduce"),
+    "settings of torch": (
+        part("environment", torch_settings={"mkldnn": "False"}),
+        "resume predict",
+        "report reproduce",
+    ),
     "device name": (part("environment", device_name="a GPU"), "", "resume reproduce"),
     "threads of torch": (part("environment", torch_threads=9), "", "reproduce"),
 }
@@ -230,19 +236,19 @@ def test_every_condition_is_tested() -> None:
 
 def test_equal_records_differ_in_nothing_and_cost_is_not_a_condition() -> None:
     other = run_record(seconds={"prepare": 9.0}, started="2026-01-01T00:00:00+00:00", warnings=("a warning",))
-    assert [run_record().differences(other, purpose) for purpose in PURPOSES] == [[], [], [], []]
+    assert [run_record().differences(other, purpose) for purpose in PURPOSES] == [[]] * len(PURPOSES)
 
 
 def test_threads_and_visible_devices_are_no_kernel_variables_because_a_run_sets_them_from_its_record() -> None:
     other = run_record(
         **part("environment", environment_variables={"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""})
     )
-    assert [run_record().differences(other, purpose) for purpose in PURPOSES] == [[], [], [], []]
+    assert [run_record().differences(other, purpose) for purpose in PURPOSES] == [[]] * len(PURPOSES)
 
 
 def test_the_commit_is_no_condition() -> None:
     other = run_record(**part("git", commit="9" * 40, dirty=True))
-    assert [run_record().differences(other, purpose) for purpose in PURPOSES] == [[], [], [], []]
+    assert [run_record().differences(other, purpose) for purpose in PURPOSES] == [[]] * len(PURPOSES)
 
 
 def test_changed_sources_are_named() -> None:

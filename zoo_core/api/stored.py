@@ -182,10 +182,10 @@ def verify(run: Path | str, *, data: Path | str | None = None, host: PluginHost 
     Raises:
         RunError: The record lacks what is needed.
     """
-    from zoo_core.results.stored import open_run
+    from zoo_core.results.stored import open_changed_run
     from zoo_core.results.verify import verify as work
 
-    return work(open_run(Path(run)), the_host(host), data=optional_path(data))
+    return work(open_changed_run(Path(run)), the_host(host), data=optional_path(data))
 
 
 def reproduce(

@@ -12,13 +12,11 @@ from typing import Any
 import platformdirs
 
 from zoo_core.errors import ArtifactError
-from zoo_core.files import path_problem, replace_file
+from zoo_core.files import path_problem, replace_file, update_hash
 from zoo_core.locks import file_lock
 
 LOCK_FILE = "artifacts.lock.json"
 """Name of the file in the cache that records the first SHA-256 of each URL without a published one."""
-
-_CHUNK_BYTES = 1 << 20
 
 
 def cache_dir() -> Path:
@@ -49,13 +47,11 @@ def file_hash(path: Path, algorithm: str) -> str:
     digest = hashlib.new(algorithm, usedforsecurity=algorithm == "sha256")
     try:
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
+            return update_hash(digest, file)
     except OSError as error:
         raise ArtifactError(
             f"{path} cannot be read: {error}.", fix="check the path and the right to read it."
         ) from error
-    return digest.hexdigest()
 
 
 def recorded_sha256(folder: Path, url: str) -> str | None:

@@ -1,25 +1,26 @@
-"""Builds the record of a run: writes ``run.json`` after every change, ``metrics.json`` at the end."""
+"""Builds the record of a run: writes ``run.json`` after every change, ``metrics.json`` last of all."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from zoo_core.evaluation.scoring import metrics_record, points_above
 from zoo_core.evaluation.sources import source_name
 from zoo_core.evaluation.stages import ORIGINAL
 from zoo_core.runs import provenance
 from zoo_core.runs.coverage import simulation_warning
-from zoo_core.runs.migration import SCHEMA
+from zoo_core.runs.directory import PENDING_METRICS
+from zoo_core.runs.hashes import IMAGE_IDS, METRICS, PREDICTIONS, file_hashes
 from zoo_core.runs.parts import (
     BatchSizeRecord,
     ChangeRecord,
     LayerRecord,
-    ProtocolRecord,
-    ScoreRecord,
     SimulationRecord,
     StageRecord,
-    StageScores,
     Status,
     StepRecord,
 )
@@ -61,16 +62,16 @@ class Recorder:
         self.initial_warnings = _initial_warnings(job)
         self.record = record
         self.metrics: MetricsRecord | None = None
-        self._scores: dict[str, StageScores] = {}
-        self._protocols: dict[str, Mapping[str, ProtocolRecord]] = {}
+        self._scores: dict[str, Mapping[str, ProtocolScore]] = {}
         self._late_warnings: list[str] = []
-        run_dir.write_text("image_ids.txt", "".join(f"{image_id}\n" for image_id in job.data.image_ids))
-        self._save(record)
+        run_dir.write_text(IMAGE_IDS, "".join(f"{image_id}\n" for image_id in job.data.image_ids))
+        self.add_files(IMAGE_IDS)
         provenance.take_peak_memory_bytes()  # preparation does not count for any stage
 
     def _save(self, record: RunRecord) -> None:
-        self.record = replace(record, warnings=self._warnings(record))
-        self._run_dir.write_text("run.json", record_text(self.record))
+        record = replace(record, warnings=self._warnings(record))
+        self._run_dir.write_text("run.json", record_text(record))
+        self.record = record  # not before: what cannot be written has not happened
 
     def _save_stage(self, stage: Stage, changed: StageRecord) -> None:
         self._save(replace(self.record, stages={**self.record.stages, stage.name: changed}))
@@ -176,7 +177,12 @@ class Recorder:
         own = self.record.stages[stage.name]
         self._save_stage(stage, replace(own, batch_sizes={**own.batch_sizes, str(batch_size): measured}))
 
-    def start_stage(self, stage: Stage, size_bytes: int, batch_size: int, *warnings: str) -> None:
+    def has_other_network(self, stage: Stage, network_sha256: str) -> bool:
+        """Return True if the stage has predictions of another network than the given one."""
+        own = self.record.stages.get(stage.name)
+        return own is not None and own.network_sha256 != network_sha256
+
+    def start_stage(self, stage: Stage, size_bytes: int, batch_size: int, network_sha256: str, *warnings: str) -> None:
         """Record that a stage starts, with its settings and their limitations."""
         own = self.record.stages.get(stage.name)
         if own is None:
@@ -185,6 +191,7 @@ class Recorder:
                 quantized=stage.quantized,
                 batch_size=batch_size,
                 weights_bytes=size_bytes,
+                network_sha256=network_sha256,
                 backend=None,
                 agreement=None,
                 export_seconds=None,
@@ -197,10 +204,15 @@ class Recorder:
                 scoring_seconds=None,
                 batch_sizes={},
             )
-        self._save_stage(
-            stage,
-            replace(own, warnings=(*own.warnings, *warnings), batch_size=batch_size, weights_bytes=size_bytes),
+        own = replace(
+            own,
+            warnings=tuple(dict.fromkeys([*own.warnings, *warnings])),
+            batch_size=batch_size,
+            weights_bytes=size_bytes,
+            network_sha256=network_sha256,
         )
+        files = self._files_outside(f"{PREDICTIONS}/{stage.name}")
+        self._save(replace(self.record, stages={**self.record.stages, stage.name: own}, files=files))
 
     def add_backend(self, stage: Stage, exported: Exported | None) -> None:
         """Record the backend of a stage: torch, unless the network was exported."""
@@ -229,71 +241,59 @@ class Recorder:
         self, stage: Stage, scores: Mapping[str, ProtocolScore], *, seconds: float, num_nonfinite_images: int
     ) -> None:
         """Record a stage's scores, the time that scoring took, and how many images had outputs that are not finite."""
-        self._scores[stage.name] = StageScores(
-            quantized=stage.quantized,
-            num_images=len(self._job.data.image_ids),
-            scores={
-                protocol: ScoreRecord(values=dict(score.values), per_class=dict(score.per_class))
-                for protocol, score in scores.items()
-            },
-            same_as=None,
-            drop_points=None,
-            change=None,
-        )
-        self._protocols[stage.name] = {
-            protocol: ProtocolRecord(
-                definition=score.definition,
-                num_images=score.num_images,
-                num_objects=dict(score.num_objects),
-                notes=tuple(score.notes),
-            )
-            for protocol, score in scores.items()
-        }
+        self._scores[stage.name] = scores
         own = self.record.stages[stage.name]
         self._save_stage(stage, replace(own, scoring_seconds=seconds, num_nonfinite_images=num_nonfinite_images))
 
-    def write_metrics(self, changes: Mapping[str, ChangeRecord]) -> None:
-        """Write ``metrics.json``; only a complete run has one.
+    def add_files(self, *folders: str) -> None:
+        """Record the hashes of all files in complete folders; names are paths in the run directory.
+
+        Raises:
+            RunError: A file cannot be read.
+        """
+        hashes = file_hashes(self._run_dir.path, folders)
+        own = {name: digest for name, digest in hashes.items() if not _is_foreign(name)}
+        self._save(replace(self.record, files=dict(sorted({**self._files_outside(*folders), **own}.items()))))
+
+    def _files_outside(self, *folders: str) -> dict[str, str]:
+        prefixes = tuple(f"{folder}/" for folder in folders)
+        return {name: digest for name, digest in (self.record.files or {}).items() if not name.startswith(prefixes)}
+
+    def complete(self, changes: Mapping[str, ChangeRecord]) -> None:
+        """Record that the run is complete, and write ``metrics.json`` if stages were evaluated.
+
+        The file gets its name last: a run with the file is complete, and a run killed before has all that is needed to
+        finish.
 
         Args:
             changes: By stage, without those that share another stage's predictions.
         """
-        job = self._job
-        baseline = self._headline(self._scores.get("fp32"))
-        stages = {}
-        for stage in job.stages:
-            scores = self._scores[stage.same_as or stage.name]
-            drop = points_above(baseline, self._headline(scores))
-            change = changes.get(stage.same_as or stage.name)
-            stages[stage.name] = replace(scores, same_as=stage.same_as, drop_points=drop, change=change)
-        self.metrics = MetricsRecord(
-            schema=SCHEMA,
-            model=job.entry.model_id,
-            headline=job.entry.headline,
-            num_images=len(job.data.image_ids),
-            limited=job.data.limited,
-            fingerprint=job.data.fingerprint,
-            stages=stages,
-            protocols=next(self._protocols[stage.same_as or stage.name] for stage in job.stages),
-            warnings=self.record.warnings,
-        )
-        self._run_dir.write_text("metrics.json", record_text(self.metrics))
+        files = dict(self.record.files or {})
+        if self.record.evaluate:
+            self.metrics = metrics_record(self.record, self._job.stages, self._scores, changes, self.record.warnings)
+            text = record_text(self.metrics)
+            self._run_dir.write_text(PENDING_METRICS, text)
+            files[METRICS] = hashlib.sha256(text.encode()).hexdigest()
+        self._save(replace(self.record, status="complete", finished=utc_now(), files=dict(sorted(files.items()))))
+        if self.record.evaluate:
+            self._run_dir.publish_metrics()
 
-    def _headline(self, scores: StageScores | None) -> float | None:
-        return None if scores is None else scores.scores[self._job.entry.headline].headline
+    def _headline(self, scores: Mapping[str, ProtocolScore] | None) -> float | None:
+        return None if scores is None else scores[self._job.entry.headline].headline
 
     def plugins_notified(self) -> None:
         """Record that plugins were notified of the finished run."""
         self._save(replace(self.record, plugins_notified=True))
 
     def finish(self, status: Status, *, error: str | None = None) -> None:
-        """Record how the run ended."""
-        self._save(replace(self.record, status=status, finished=utc_now(), error=error))
+        """Record that the run failed or was interrupted; a complete run stays complete."""
+        if self.record.status != "complete":
+            self._save(replace(self.record, status=status, finished=utc_now(), error=error))
 
 
-def points_above(value: float | None, other: float | None) -> float | None:
-    """Return ``value - other``, both in ``[0, 1]``, in points; None if either is undefined."""
-    return None if value is None or other is None else 100.0 * (value - other)
+def _is_foreign(name: str) -> bool:
+    """Return True for a file among the predictions that is not a chunk."""
+    return name.startswith(f"{PREDICTIONS}/") and not PurePosixPath(name).match("chunk-*.parquet")
 
 
 def _initial_warnings(job: Job) -> tuple[str, ...]:

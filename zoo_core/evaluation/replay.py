@@ -11,15 +11,13 @@ from zoo_core.errors import DataError
 from zoo_core.files import read_regular_file
 from zoo_core.quantization import saved
 from zoo_core.recipes import names_a_file
+from zoo_core.runs.hashes import IMAGE_IDS, INPUTS
 from zoo_core.runs.record import read_record
 
 if TYPE_CHECKING:
     from zoo_core.quantization.pipeline import Plan
     from zoo_core.runs.directory import RunDirectory
     from zoo_core.runs.request import EvaluationRequest
-
-INPUTS = "inputs"
-"""Folder of a run with copies of its small input files: recipe, AIMET configuration, labels."""
 
 _RECIPE, _LABELS = "recipe.yaml", "labels.txt"
 
@@ -77,7 +75,7 @@ def recorded_request(path: Path, *, kept: bool = False) -> EvaluationRequest:
         stages=",".join(record.settings.stages),
         split=record.dataset.split,
         calibration_split=record.calibration.split if record.calibration else request.calibration_split,
-        ids_file=path.absolute() / "image_ids.txt" if request.ids_file is not None else None,
+        ids_file=path.absolute() / IMAGE_IDS if request.ids_file is not None else None,
         batch_size=record.settings.batch_size,
         device=record.settings.device,
         out=None,

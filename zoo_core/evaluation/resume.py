@@ -7,16 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from zoo_core.errors import RunError
+from zoo_core.evaluation.notifying import notify_plugins
 from zoo_core.evaluation.prepare import prepare
 from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.request import Reporter, SilentReporter
 from zoo_core.evaluation.result import EvaluationResult, headline_name
-from zoo_core.evaluation.run import WriteReport, execute, notify_plugins
+from zoo_core.evaluation.run import WriteReport, execute
 from zoo_core.evaluation.sources import REGISTRY_ENTRY, sources_here
 from zoo_core.evaluation.starting import new_record, resumed_record
+from zoo_core.files import hash_regular_file
 from zoo_core.plugins import PluginHost
 from zoo_core.runs import provenance
-from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.directory import PENDING_METRICS, RunDirectory
+from zoo_core.runs.hashes import METRICS, metrics_problem
 from zoo_core.runs.record import RunRecord, read_metrics, read_record, record_text
 from zoo_core.version import __version__
 
@@ -48,7 +51,7 @@ def resume_run(
     _read(run_dir)  # before a lock is left in a directory that is no run
     with run_dir.locked():
         record = _read(run_dir)
-        if record.status == "complete":
+        if record.status == "complete" and _has_metrics(run_dir, record):
             return _complete(run_dir, record, host, reporter, write_report)
         return _continue(run_dir, record, host, reporter, write_report)
 
@@ -60,6 +63,28 @@ def _read(run_dir: RunDirectory) -> RunRecord:
             fix="name a run directory, or give the run's own command again.",
         )
     return read_record(run_dir.path)
+
+
+def _has_metrics(run_dir: RunDirectory, record: RunRecord) -> bool:
+    """Return True if a complete run has its metrics; gives them their name if the process was killed before it could.
+
+    Raises:
+        RunError: ``metrics.json`` is not the file that the run wrote.
+    """
+    pending = run_dir.path / PENDING_METRICS
+    if pending.exists() and hash_regular_file(pending) == (record.files or {}).get(METRICS):
+        run_dir.publish_metrics()
+    if not record.evaluate:
+        return True
+    if not (run_dir.path / METRICS).exists():
+        return False  # computed again from the predictions
+    problem = metrics_problem(run_dir.path, record.files)
+    if problem is not None:
+        raise RunError(
+            f"{run_dir.path}: {problem}.",
+            fix="restore the file, or remove it and resume the run, which computes it again from the predictions.",
+        )
+    return True
 
 
 def _complete(

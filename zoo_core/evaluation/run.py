@@ -11,29 +11,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from zoo_core.comparison.changes import headline_changes
-from zoo_core.comparison.stages import BASELINE
 from zoo_core.datatypes import Prediction, QuantNetwork, StepContext
 from zoo_core.display import nonfinite_text
 from zoo_core.errors import RecipeError
 from zoo_core.evaluation.batch_sizes import BatchSizeEffect, compare_batch_sizes
 from zoo_core.evaluation.memory import out_of_memory, with_less_memory
+from zoo_core.evaluation.notifying import notify_plugins
 from zoo_core.evaluation.prepare import Job, prepare, step_context
 from zoo_core.evaluation.recorder import Recorder, model_size_bytes
 from zoo_core.evaluation.replay import keep_inputs
 from zoo_core.evaluation.request import Reporter, SilentReporter
 from zoo_core.evaluation.result import EvaluationResult, headline_name
+from zoo_core.evaluation.scoring import stage_changes
 from zoo_core.evaluation.sources import source_name, sources_here
 from zoo_core.evaluation.stages import ORIGINAL, Stage
 from zoo_core.evaluation.starting import new_record
 from zoo_core.evaluation.step_progress import StepProgress
 from zoo_core.evaluation.stopping import LOG, log_into, stopping
+from zoo_core.evaluation.stored_files import discard_changed, refuse_other_inputs
 from zoo_core.inference import InferenceStats, chunk_ids, predict
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization import pipeline, saved
+from zoo_core.quantization.digest import network_sha256
 from zoo_core.quantization.sqnr import layer_sqnr
+from zoo_core.runs.binding import stage_binding
 from zoo_core.runs.coverage import FULL_QUANTIZATION_FIX, simulation_warning
 from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.hashes import INPUTS, PREDICTIONS, QUANTIZED
 from zoo_core.runs.predictions import PredictionStore
 from zoo_core.runs.provenance import fixed_threads
 from zoo_core.runs.request import EvaluationRequest
@@ -47,14 +51,11 @@ if TYPE_CHECKING:
     from zoo_core.quantization.aimet.simulation import Simulation
     from zoo_core.quantization.pipeline import RecipePoint
     from zoo_core.runs.parts import ChangeRecord
-    from zoo_core.runs.record import MetricsRecord, RunRecord
+    from zoo_core.runs.record import RunRecord
 
 logger = logging.getLogger("zoo_eval")
 
 WriteReport: TypeAlias = Callable[[Path], None]
-
-QUANTIZED = "quantized"
-"""Folder of a run with the optimized network; written atomically."""
 
 NEAR_ZERO = 0.02
 """Headline values below this are usually caused by a wiring mistake, not by a bad network."""
@@ -136,9 +137,13 @@ def execute(
         RunInterruptedError: Ctrl-C.
     """
     run_dir.sweep()
+    rebuilt = discard_changed(run_dir, record)
     run = _Run(job, run_dir, Recorder(job, run_dir, record), reporter, host)
     stops = stopping(run_dir, run.recorder.finish, lambda: run.place, lambda: run.is_complete)
     with log_into(run_dir.path / LOG), stops, fixed_threads():
+        for text in rebuilt:
+            logger.warning(text)
+            reporter.warn(text)
         run.execute(write_report)
     metrics = run.recorder.metrics
     name = headline_name(metrics, job.task)
@@ -172,6 +177,8 @@ class _Run:
         """Run steps and stages in the order in which the recipe produces their networks; skip complete stages."""
         job = self.job
         keep_inputs(self.run_dir, job.request, job.plan)
+        refuse_other_inputs(self.run_dir, self.recorder.record)
+        self.recorder.add_files(INPUTS)
         for text in self.recorder.initial_warnings:
             logger.warning(text)
             self.reporter.warn(text)
@@ -195,9 +202,7 @@ class _Run:
         here = sources_here(self.host, before, self.job.entry)
         for name in [name for name in before if here.get(name) != before[name]]:
             self._warn(f"The sources of {source_name(name)} changed while the run was computing; it may mix both.")
-        if self._evaluate:
-            self.recorder.write_metrics(self._changes())
-        self.recorder.finish("complete")
+        self.recorder.complete(self._changes() if self._evaluate else {})
         self.is_complete = True
         self.run_dir.remove_lock()
         if write_report is not None:
@@ -230,30 +235,24 @@ class _Run:
         return stage.name in self._open or (stage.optimized and self._unsaved)
 
     def _store(self, stage: Stage) -> PredictionStore:
-        return PredictionStore(self.run_dir.folder("predictions", stage.name), self.job.task.prediction_type)
+        folder = self.run_dir.folder(PREDICTIONS, stage.name)
+        binding = stage_binding(self.recorder.record, stage.name)
+        return PredictionStore(folder, self.job.task.prediction_type, binding=binding)
 
     # ------------------------------------------------------------------ networks
 
     def _changes(self) -> dict[str, ChangeRecord]:
-        """Compute the change of each stage against fp32, if it was run, from the stored predictions."""
+        """Compute the change of each stage against fp32 from the stored predictions."""
         job = self.job
         stages = {stage.name: stage for stage in job.stages if stage.same_as is None}
-        if BASELINE not in stages:
-            return {}
 
-        def predictions(stage: Stage) -> dict[str, Prediction]:
-            pairs = (zip(chunk.image_ids, chunk.predictions, strict=True) for chunk in self._store(stage))
+        def predictions(name: str) -> dict[str, Prediction]:
+            pairs = (zip(chunk.image_ids, chunk.predictions, strict=True) for chunk in self._store(stages[name]))
             return dict(itertools.chain.from_iterable(pairs))
 
-        baseline = predictions(stages.pop(BASELINE))
-        return headline_changes(
-            job.task,
-            job.data.dataset.class_names,
-            job.data.image_ids,
-            [job.data.targets[image_id] for image_id in job.data.image_ids],
-            baseline,
-            ((name, predictions(stage)) for name, stage in stages.items()),
-            job.entry.headline,
+        targets = {image_id: job.data.targets[image_id] for image_id in job.data.image_ids}
+        return stage_changes(
+            job.task, job.data.dataset.class_names, targets, list(stages), predictions, job.entry.headline
         )
 
     def _walk(self, context: Callable[[], StepContext]) -> None:
@@ -290,16 +289,19 @@ class _Run:
         for stage in stages:
             if stage.same_as is not None or not self._needs_network(stage):
                 continue  # one network under two names is run once
-            runs, size = network.network, model_size_bytes(network.network)
+            runs, size, digest = network.network, model_size_bytes(network.network), network_sha256(network.network)
             if stage.quantized:
                 simulation = self._simulate(point, stage, context())
                 runs, size = simulation.network, simulation.weights_bytes
-            if self._evaluate and stage.name in self._open:
-                self._evaluate_stage(stage, runs, bundle, size)
+                digest = network_sha256(runs, simulation.encodings)
+            # The network of a complete stage is only computed again to be saved; it must be that of the predictions.
+            if self._evaluate and (stage.name in self._open or self.recorder.has_other_network(stage, digest)):
+                self._evaluate_stage(stage, runs, bundle, size, digest)
         if self._unsaved and any(stage.optimized for stage in stages):
             loaded = self.job.optimized_bundle is not None
             with self.run_dir.whole_folder(QUANTIZED) as folder:
                 saved.save_quantized(folder, network, simulation, self.job.plan, loaded=loaded)
+            self.recorder.add_files(QUANTIZED)
 
     def _simulate(self, point: RecipePoint, stage: Stage, context: StepContext) -> Simulation:
         self.place = f" calibrating stage {stage.name!r}"
@@ -329,8 +331,10 @@ class _Run:
 
     # ------------------------------------------------------------------ one stage
 
-    def _evaluate_stage(self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, size_bytes: int) -> None:
-        job, store = self.job, self._store(stage)
+    def _evaluate_stage(
+        self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, size_bytes: int, network_digest: str
+    ) -> None:
+        job = self.job
         self.place = f" at stage {stage.name!r}"
 
         def run(batch_size: int, single_lane: bool) -> InferenceStats:
@@ -341,6 +345,7 @@ class _Run:
             exported = self._export(stage, network, bundle, settings)
             self.recorder.add_backend(stage, exported)
             runs = network if exported is None else exported.network
+            store = self._store(stage)  # not before: its binding has batch size, backend and network
             chunks = chunk_ids(job.data.image_ids, batch_size)
             num_left = sum(len(chunks[index]) for index in store.missing(chunks))
             if num_left < len(job.data.image_ids):
@@ -350,17 +355,18 @@ class _Run:
 
         def restart(too_large: int, batch_size: int) -> None:
             self.reporter.finish()
-            store.clear()  # first: every chunk of a stage must have the recorded batch size
+            self._store(stage).clear()  # first: every chunk of a stage must have the recorded batch size
             text = (
                 f"{stage.name}: there was not enough memory for {too_large} images at a time; the stage was run with "
                 f"{batch_size}. Its predictions may differ from those of another batch size by rounding."
             )
-            self.recorder.start_stage(stage, size_bytes, batch_size, text)
+            self.recorder.start_stage(stage, size_bytes, batch_size, network_digest, text)
             logger.warning(text)
             self.reporter.warn(text)
 
         batch_size = self.recorder.batch_size(stage)
-        self.recorder.start_stage(stage, size_bytes, batch_size)
+        warnings = self._discard_other_network(stage, network_digest)
+        self.recorder.start_stage(stage, size_bytes, batch_size, network_digest, *warnings)
         self.recorder.add_inference(stage, with_less_memory(batch_size, run, restart))
         self.reporter.finish()
         self._close_stage(stage)
@@ -374,6 +380,19 @@ class _Run:
                     raise
                 self.reporter.finish()
                 self.recorder.add_batch_size(stage, size, f"not enough memory ({message})")
+
+    def _discard_other_network(self, stage: Stage, network_digest: str) -> list[str]:
+        """Remove a stage's chunks if another network computed them, and return a warning that says so."""
+        if not self.recorder.has_other_network(stage, network_digest):
+            return []
+        self._store(stage).clear()
+        text = (
+            f"{stage.name}: the resumed run computed another network than the interrupted one, as another processor "
+            "does; the stage was started again."
+        )
+        logger.warning(text)
+        self.reporter.warn(text)
+        return [text]
 
     def _at_batch_size(
         self, stage: Stage, network: torch.nn.Module, bundle: ModelBundle, batch_size: int
@@ -430,11 +449,4 @@ class _Run:
         predictions = (pair for chunk in store for pair in zip(chunk.image_ids, chunk.predictions, strict=True))
         with self.run_dir.whole_folder(dataset.submission_format, stage.name) as folder:
             dataset.write_submission(folder, predictions)
-
-
-def notify_plugins(
-    host: PluginHost, run_dir: RunDirectory, record: RunRecord, metrics: MetricsRecord | None
-) -> list[str]:
-    """Notify every plugin of a complete run and return a sentence for each that failed."""
-    failed = host.evaluation_finished(run_dir.path, record, metrics)
-    return [f"Plugin {plugin.plugin_id!r} failed after the evaluation: {plugin.cause}" for plugin in failed]
+        self.recorder.add_files(f"{PREDICTIONS}/{stage.name}", f"{dataset.submission_format}/{stage.name}")

@@ -125,9 +125,15 @@ def _dataset(job: Job) -> DatasetRecord:
         num_images_in_split=len(data.dataset.ids),
         limited=data.limited,
         fingerprint=data.fingerprint,
-        image_ids_sha256=hashlib.sha256("\n".join(data.image_ids).encode()).hexdigest(),
+        image_ids_sha256=hash_of_ids(data.image_ids),
+        split_ids_sha256=hash_of_ids(data.dataset.ids),
         class_names=tuple(data.dataset.class_names),
     )
+
+
+def hash_of_ids(image_ids: Sequence[str]) -> str:
+    """Return the SHA-256 of image ids in their order."""
+    return hashlib.sha256("\n".join(image_ids).encode(errors="surrogatepass")).hexdigest()
 
 
 def _calibration(job: Job) -> CalibrationRecord | None:

@@ -12,6 +12,7 @@ from zoo_core.datatypes import DatasetRequest
 from zoo_core.display import joined
 from zoo_core.errors import RunError, ZooError
 from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.hashes import metrics_problem
 from zoo_core.runs.lenient import ReadableMetrics, ReadableRecord, read_leniently
 from zoo_core.runs.predictions import PredictionStore
 
@@ -89,6 +90,9 @@ def load_run(path: Path) -> LoadedRun:
         if status != "complete":
             error = f" It says: {record.error}" if record.error else ""
             gaps.append(f"The run is not complete: its status is {status!r}.{error}")
+        problem = metrics_problem(path, record.files) if status == "complete" else None
+        if problem is not None:
+            gaps.append(f"Do not trust the numbers below: {problem}.")
     return LoadedRun(path=path, record=record or ReadableRecord(), metrics=metrics or ReadableMetrics(), gaps=gaps)
 
 

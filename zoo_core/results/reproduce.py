@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from zoo_core.comparison.identity import ByteChanges, byte_changes
 from zoo_core.errors import RunError
-from zoo_core.evaluation.replay import INPUTS, recorded_request
+from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.run import evaluate_request
 from zoo_core.results.stored import StoredRun, open_run
-from zoo_core.results.verify import verify
+from zoo_core.results.verify import verify_inputs
+from zoo_core.runs.hashes import INPUTS
 from zoo_core.runs.provenance import fixed_threads
 from zoo_core.runs.rows import Row, text_table
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from zoo_core.runs.record import RunRecord
     from zoo_core.runs.request import EvaluationRequest
 
-_SETTLED_BY_THE_RUN = ("record", "scores", "recipe", "configuration")
-"""Checks of a record that do not matter to another run: it has a record of its own, and the kept recipe."""
+_SETTLED_BY_THE_RUN = ("recipe", "configuration")
+"""Checks that do not matter to another run: it takes the kept copies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ def reproduce(request: ReproduceRequest, host: PluginHost, reporter: Reporter) -
     # Before the new run, which fails where the data are gone.
     conditions = [
         f"{check.what}: {check.message}"
-        for check in verify(run, host, data=request.data)
+        for check in verify_inputs(run, host, data=request.data)
         if check.state == "stale" and check.what not in _SETTLED_BY_THE_RUN
     ]
     for text in conditions:

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 from zoo_core.datatypes import DatasetRequest, Prediction
 from zoo_core.errors import DataError, RunError
+from zoo_core.files import read_regular_file
+from zoo_core.runs.binding import stage_binding
 from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.hashes import IMAGE_IDS, PREDICTIONS, metrics_problem
+from zoo_core.runs.migration import MAX_BYTES
 from zoo_core.runs.predictions import PredictionStore
 from zoo_core.runs.record import MetricsRecord, RunRecord, read_metrics, read_record
 
@@ -44,7 +48,7 @@ class StoredRun:
     @property
     def stages(self) -> dict[str, str]:
         """Name of every stage with predictions to the folder that holds them: its own, or that of its twin."""
-        folder = self.path / "predictions"
+        folder = self.path / PREDICTIONS
         there = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
         if self.metrics is None:
             return {name: name for name in there}
@@ -113,7 +117,7 @@ class StoredRun:
         if missing or len(stored) != len(self.image_ids):
             strangers = len(stored) - (len(self.image_ids) - len(missing))
             raise RunError(
-                f"{self.path / 'predictions' / folder} lacks {len(missing)} of the run's {len(self.image_ids)} images "
+                f"{self.path / PREDICTIONS / folder} lacks {len(missing)} of the run's {len(self.image_ids)} images "
                 f"and holds {strangers} others.",
                 fix="finish the run first, or run again.",
             )
@@ -127,23 +131,48 @@ class StoredRun:
         """
         return sum(len(chunk.nonfinite_ids) for chunk in self._store(self.stages[stage], prediction_type))
 
+    def foreign_chunks(self, stage: str, prediction_type: type[Prediction]) -> list[Path] | None:
+        """Return the chunks of a stage that other stages or runs computed; None if the run did not bind its chunks."""
+        binding, folder = stage_binding(self.record, stage), self.path / PREDICTIONS / stage
+        if binding is None or not folder.is_dir():
+            return None
+        return PredictionStore(folder, prediction_type, binding=binding).strangers()
+
     def _store(self, folder: str, prediction_type: type[Prediction]) -> PredictionStore:
-        return PredictionStore(self.path / "predictions" / folder, prediction_type)
+        return PredictionStore(self.path / PREDICTIONS / folder, prediction_type)
 
 
 def open_run(path: Path) -> StoredRun:
     """Read a run directory.
 
     Raises:
-        RunError: It is not a run directory, or a record has unknown, missing or ill-typed fields; they are named.
+        RunError: It is not a run directory, a record has unknown, missing or ill-typed fields, which are named, or
+            ``metrics.json`` is not the file that the run wrote.
     """
     record, metrics = read_record(path), read_metrics(path)
-    listing = path / "image_ids.txt"
+    problem = metrics_problem(path, record.files)
+    if problem is not None and RunDirectory(path).true_status(record.status) == "complete":
+        raise RunError(f"{path}: {problem}.", fix=f"{_FIX} `zoo-eval verify` names all that has changed.")
+    listing = path / IMAGE_IDS
     try:
         image_ids = tuple(listing.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{listing} cannot be read: {error}", fix=_FIX) from error
     return StoredRun(path=path, record=record, metrics=metrics, image_ids=image_ids)
+
+
+def open_changed_run(path: Path) -> StoredRun:
+    """Read a run directory without its metrics for ``verify``; only ``run.json`` must be valid.
+
+    Raises:
+        RunError: It is not a run directory, or ``run.json`` has unknown, missing or ill-typed fields.
+    """
+    record = read_record(path)
+    try:
+        listing = read_regular_file(path / IMAGE_IDS, max_bytes=MAX_BYTES).decode(errors="replace")
+    except OSError:
+        listing = ""
+    return StoredRun(path=path, record=record, metrics=None, image_ids=tuple(listing.splitlines()))
 
 
 def is_run(path: Path) -> bool:

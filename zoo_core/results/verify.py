@@ -1,34 +1,36 @@
-"""Takes the hashes of a run's record again and names what has changed since."""
+"""Computes the hashes and the results of a run again and names what has changed since."""
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from zoo_core import artifacts
+from zoo_core.datatypes import DatasetRequest
 from zoo_core.errors import ArtifactError, ZooError
 from zoo_core.evaluation.prepare import fingerprint
 from zoo_core.evaluation.sources import source_name, sources_here
+from zoo_core.evaluation.starting import hash_of_ids
 from zoo_core.recipes import config_path, load_recipe, override
-from zoo_core.results.rescore import score
+from zoo_core.results.expected import differences, expected_metrics
 from zoo_core.runs import provenance
+from zoo_core.runs.hashes import IMAGE_IDS, INPUTS, METRICS, QUANTIZED, file_problems
+from zoo_core.runs.record import read_metrics
 
 if TYPE_CHECKING:
-    from zoo_core.datatypes import EvalDataset, ModelEntry
     from zoo_core.plugins import PluginHost
     from zoo_core.results.stored import StoredRun
-    from zoo_core.runs.parts import CheckpointRecord, EnvironmentRecord, RecipeRecord
+    from zoo_core.runs.parts import CalibrationRecord, CheckpointRecord, EnvironmentRecord, RecipeRecord
     from zoo_core.runs.record import RunRecord
 
 State: TypeAlias = Literal["holds", "stale", "unchecked"]
 
 _CONFIG_COPY = "aimet_config.json"
-_LAST_DIGITS = 1e-9
-"""Scores may differ this much: another numpy may add in another order."""
+_MOST_NAMED = 20
+"""Files to name in a message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ class Check:
 
 
 def verify(run: StoredRun, host: PluginHost, *, data: Path | None = None) -> Sequence[Check]:
-    """Check everything that a run recorded by hash or version.
+    """Check everything that a run recorded by hash or version, and that its results follow from its predictions.
 
     Args:
         run: To be verified.
@@ -55,27 +57,60 @@ def verify(run: StoredRun, host: PluginHost, *, data: Path | None = None) -> Seq
         data: Root of the dataset; None for where the run found it.
 
     """
-    return list(_checks(run, host, data))
+    run = replace(run, metrics=None)  # nothing may be taken from a file that is to be checked
+    inputs = verify_inputs(run, host, data=data)
+    content = next((check for check in inputs if check.what == "data"), None)
+    return [*_outputs(run), *inputs, *_results(run, host, data, content)]
 
 
-def _checks(run: StoredRun, host: PluginHost, data: Path | None) -> Iterator[Check]:
+def verify_inputs(run: StoredRun, host: PluginHost, *, data: Path | None = None) -> Sequence[Check]:
+    """Check what a run depends on: weights, recipe, libraries, sources, and the images. As ``verify``."""
+    return list(_inputs(run, host, data))
+
+
+def _outputs(run: StoredRun) -> Iterator[Check]:
+    """The run's own files."""
     complete = run.status == "complete"
     yield Check(what="record", state="holds" if complete else "stale", message=f"its status is {run.status!r}")
+    yield _image_list(run)
+    yield _files(run)
+
+
+def _image_list(run: StoredRun) -> Check:
+    return _same("image list", hash_of_ids(run.image_ids), run.record.dataset.image_ids_sha256, IMAGE_IDS)
+
+
+def _files(run: StoredRun) -> Check:
+    recorded = run.record.files
+    if recorded is None:
+        return Check(what="files", state="unchecked", message="runs before schema 3 have no hashes of their files")
+    problems = file_problems(run.path, recorded, all_recorded=run.status == "complete")
+    if not problems:
+        return Check(what="files", state="holds", message=f"{len(recorded)} files have their recorded hashes")
+    more = f"; and {len(problems) - _MOST_NAMED} more" if len(problems) > _MOST_NAMED else ""
+    message = "; ".join(map(str, problems[:_MOST_NAMED])) + more
+    return Check(what="files", state="stale", message=message)
+
+
+def _inputs(run: StoredRun, host: PluginHost, data: Path | None) -> Iterator[Check]:
     record = run.record
-    digest = hashlib.sha256("\n".join(run.image_ids).encode()).hexdigest()
-    yield _same("image list", digest, record.dataset.image_ids_sha256, "image_ids.txt")
     yield _checkpoint("checkpoint", record.checkpoint)
     if record.optimized_checkpoint is not None:
         yield _checkpoint("optimized checkpoint", record.optimized_checkpoint)
     yield _recipe(record.recipe)
-    config = _config(run)
-    if config is not None:
-        yield config
+    yield _config(run)
     yield _libraries(record.environment)
     yield _sources(record, host)
-    if not run.image_ids:
-        return  # only quantized: nothing was evaluated
-    yield from _data(run, host, data)
+    if record.calibration is not None:
+        yield _calibration(run, record.calibration, host, data)
+    if run.image_ids:  # otherwise only quantized: nothing was evaluated
+        yield _data(run, host, data)
+
+
+def _results(run: StoredRun, host: PluginHost, data: Path | None, content: Check | None) -> Iterator[Check]:
+    if run.record.evaluate:
+        yield _predictions(run, host)
+        yield _scores(run, host, data, content)
 
 
 def _same(what: str, digest: str, recorded: str, name: str) -> Check:
@@ -102,21 +137,26 @@ def _recipe(recorded: RecipeRecord) -> Check:
     return _same("recipe", recipe.sha256, recorded.sha256, recorded.source)
 
 
-def _config(run: StoredRun) -> Check | None:
-    """The AIMET configuration beside the recipe against the copy that the run kept; None where it kept none."""
-    copy = run.path / "quantized" / _CONFIG_COPY
+def _config(run: StoredRun) -> Check:
+    """The AIMET configuration beside the recipe, and the copies of it that the run kept."""
     recipe = run.record.recipe
-    if not copy.is_file() or recipe.config_file is None:
-        return None
+    kept = [f"{folder}/{_CONFIG_COPY}" for folder in (INPUTS, QUANTIZED) if (run.path / folder / _CONFIG_COPY).exists()]
+    paths = {name: run.path / name for name in kept}
     try:
-        path = config_path(Path(recipe.source), recipe.config_file)
-        same = path.read_bytes() == copy.read_bytes()
+        if recipe.config_file is not None:
+            path = config_path(Path(recipe.source), recipe.config_file)
+            paths[str(path)] = path
+        hashes = {name: artifacts.sha256_of(path) for name, path in paths.items()}
     except ZooError as error:
         return Check(what="configuration", state="stale", message=error.fact)
-    except OSError as error:
-        return Check(what="configuration", state="stale", message=f"{path} cannot be read: {error.strerror or error}")
-    message = f"{path.name} is {'as' if same else 'not as'} the run's copy of it"
-    return Check(what="configuration", state="holds" if same else "stale", message=message)
+    differ = [name for name, digest in hashes.items() if digest != recipe.config_sha256]
+    if differ:
+        message = f"{', '.join(differ)} has another hash than {recipe.config_sha256[:12]}, which was recorded"
+        return Check(what="configuration", state="stale", message=message)
+    if not hashes:
+        return Check(what="configuration", state="unchecked", message="the record names no file")
+    message = f"{', '.join(hashes)} has the recorded hash {recipe.config_sha256[:12]}"
+    return Check(what="configuration", state="holds", message=message)
 
 
 def _libraries(environment: EnvironmentRecord) -> Check:
@@ -156,49 +196,78 @@ def _sources(record: RunRecord, host: PluginHost) -> Check:
     return Check(what="sources", state="holds", message=f"{len(here)} hashes are those of the run")
 
 
-def _data(run: StoredRun, host: PluginHost, data: Path | None) -> Iterator[Check]:
-    root = data or Path(run.record.dataset.root)
+def _calibration(run: StoredRun, recorded: CalibrationRecord, host: PluginHost, data: Path | None) -> Check:
+    what, root = "calibration images", _root(run, data)
+    if recorded.fingerprint is None:
+        return Check(what=what, state="unchecked", message="the record has no hash of them")
     if not root.exists():
-        yield Check(what="data", state="unchecked", message=f"{root} does not exist here")
-        yield Check(what="scores", state="unchecked", message="the annotations are not here")
-        return
+        return Check(what=what, state="unchecked", message=f"{root} does not exist here")
+    try:
+        entry = host.recorded_model(run.record.model, run.record.registry)
+        request = DatasetRequest(root=root, split=recorded.split, label_file=run.record.request.labels)
+        dataset = host.dataset(entry, request)
+        hashes = {image_id: dataset.content_hash(image_id) for image_id in recorded.ids}
+    except ZooError as error:
+        return Check(what=what, state="stale", message=error.fact)
+    name = f"{len(hashes)} images of {recorded.split} in {dataset.root}"
+    return _same(what, fingerprint(hashes), recorded.fingerprint, name)
+
+
+def _root(run: StoredRun, data: Path | None) -> Path:
+    return data or Path(run.record.dataset.root)
+
+
+def _data(run: StoredRun, host: PluginHost, data: Path | None) -> Check:
+    root = _root(run, data)
+    if not root.exists():
+        return Check(what="data", state="unchecked", message=f"{root} does not exist here")
+    if _image_list(run).state == "stale":
+        return Check(what="data", state="unchecked", message="the image list has changed")
     try:
         entry = host.recorded_model(run.record.model, run.record.registry)
         dataset = run.open_dataset(entry, host, data=data)
         hashes = {image_id: dataset.content_hash(image_id) for image_id in run.image_ids}
     except ZooError as error:
-        yield Check(what="data", state="stale", message=error.fact)
-        yield Check(what="scores", state="unchecked", message="the data cannot be read")
-        return
-    content = _same("data", fingerprint(hashes), run.record.dataset.fingerprint, str(dataset.root))
-    yield content
-    if content.state == "stale":
-        yield Check(what="scores", state="unchecked", message="the data has changed")
-    else:
-        yield _scores(run, entry, dataset, host)
+        return Check(what="data", state="stale", message=error.fact)
+    return _same("data", fingerprint(hashes), run.record.dataset.fingerprint, str(dataset.root))
 
 
-def _scores(run: StoredRun, entry: ModelEntry, dataset: EvalDataset, host: PluginHost) -> Check:
-    """Score the stored predictions again and compare every value with ``metrics.json``."""
-    if run.metrics is None:
-        return Check(what="scores", state="unchecked", message="the run has no metrics.json")
-    differ = []
+def _predictions(run: StoredRun, host: PluginHost) -> Check:
+    """The binding of each chunk to its stage, network and run."""
+    record, foreign, num_bound = run.record, [], 0
     try:
-        targets = {image_id: dataset.target(image_id) for image_id in run.image_ids}
-        for name, stage in run.metrics.stages.items():
-            if stage.same_as is not None:
-                continue
-            metric = host.metric(entry, dataset.class_names)
-            scores = score(metric, run.predictions(name, metric.prediction_type), targets)
-            for protocol, computed in scores.items():
-                recorded = stage.scores.get(protocol)
-                for key, value in computed.values.items():
-                    was = recorded.values.get(key) if recorded is not None else None
-                    if (value is None) != (was is None) or abs((value or 0.0) - (was or 0.0)) > _LAST_DIGITS:
-                        differ.append(f"{name} {protocol} {key} is {value}, {was} was recorded")
+        task = host.task(host.recorded_model(record.model, record.registry))
+    except ZooError as error:
+        return Check(what="predictions", state="unchecked", message=error.fact)
+    for name in record.stages:
+        chunks = run.foreign_chunks(name, task.prediction_type)
+        num_bound += chunks is not None
+        foreign += [str(path.relative_to(run.path)) for path in chunks or ()]
+    if foreign:
+        more = f" and {len(foreign) - _MOST_NAMED} more" if len(foreign) > _MOST_NAMED else ""
+        message = f"another stage or another run computed {', '.join(foreign[:_MOST_NAMED])}{more}"
+        return Check(what="predictions", state="stale", message=message)
+    if not num_bound:
+        return Check(what="predictions", state="unchecked", message="the chunks do not name their stage and run")
+    return Check(what="predictions", state="holds", message="every chunk belongs to its stage and to this run")
+
+
+def _scores(run: StoredRun, host: PluginHost, data: Path | None, content: Check | None) -> Check:
+    """Compare the whole of ``metrics.json`` with what follows; ``content`` is the check of the data."""
+    if not (run.path / METRICS).exists():
+        state: State = "stale" if run.status == "complete" else "unchecked"
+        return Check(what="scores", state=state, message=f"the run has no {METRICS}")
+    try:
+        metrics = read_metrics(run.path)
+        if content is None or content.state != "holds":
+            reason = "the image list or the data has changed, or is not here"
+            return Check(what="scores", state="unchecked", message=reason)
+        entry = host.recorded_model(run.record.model, run.record.registry)
+        expected = expected_metrics(run, entry, run.open_dataset(entry, host, data=data), host)
     except ZooError as error:
         return Check(what="scores", state="stale", message=error.fact)
+    differ = [] if metrics is None else differences(metrics, expected, scores_only=run.record.files is None)
     if differ:
-        more = f", and {len(differ) - 1} more values differ" if len(differ) > 1 else ""
+        more = f", and {len(differ) - 1} more fields differ" if len(differ) > 1 else ""
         return Check(what="scores", state="stale", message=f"{differ[0]}{more}")
-    return Check(what="scores", state="holds", message="metrics.json follows from the stored predictions")
+    return Check(what="scores", state="holds", message=f"{METRICS} follows from the stored predictions")

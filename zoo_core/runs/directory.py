@@ -16,14 +16,18 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from zoo_core.errors import RunError
-from zoo_core.files import DISK_ERRORS, path_problem, replace_file
+from zoo_core.files import DISK_ERRORS, path_problem, replace_file, sync_folder
 from zoo_core.locks import LockedError, file_lock, is_locked, lock_names
+from zoo_core.runs.hashes import IMAGE_IDS, METRICS
 
 MIN_FREE_BYTES = 200_000_000
 """Four stages of 5,000 images with 100 detections each, the quantized network and the report need this, rounded up."""
 
 _LOCK = ".lock"
 _HOLDER = ".lock.json"
+
+PENDING_METRICS = ".metrics.json.pending"
+"""``metrics.json`` until the record says that the run is complete."""
 
 _WORK_PREFIX = ".work-"
 """Prefix of a run's temporary folders."""
@@ -33,8 +37,8 @@ _DISK_ERRORS = DISK_ERRORS | {errno.EACCES, errno.EPERM}
 _BEFORE_THE_RECORD = {
     *lock_names(_LOCK),
     _HOLDER,
-    "image_ids.txt",
-    *(f".{name}.partial" for name in (_HOLDER, "image_ids.txt", "run.json")),
+    IMAGE_IDS,
+    *(f".{name}.partial" for name in (_HOLDER, IMAGE_IDS, "run.json")),
 }
 """Files that a run killed before its first record can leave; they hold no results."""
 
@@ -149,7 +153,12 @@ class RunDirectory:
         return is_locked(self.path / _LOCK)
 
     def true_status(self, recorded: str) -> str:
-        """Return the recorded status, but ``interrupted`` for a ``running`` run whose process has died."""
+        """Return the status of the run, given the recorded one.
+
+        A run whose process died is ``interrupted``. A run is not complete before it has its ``metrics.json``.
+        """
+        if recorded == "complete" and (self.path / PENDING_METRICS).exists():
+            recorded = "running"
         return "interrupted" if recorded == "running" and not self.is_held else recorded
 
     # ------------------------------------------------------------------ files
@@ -166,6 +175,18 @@ class RunDirectory:
         except OSError as error:
             raise _not_writable(target, error) from error
         return target
+
+    def publish_metrics(self) -> None:
+        """Give ``metrics.json`` its name; the record says already that the run is complete.
+
+        Raises:
+            RunError: The file cannot be renamed.
+        """
+        try:
+            (self.path / PENDING_METRICS).replace(self.path / METRICS)
+        except OSError as error:
+            raise _not_writable(self.path / METRICS, error) from error
+        sync_folder(self.path)
 
     def folder(self, *parts: str) -> Path:
         """Return a folder inside the run, created if missing; parts are names, never paths.
@@ -227,8 +248,12 @@ class RunDirectory:
         return self.path.joinpath(*parts)
 
     def sweep(self) -> None:
-        """Remove unfinished files and temporary folders of a killed process; call with the lock held."""
-        for path in (*self.path.glob(".*.partial"), *self.path.glob(f"{_WORK_PREFIX}*")):
+        """Remove what a killed process left of an incomplete run; call with the lock held.
+
+        These are unfinished files, temporary folders, and metrics, which only a complete run has.
+        """
+        remains = [*self.path.glob(".*.partial"), *self.path.glob(f"{_WORK_PREFIX}*")]
+        for path in (*remains, self.path / PENDING_METRICS, self.path / METRICS):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:

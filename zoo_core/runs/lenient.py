@@ -72,7 +72,7 @@ class ReadableRecord:
     stages: Mapping[str, StageRecord] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] | None = None
     plugins_notified: bool | None = None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from zoo_core.errors import RunError
 from zoo_core.runs.directory import RunDirectory
+from zoo_core.runs.hashes import METRICS, metrics_problem
 from zoo_core.runs.rows import Row, text_table
 
 _DEPTH = 3
@@ -23,13 +24,13 @@ class ListedRun:
         model: Model id; ``?`` if it is not recorded.
         started: UTC time, ISO 8601; empty if it is not recorded.
         status: As recorded, but ``interrupted`` if the process of a running run has died; ``unreadable`` if
-            ``run.json`` cannot be read.
+            ``run.json`` cannot be read; ``altered`` if ``metrics.json`` is not the file that the run wrote.
         dataset: Name and split.
         num_images: Evaluated images.
         limited: Not all images of the split were evaluated.
         recipe: Name of the recipe.
         headline: Protocol id.
-        values: Headline value by stage; empty if the run is not complete.
+        values: Headline value by stage; empty if the run is not complete, or altered.
     """
 
     path: Path
@@ -110,13 +111,17 @@ def read_listed(path: Path) -> ListedRun:
     record = read_leniently(path / "run.json", gaps, ReadableRecord)
     if record is None:
         return ListedRun(path=path, model="?", started="", status="unreadable")
-    metrics = read_leniently(path / "metrics.json", gaps, ReadableMetrics) or ReadableMetrics()
+    status = RunDirectory(path).true_status(record.status or "?")
+    if status == "complete" and metrics_problem(path, record.files) is not None:
+        status = "altered"
+    metrics = read_leniently(path / METRICS, gaps, ReadableMetrics) if status != "altered" else None
+    metrics = metrics or ReadableMetrics()
     dataset, headline = record.dataset, record.headline or ""
     return ListedRun(
         path=path,
         model=record.model or "?",
         started=record.started or "",
-        status=RunDirectory(path).true_status(record.status or "?"),
+        status=status,
         dataset=f"{dataset.name} {dataset.split}" if dataset else "?",
         num_images=dataset.num_images if dataset else None,
         limited=dataset.limited if dataset else False,

@@ -85,13 +85,18 @@ def _from_schema_1(content: dict[str, Any]) -> None:
 def _from_schema_2(content: dict[str, Any]) -> None:
     """Set the fields that schema 3 added to null or empty."""
     content.setdefault("sources", {})
-    content.setdefault("files", {})
+    content.setdefault("files", None)
     if isinstance(content.get("calibration"), dict):
         content["calibration"] = {"alike": [], **content["calibration"]}
     content["environment"] = _added(content.get("environment"), "cpu_capability")
     if isinstance(content["environment"], dict):
         content["environment"].setdefault("torch_settings", {})
-    for part, name in (("simulations", "coverage"), ("stages", "num_nonfinite_images")):
+    content["dataset"] = _added(content.get("dataset"), "split_ids_sha256")
+    for part, name in (
+        ("simulations", "coverage"),
+        ("stages", "num_nonfinite_images"),
+        ("stages", "network_sha256"),
+    ):
         if isinstance(content.get(part), dict):
             content[part] = {key: _added(value, name) for key, value in content[part].items()}
 

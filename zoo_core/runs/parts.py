@@ -65,7 +65,10 @@ class CheckpointRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetRecord(Part):
-    """Evaluated images; ``fingerprint`` covers the content of images and annotations."""
+    """Evaluated images; ``fingerprint`` covers the content of images and annotations.
+
+    ``split_ids_sha256`` covers the ids of the whole split, in its order; runs before schema 3 have none.
+    """
 
     name: str
     root: str
@@ -75,6 +78,7 @@ class DatasetRecord(Part):
     limited: bool
     fingerprint: str
     image_ids_sha256: str
+    split_ids_sha256: str | None
     class_names: tuple[str, ...]
 
 
@@ -288,12 +292,14 @@ class StageRecord(Part):
     """Cost and conditions of a stage; values that are not measured yet are None.
 
     ``num_nonfinite_images`` counts images for which the network returned infinities or not-a-number.
+    ``network_sha256`` covers structure, weights and encodings of the network; runs before schema 3 have none.
     """
 
     warnings: tuple[str, ...]
     quantized: bool
     batch_size: int
     weights_bytes: int
+    network_sha256: str | None
     backend: str | None
     agreement: AgreementRecord | None
     export_seconds: float | None

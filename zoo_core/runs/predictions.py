@@ -5,7 +5,8 @@ reads Parquet can read it. A chunk with images for which the network returned in
 column ``outputs.finite``. A field whose arrays are all ``(N,)``, or all ``(N, K)`` with the same K, is stored as lists
 of N values or rows; any other field is flattened, and ``<field>.shape`` gives the shape for each image. A chunk that
 exists is complete; writing one again replaces it with the same content. Pages have checksums, so bits that flipped on
-the disk are detected when the file is read.
+the disk are detected when the file is read. The file's metadata holds the stage's binding (``runs.binding``), which
+chunks of other stages and runs do not have.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _IDS = "image_id"
 _FINITE = "outputs.finite"  # false where the network returned infinity or not-a-number; left out of ordinary chunks
+_BINDING = b"zoo_eval.binding"  # metadata of the file; left out where the store has no binding
 _SHAPE = ".shape"  # no field is called so, since a field is a Python name
 _MAX_VALUES = 2**31 - 1  # the lists of a column have offsets of 32 bits
 
@@ -54,11 +56,14 @@ class PredictionStore:
     Args:
         directory: Created if missing.
         prediction_type: The class whose fields become the columns.
+        binding: Digest that every chunk of the stage contains; None writes chunks without one. Reading chunks with
+            ``for`` does not compare it, ``missing`` and ``strangers`` do.
     """
 
-    def __init__(self, directory: Path, prediction_type: type[Prediction]) -> None:
+    def __init__(self, directory: Path, prediction_type: type[Prediction], *, binding: str | None = None) -> None:
         self.directory = directory
         self._type = prediction_type
+        self._binding = binding
         directory.mkdir(parents=True, exist_ok=True)
 
     def path(self, index: int) -> Path:
@@ -74,7 +79,7 @@ class PredictionStore:
         """
         target = self.path(chunk.index)
         try:
-            replace_file(target, _to_bytes(chunk), partial=target.with_suffix(".partial"))
+            replace_file(target, _to_bytes(chunk, self._binding), partial=target.with_suffix(".partial"))
         except OSError as error:
             raise RunError(
                 f"{target} cannot be written: {error}", fix="make room, or make the directory writable again."
@@ -89,8 +94,8 @@ class PredictionStore:
     def missing(self, chunks: Sequence[Sequence[str]]) -> list[int]:
         """Read every file and return the chunks that are missing.
 
-        Removes files that are damaged, contain other images than their chunk or belong to no chunk, and remains of
-        interrupted writes. All remaining files can be scored.
+        Removes files that are damaged, contain other images than their chunk, have another binding or belong to no
+        chunk, and remains of interrupted writes. All remaining files can be scored.
 
         Args:
             chunks: The ids of each chunk, in the order of the run.
@@ -113,9 +118,13 @@ class PredictionStore:
         try:
             chunk = self._read(index, path)
             # Checksums cover only values; writing the content again and comparing bytes covers everything else.
-            return chunk.image_ids == tuple(image_ids) and _to_bytes(chunk) == path.read_bytes()
+            return chunk.image_ids == tuple(image_ids) and _to_bytes(chunk, self._binding) == path.read_bytes()
         except (ZooError, OSError):
             return False
+
+    def strangers(self) -> list[Path]:
+        """Return the files whose binding is not that of the store, or that have none; damaged ones are among them."""
+        return [path for path in sorted(self.directory.glob("chunk-*.parquet")) if _binding_of(path) != self._binding]
 
     def __iter__(self) -> Iterator[Chunk]:
         """Yield the chunks in order, one in memory at a time.
@@ -151,11 +160,25 @@ class PredictionStore:
             ) from error
 
 
-def _to_bytes(chunk: Chunk) -> bytes:
+def _binding_of(path: Path) -> str | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        value = (pq.read_schema(path).metadata or {}).get(_BINDING)
+    except (pa.ArrowException, OSError, ValueError):
+        return None
+    return None if value is None else value.decode(errors="replace")
+
+
+def _to_bytes(chunk: Chunk, binding: str | None) -> bytes:
     import pyarrow.parquet as pq
 
     file = io.BytesIO()
-    pq.write_table(_to_table(chunk), file, compression="zstd", write_page_checksum=True)
+    table = _to_table(chunk)
+    if binding is not None:
+        table = table.replace_schema_metadata({_BINDING: binding.encode()})
+    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
     return file.getvalue()
 
 

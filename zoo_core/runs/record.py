@@ -38,7 +38,7 @@ from zoo_core.runs.request import EvaluationRequest
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-Purpose: TypeAlias = Literal["resume", "compare", "report", "reproduce"]
+Purpose: TypeAlias = Literal["resume", "compare", "report", "reproduce", "predict"]
 T = TypeVar("T")
 
 HEADLINE_PROTOCOL = "headline protocol"
@@ -92,7 +92,7 @@ class RunRecord(Part):
     """Content of ``run.json``: the request, the inputs and versions used, and the cost of each part.
 
     ``sources`` is by plugin id; ``zoo-eval`` and ``registry entry`` (of the model) are there as well. ``files`` has the
-    SHA-256 of each file that a complete run hands on, by its path in the run directory.
+    SHA-256 of each file that is complete, by its path in the run directory; None for runs before schema 3.
     """
 
     schema: int
@@ -123,8 +123,15 @@ class RunRecord(Part):
     stages: Mapping[str, StageRecord]
     seconds: Mapping[str, float]
     warnings: tuple[str, ...]
-    files: Mapping[str, str]
+    files: Mapping[str, str] | None
     plugins_notified: bool
+
+    def conditions(self, purpose: Purpose) -> dict[str, Any]:
+        """Return the conditions that must agree for ``purpose``, by name.
+
+        Those of ``predict`` select the predictions of a given network: recipe and weights are not among them.
+        """
+        return {own.what: own.value(self) for own in _CONDITIONS if purpose in own.refuse}
 
     def differences(self, other: RunRecord, purpose: Purpose) -> list[Difference]:
         """List the conditions that matter for ``purpose`` and differ between this run and another.
@@ -175,15 +182,17 @@ def _sha256(checkpoint: CheckpointRecord | None) -> str | None:
 
 
 _CONDITIONS: tuple[_Condition, ...] = (
-    _condition("zoo-eval", lambda run: run.zoo_eval, refuse=("resume",), mention=("report",)),
+    _condition("zoo-eval", lambda run: run.zoo_eval, refuse=("resume", "predict"), mention=("report",)),
     # Not the git commit: it may be that of a repository around the installation, and it misses uncommitted edits.
-    _condition("sources", lambda run: run.sources, refuse=("resume",), mention=("report",)),
-    _condition("Python", lambda run: run.environment.python, refuse=("resume",)),
-    _condition("libraries", lambda run: run.environment.packages, refuse=("resume",), mention=("report",)),
+    _condition("sources", lambda run: run.sources, refuse=("resume", "predict"), mention=("report",)),
+    _condition("Python", lambda run: run.environment.python, refuse=("resume", "predict")),
+    _condition("libraries", lambda run: run.environment.packages, refuse=("resume", "predict"), mention=("report",)),
     _condition("model", lambda run: run.model, mention=("report",)),
     _condition(HEADLINE_PROTOCOL, lambda run: run.headline, refuse=("resume", "compare"), mention=("report",)),
     _condition("stages", lambda run: run.settings.stages, refuse=("resume",)),
-    _condition("device", lambda run: run.settings.device, refuse=("resume",), mention=("report", "reproduce")),
+    _condition(
+        "device", lambda run: run.settings.device, refuse=("resume", "predict"), mention=("report", "reproduce")
+    ),
     _condition("batch size", lambda run: run.settings.batch_size, mention=("report", "reproduce")),
     _condition("backend of float stages", lambda run: run.settings.backend, mention=("report",)),
     _condition("seed", lambda run: run.settings.seed, mention=("report",)),
@@ -206,16 +215,24 @@ _CONDITIONS: tuple[_Condition, ...] = (
     ),
     _condition("data set", lambda run: run.dataset.name, refuse=("compare", "report")),
     _condition("split", lambda run: run.dataset.split, refuse=("compare", "report")),
-    _condition("classes", lambda run: run.dataset.class_names, refuse=("resume", "compare", "report")),
+    _condition("classes", lambda run: run.dataset.class_names, refuse=("resume", "compare", "report", "predict")),
     _condition("number of images", lambda run: run.dataset.num_images, refuse=("report",)),
-    _condition("evaluated images", lambda run: run.dataset.image_ids_sha256, refuse=("resume", "report"), is_hash=True),
+    _condition(
+        "evaluated images",
+        lambda run: run.dataset.image_ids_sha256,
+        refuse=("resume", "report", "predict"),
+        is_hash=True,
+    ),
     _condition(
         "content of images and annotations",
         lambda run: run.dataset.fingerprint,
-        refuse=("resume", "compare", "report"),
+        refuse=("resume", "compare", "report", "predict"),
         is_hash=True,
     ),
-    _condition("limit", lambda run: run.dataset.limited, refuse=("report",)),
+    # The limit, and the images that calibration avoids, follow from the whole split.
+    _condition("number of images in the split", lambda run: run.dataset.num_images_in_split, refuse=("resume",)),
+    _condition("images in the split", lambda run: run.dataset.split_ids_sha256, refuse=("resume",), is_hash=True),
+    _condition("limit", lambda run: run.dataset.limited, refuse=("resume", "report")),
     _condition(
         "calibration split", lambda run: run.calibration and run.calibration.split, mention=("compare", "report")
     ),
@@ -241,13 +258,13 @@ _CONDITIONS: tuple[_Condition, ...] = (
     _condition(
         "environment variables that select kernels",
         lambda run: run.environment.kernel_variables,
-        refuse=("resume",),
+        refuse=("resume", "predict"),
         mention=("report", "reproduce"),
     ),
     _condition(
         "settings of torch",
         lambda run: run.environment.torch_settings,
-        refuse=("resume",),
+        refuse=("resume", "predict"),
         mention=("report", "reproduce"),
     ),
     _condition("device name", lambda run: run.environment.device_name, mention=("resume", "reproduce")),
