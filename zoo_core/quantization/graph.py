@@ -29,12 +29,48 @@ LEAVES = (WindowAttention,)
 OUTPUT = "(output)"
 """Reader of a tensor that the network returns; no module can have this name."""
 
-_MOVES = frozenset(
-    """
-    flatten reshape view permute transpose t T unsqueeze squeeze contiguous getitem getattr chunk split unbind expand
-    expand_as clone detach to float type dropout dropout2d alpha_dropout feature_dropout stochastic_depth roll flip
-    size dim numel swapaxes movedim repeat narrow select index_select _assert
-    """.split()
+MOVES = frozenset(
+    [
+        "flatten",
+        "reshape",
+        "view",
+        "permute",
+        "transpose",
+        "t",
+        "T",
+        "unsqueeze",
+        "squeeze",
+        "contiguous",
+        "getitem",
+        "getattr",
+        "chunk",
+        "split",
+        "unbind",
+        "expand",
+        "expand_as",
+        "clone",
+        "detach",
+        "to",
+        "float",
+        "type",
+        "dropout",
+        "dropout2d",
+        "alpha_dropout",
+        "feature_dropout",
+        "stochastic_depth",
+        "roll",
+        "flip",
+        "size",
+        "dim",
+        "numel",
+        "swapaxes",
+        "movedim",
+        "repeat",
+        "narrow",
+        "select",
+        "index_select",
+        "_assert",
+    ]
 )
 """Functions and methods that compute no new value in eval mode."""
 
@@ -151,7 +187,7 @@ def sole_consumers(network: nn.Module, x: torch.Tensor) -> dict[str, str]:
 
 
 def functional_operations(network: nn.Module, x: torch.Tensor) -> list[str]:
-    """Return the names of operations that ``network`` computes on float tensors outside modules, arithmetic on sizes not.
+    """Return the names of operations that ``network`` computes on float tensors outside modules.
 
     Empty for a network that ``torch.fx`` cannot trace.
     """
@@ -166,6 +202,11 @@ def functional_operations(network: nn.Module, x: torch.Tensor) -> list[str]:
 def is_leaf(module: nn.Module) -> bool:
     """Test if tracing stops at a module: it has no children, or its ``forward`` depends on the size of its input."""
     return isinstance(module, LEAVES) or not any(True for _ in module.children())
+
+
+def function_name(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls."""
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
 
 
 def computed(traced: fx.GraphModule, x: torch.Tensor) -> list[str]:
@@ -193,10 +234,9 @@ class _Finder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if n.op in ("call_function", "call_method"):
-            name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
             operands = tensors_in(self.fetch_args_kwargs_from_env(n))
             floats = [any(one.is_floating_point() for one in tensors) for tensors in (operands, tensors_in(result))]
-            if name not in _MOVES and all(floats):
+            if function_name(n) not in MOVES and all(floats):
                 self.operations.append(n.name)
         return result
 

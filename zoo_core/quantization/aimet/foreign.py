@@ -2,8 +2,8 @@
 
 Every leaf module class that AIMET does not know (a plugin's ``Add``, the per-channel clip) is registered with
 ``QuantizationMixin.implements``: its tensor outputs are quantized like those of AIMET's own modules, under an operation
-type that configuration files can name, which is the class's name. Operations outside modules (``x + y`` or ``F.relu(x)`` in
-a ``forward``) would run in float; where ``torch.fx`` finds some, they become modules.
+type that configuration files can name, which is the class's name. Operations outside modules (``x + y``, ``F.relu(x)``) would
+run in float; where ``torch.fx`` finds some, they become modules.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoo_core.quantization import attention
 from zoo_core.quantization.aimet.functions import with_function_modules
 from zoo_core.quantization.aimet.library import load, logger
-from zoo_core.quantization import attention
 from zoo_core.quantization.channel_clip import ChannelClip
 from zoo_core.quantization.graph import functional_operations
 

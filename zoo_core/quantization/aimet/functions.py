@@ -15,7 +15,7 @@ import torch
 from torch import fx, nn
 
 from zoo_core.quantization.aimet.library import load
-from zoo_core.quantization.graph import computed, is_leaf
+from zoo_core.quantization.graph import MOVES, computed, function_name, is_leaf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,14 +58,15 @@ def with_function_modules(network: nn.Module, x: torch.Tensor) -> nn.Module:
     """Return a copy of ``network`` whose functions are modules where there is one; ``torch.fx`` must trace it."""
     aimet: Any = load()
     network = copy.deepcopy(network)
-    leaves = list({type(module) for module in network.modules() if is_leaf(module)})
-    traced, scopes = aimet.model_preparer._trace_model(network, None, leaves, None)
+    leaves = [module for module in network.modules() if is_leaf(module)]
+    traced, scopes = aimet.model_preparer._trace_model(network, leaves, None, None)
     floats = set(computed(traced, x))
     for node in list(traced.graph.nodes):
         if node.op not in ("call_function", "call_method"):
             continue
         if node.name not in floats:
-            node._rename(f"whole_{node.name}")  # AIMET goes by the name of a node
+            if function_name(node) not in MOVES:
+                node._rename(f"whole_{node.name}")  # AIMET goes by the name of a node
             continue
         made = _module(traced, node)
         if made is not None:
@@ -79,7 +80,7 @@ def with_function_modules(network: nn.Module, x: torch.Tensor) -> nn.Module:
 
 def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     """Return the module that computes a node from its first operand; None if AIMET's is right, or there is none."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = function_name(node)
     if name in _LAYERS:
         return _layer(traced, node, name)
     if name not in _ACTIVATIONS:
