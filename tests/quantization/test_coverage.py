@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from zoo_core.quantization.aimet.transforms import fold_batch_norms
 from zoo_core.quantization.attention import with_attention_modules
 from zoo_core.quantization.graph import functional_operations
 from zoo_core.quantization.pipeline import simulate
+from zoo_core.recipes import config_path
 from zoo_core.runs.coverage import coverage_warning, unquantized
 from zoo_core.runs.parts import CoverageRecord
 
@@ -362,15 +364,17 @@ def test_a_transformer_is_no_smaller_than_its_quantizers_make_it(name: str, cont
 
 
 def small_vit() -> nn.Module:
-    return torchvision.models.VisionTransformer(
+    network: nn.Module = torchvision.models.VisionTransformer(
         image_size=32, patch_size=16, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=5
     )
+    return network
 
 
 def small_swin() -> nn.Module:
-    return torchvision.models.SwinTransformer(
+    network: nn.Module = torchvision.models.SwinTransformer(
         patch_size=[4, 4], embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=[3, 3], num_classes=5
     )
+    return network
 
 
 def small_convnext() -> nn.Module:
@@ -378,7 +382,8 @@ def small_convnext() -> nn.Module:
         torchvision.models.convnext.CNBlockConfig(8, 16, 1),
         torchvision.models.convnext.CNBlockConfig(16, None, 1),
     ]
-    return torchvision.models.ConvNeXt(blocks, num_classes=5)
+    network: nn.Module = torchvision.models.ConvNeXt(blocks, num_classes=5)
+    return network
 
 
 @pytest.mark.parametrize(("build", "size"), [(small_vit, 32), (small_swin, 40)], ids=["vit", "swin"])
@@ -487,3 +492,32 @@ def test_encodings_that_do_not_settle_are_an_error(
     monkeypatch.setattr("aimet_torch.quantsim.QuantizationSimModel.load_encodings", lambda *_, **__: None)
     with pytest.raises(RecipeError, match=r"the fixed encodings of \d+ weights .* do not settle"):
         quantsim.build(network, context.example_input, context.quant, frozen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "num_weights", "num_activations"),
+    [
+        ("resnet18", 21, 31),
+        ("shufflenet_v2_x1_0", 57, 75),
+        ("mobilenet_v2", 53, 82),
+        ("mobilenet_v3_large", 64, 127),
+        ("regnet_y_400mf", 86, 152),
+        ("efficientnet_b0", 82, 288),
+    ],
+)
+def test_the_shipped_configuration_quantizes_a_network_completely(
+    name: str, num_weights: int, num_activations: int, context: StepContext
+) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None).eval()
+    images = torch.rand(1, 3, 64, 64)
+    fold_batch_norms(network, images)
+    config_file = config_path(Path("recipe.yaml"), "per_channel_symmetric_quantized_input")
+    quant = dataclasses.replace(context.quant, config_file=config_file)
+    context = dataclasses.replace(context, example_input=images, calibration=OneImage(images), quant=quant)
+    simulation = simulated(network, context)
+    assert simulation.coverage is not None
+    assert in_float(simulation.coverage) == set()
+    assert simulation.effect["num_quantized_weights"] == num_weights
+    assert simulation.effect["num_quantized_activations"] == num_activations

@@ -37,13 +37,13 @@ def simulated(sim: Any, prepared: nn.Module, config_file: Path) -> Simulated:
     for name, module in sim.named_qmodules():
         original = known.get(name, module)  # AIMET writes some attention as several modules
         types = operation_types(original)
-        parameters = [parameter for parameter, _ in original.named_parameters(recurse=False)]
+        own = [parameter for parameter, _ in original.named_parameters(recurse=False)]
         units[module] = Unit(
             name=name,
             kind=type(original).__name__,
             exempt=configuration.exempt_output(types),
             types=types,
-            exempt_parameters={parameter: configuration.exempt_parameter(types, parameter) for parameter in parameters},
+            exempt_parameters={parameter: configuration.exempt_parameter(types, parameter) for parameter in own},
         )
         outputs += [quantizer for quantizer in module.output_quantizers if quantizer is not None]
     active = {quantizer: int(quantizer.bitwidth) for quantizer in _all_quantizers(sim) if quantizer.is_initialized()}

@@ -2,8 +2,8 @@
 
 Every leaf module class that AIMET does not know (a plugin's ``Add``, the per-channel clip) is registered with
 ``QuantizationMixin.implements``: its tensor outputs are quantized like those of AIMET's own modules, under an operation
-type that configuration files can name, which is the class's name. Operations outside modules (``x + y``, ``F.relu(x)``) would
-run in float; where ``torch.fx`` finds some, they become modules.
+type that configuration files can name, which is the class's name. Operations outside modules (``x + y``) would run in
+float; where ``torch.fx`` finds some, they become modules.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def _module(traced: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 def _layer(traced: fx.GraphModule, node: fx.Node, name: str) -> nn.Module | None:
     """Return the layer of a function whose weight and bias are parameters, which another module may own."""
-    given = {**dict(zip(_LAYERS[name], node.args, strict=False)), **node.kwargs}
+    given: dict[str, Any] = {**dict(zip(_LAYERS[name], node.args, strict=False)), **node.kwargs}
     operands = {key: given.pop(key, None) for key in ("weight", "bias")}
     found = {key: _parameter(traced, value) for key, value in operands.items()}
     weight = found["weight"]
