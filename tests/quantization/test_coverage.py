@@ -38,7 +38,8 @@ def account(network: nn.Module, context: StepContext) -> CoverageRecord:
 
 
 def kinds(coverage: CoverageRecord) -> dict[str, str]:
-    return {one.name: str(one.coverage) for one in (*coverage.operations, *coverage.parameters)}
+    operations = {one.name: str(one.coverage) for one in coverage.operations}
+    return operations | {one.name: str(one.coverage) for one in coverage.parameters}
 
 
 def in_float(coverage: CoverageRecord) -> set[str]:

@@ -111,7 +111,9 @@ def _layer(traced: fx.GraphModule, node: fx.Node, name: str) -> nn.Module | None
         made = nn.LayerNorm(tuple(shape), bias=has_bias, device="meta", **given)
     else:
         inputs = weight.shape[1] * given.get("groups", 1)
-        made = nn.Conv2d(inputs, weight.shape[0], tuple(weight.shape[2:]), bias=has_bias, device="meta", **given)
+        made = nn.Conv2d(
+            inputs, weight.shape[0], (weight.shape[2], weight.shape[3]), bias=has_bias, device="meta", **given
+        )
     for key, parameter in found.items():
         if parameter is not None:
             setattr(made, key, parameter)
