@@ -12,6 +12,7 @@ from toy_detector import data
 from toy_detector import hooks as toy_detector
 from typed_records import run_record
 from zoo_core.cli.main import run_command_line
+from zoo_core.conformance.doctor import check_installation
 from zoo_core.datatypes import DatasetRequest, ModelEntry, Recipe, RecipeStep
 from zoo_core.errors import DataError, PluginCrashError, PluginError, RecipeError, RegistryError
 from zoo_core.hookspecs import hookimpl
@@ -426,6 +427,20 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
     for name in set(sys.modules) - before:
         if name.partition(".")[0] == "faulty_guest":
             del sys.modules[name]
+
+
+def test_a_package_that_takes_the_name_of_a_bundled_plugin_does_not_replace_it(
+    install: Callable[[str, str], Path],
+) -> None:
+    folder = install("faulty_guest", "raise SystemExit('loaded')\n")
+    points = folder.parent / "faulty_guest-1.0.dist-info" / "entry_points.txt"
+    points.write_text("[zoo_eval]\nssd_mobilenetv2_lite = faulty_guest.hooks\n")
+    host = PluginHost()
+    assert host.model("ssd_mobilenetv2_lite").plugin == "ssd_mobilenetv2_lite"
+    (broken,) = host.broken
+    assert broken.plugin_id == "ssd_mobilenetv2_lite of faulty_guest"
+    assert "The package faulty_guest declares the plugin name 'ssd_mobilenetv2_lite'" in broken.cause
+    assert [check.ok for check in check_installation(host) if check.name == "plugin ssd_mobilenetv2_lite"] == [True]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "zoo_eval"
 
+DISTRIBUTION = "zoo-eval"
+"""Package whose plugins keep their names where another one declares them too."""
+
 CORE = "zoo_core"
 """Name under which the built-in answers to hooks are registered; not among ``PluginHost.plugin_ids``."""
 
@@ -69,6 +72,10 @@ def _manager() -> pluggy.PluginManager:
     return manager
 
 
+def _bundled(point: EntryPoint) -> bool:
+    return point.dist is not None and point.dist.name.lower().replace("_", "-") == DISTRIBUTION
+
+
 class PluginHost:
     """Manages the plugins of one run. Create one per run and per test; there is no global instance.
 
@@ -89,9 +96,8 @@ class PluginHost:
         self._claims: dict[str, list[str]] = {}
         self._points: dict[str, EntryPoint] = {}
         if installed:
-            for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name):
-                self._points.setdefault(point.name, point)
-                self._add(point.name, point.load)
+            for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda one: (one.name, not _bundled(one))):
+                self._add_installed(point)
 
     def register(self, plugin: object, plugin_id: str) -> None:
         """Add a plugin that is not installed, such as a test's own.
@@ -102,6 +108,19 @@ class PluginHost:
         """
         self._add(plugin_id, lambda: plugin)
         self._catalog = None
+
+    def _add_installed(self, point: EntryPoint) -> None:
+        first = self._points.setdefault(point.name, point)
+        if first is point or not _bundled(first):
+            self._add(point.name, point.load)
+            return
+        other = "an unknown package" if point.dist is None else point.dist.name
+        error = PluginError(
+            f"The package {other} declares the plugin name {point.name!r}, which a plugin of zoo-eval has; "
+            f"zoo-eval's own is used.",
+            fix=f"rename the entry point, or uninstall {other}.",
+        )
+        self._break(f"{point.name} of {other}", error)
 
     def _add(self, plugin_id: str, load: Callable[[], object]) -> None:
         if plugin_id in self._pending or self._manager.has_plugin(plugin_id):

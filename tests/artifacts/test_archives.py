@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -194,6 +195,24 @@ def test_a_bomb_is_refused_while_it_unpacks(
     with pytest.raises(ArtifactError, match="contains more than 16777215 bytes"):
         unpacked(data, max_bytes=(1 << 24) - 1)
     assert len(tree(unpacked(data, max_bytes=1 << 24))["bomb"]) == 1 << 24
+
+
+@pytest.mark.parametrize("packed", [lambda content: tar_bytes(content, "w:gz"), zip_bytes], ids=["tar.gz", "zip"])
+def test_an_archive_is_refused_before_it_fills_the_disk(
+    unpacked: Callable[..., Path], packed: Callable[[dict[str, bytes]], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_000_000))
+    assert len(tree(unpacked(packed({"fits": bytes(900_000)})))["fits"]) == 900_000
+    with pytest.raises(ArtifactError, match="contains more than the 900000 bytes that the disk can spare"):
+        unpacked(packed({"large": bytes(900_001)}))
+
+
+def test_an_archive_may_not_grow_more_than_twentyfold(
+    unpacked: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo_core.artifacts.archives._GIB", 1 << 20)
+    with pytest.raises(ArtifactError, match="contains more than 1048576 bytes"):
+        unpacked(zip_bytes({"bomb": bytes((1 << 20) + 1)}))
 
 
 def test_a_zip_that_understates_a_size_is_refused(unpacked: Callable[..., Path]) -> None:

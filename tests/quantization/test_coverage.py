@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +14,15 @@ from torch import nn
 from torch.nn import functional
 
 from zoo_core.datatypes import Json, QuantNetwork, StepContext
+from zoo_core.errors import RecipeError
+from zoo_core.quantization.aimet import quantsim
+from zoo_core.quantization.aimet.foreign import prepare
 from zoo_core.quantization.aimet.simulation import Simulation
 from zoo_core.quantization.aimet.transforms import fold_batch_norms
+from zoo_core.quantization.attention import with_attention_modules
+from zoo_core.quantization.graph import functional_operations
 from zoo_core.quantization.pipeline import simulate
+from zoo_core.recipes import config_path
 from zoo_core.runs.coverage import coverage_warning, unquantized
 from zoo_core.runs.parts import CoverageRecord
 
@@ -31,7 +38,8 @@ def account(network: nn.Module, context: StepContext) -> CoverageRecord:
 
 
 def kinds(coverage: CoverageRecord) -> dict[str, str]:
-    return {one.name: str(one.coverage) for one in (*coverage.operations, *coverage.parameters)}
+    operations = {one.name: str(one.coverage) for one in coverage.operations}
+    return operations | {one.name: str(one.coverage) for one in coverage.parameters}
 
 
 def in_float(coverage: CoverageRecord) -> set[str]:
@@ -345,17 +353,172 @@ class OneImage:
 @pytest.mark.parametrize("name", ["swin_t", "convnext_tiny"])
 def test_a_transformer_is_no_smaller_than_its_quantizers_make_it(name: str, context: StepContext) -> None:
     torch.manual_seed(0)
-    network = getattr(torchvision.models, name)(num_classes=4).eval()
+    network = with_attention_modules(getattr(torchvision.models, name)(num_classes=4).eval())
     images = torch.rand(1, 3, 32, 32)
     context = dataclasses.replace(context, example_input=images, calibration=OneImage(images))
     simulation = simulated(network, context)
     assert simulation.coverage is not None
     values = sum(parameter.numel() for parameter in network.parameters())
     assert sum(one.num_values for one in simulation.coverage.parameters) == values
-    found = unquantized(simulation.coverage)
     floats = sum(one.num_values for one in simulation.coverage.parameters if one.bits == 32)
     assert simulation.weights_bytes == values - floats + 4 * floats
-    attention = sum(p.numel() for key, p in network.named_parameters() if key.endswith(("qkv.weight", "proj.weight")))
-    if simulation.effect["num_quantized_weights"] == 58:  # swin_t as long as its attention is not made of modules
-        assert sum(one.num_values for one in found.parameters) > attention
-        assert found.share_of_macs > 0.2
+
+
+def small_vit() -> nn.Module:
+    network: nn.Module = torchvision.models.VisionTransformer(
+        image_size=32, patch_size=16, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=64, num_classes=5
+    )
+    return network
+
+
+def small_swin() -> nn.Module:
+    network: nn.Module = torchvision.models.SwinTransformer(
+        patch_size=[4, 4], embed_dim=16, depths=[2, 2], num_heads=[2, 4], window_size=[3, 3], num_classes=5
+    )
+    return network
+
+
+def small_convnext() -> nn.Module:
+    blocks = [
+        torchvision.models.convnext.CNBlockConfig(8, 16, 1),
+        torchvision.models.convnext.CNBlockConfig(16, None, 1),
+    ]
+    network: nn.Module = torchvision.models.ConvNeXt(blocks, num_classes=5)
+    return network
+
+
+@pytest.mark.parametrize(("build", "size"), [(small_vit, 32), (small_swin, 40)], ids=["vit", "swin"])
+def test_attention_of_modules_computes_the_same(build: Callable[[], nn.Module], size: int) -> None:
+    torch.manual_seed(0)
+    network = build().eval()
+    written = with_attention_modules(network)
+    assert written is not network
+    assert with_attention_modules(written) is written
+    images = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(written(images), network(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("build", "size", "num_weights"),
+    [(small_vit, 32, 15), (small_swin, 40, 30), (small_convnext, 32, 14)],
+    ids=["vit", "swin", "convnext"],
+)
+def test_a_transformer_is_quantized_completely(
+    build: Callable[[], nn.Module], size: int, num_weights: int, context: StepContext
+) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(1, 3, size, size)
+    configure(context, model_input={"is_input_quantized": "True"})
+    context = dataclasses.replace(context, example_input=images, calibration=OneImage(images))
+    simulation = simulated(with_attention_modules(build().eval()), context)
+    assert simulation.coverage is not None
+    assert in_float(simulation.coverage) == set()
+    assert simulation.effect["num_quantized_weights"] == num_weights
+    assert simulation.effect["same_as_aimet"] is True
+
+
+class Functions(nn.Module):
+    """Functions with positional settings, layers as functions and a layer that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.weight, self.norm = nn.Parameter(torch.randn(4, 8)), nn.LayerNorm(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.hardtanh(self.second(functional.relu(self.first(x))), 0.0, 6.0)
+        x = functional.interpolate(functional.avg_pool2d(x, 2), scale_factor=2.0, mode="bilinear")
+        x = functional.gelu(functional.relu6(self.second(x)))
+        x = functional.adaptive_avg_pool2d(x, 1).flatten(1)
+        x = functional.layer_norm(x, (8,), self.norm.weight, self.norm.bias)
+        return functional.softmax(functional.linear(x, self.weight), 1)
+
+
+def test_functions_become_modules_with_quantizers_and_shared_weights_count_once(context: StepContext) -> None:
+    network = Functions().eval()
+    prepared = prepare(network, context.example_input)
+    with torch.no_grad():
+        torch.testing.assert_close(prepared(context.example_input), network(context.example_input))
+    assert functional_operations(prepared, context.example_input) == []
+    simulation = simulated(network, context)
+    assert simulation.coverage is not None
+    assert in_float(simulation.coverage) == set()
+    assert simulation.weights_bytes == 3 * 8 * 9 + 8 * 8 * 9 + 4 * 8 + 8 + 4 * (8 + 8 + 8)
+
+
+class Halves(nn.Module):
+    """Divides a size, as ShuffleNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.nothing = nn.Sequential(nn.Conv2d(3, 8, 1)), nn.Sequential()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.nothing(self.conv(torch.cat([x, x], 1)[:, :3]))
+        channels = x.shape[1]
+        return x.reshape(-1, 2, channels // 2, 16, 16) * 2.0
+
+
+def test_arithmetic_on_sizes_does_not_become_a_module(context: StepContext) -> None:
+    kinds_found = {type(module).__name__ for module in prepare(Halves().eval(), context.example_input).modules()}
+    assert "FloorDivide" not in kinds_found
+    assert {"Concat", "Multiply"} <= kinds_found
+
+
+def test_attention_that_only_aimet_can_write_as_modules_is_simulated(context: StepContext) -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.attention = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.conv(x).flatten(2).permute(2, 0, 1)
+            y: torch.Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+            return y
+
+    simulation = simulated(Masked(), context)
+    assert simulation.effect["same_as_aimet"] is False
+    assert simulation.coverage is not None
+
+
+def test_encodings_that_do_not_settle_are_an_error(
+    network: nn.Module, context: StepContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = quantsim.encodings_of(quantsim.build(network, context.example_input, context.quant))[1]
+    frozen = frozen or simulated(network, context).encodings["param_encodings"]
+    calls = iter(range(1000))
+    monkeypatch.setattr(quantsim, "encodings_of", lambda _: ({}, {name: next(calls) for name in frozen}))
+    monkeypatch.setattr("aimet_torch.quantsim.QuantizationSimModel.load_encodings", lambda *_, **__: None)
+    with pytest.raises(RecipeError, match=r"the fixed encodings of \d+ weights .* do not settle"):
+        quantsim.build(network, context.example_input, context.quant, frozen)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "num_weights", "num_activations"),
+    [
+        ("resnet18", 21, 31),
+        ("shufflenet_v2_x1_0", 57, 75),
+        ("mobilenet_v2", 53, 82),
+        ("mobilenet_v3_large", 64, 127),
+        ("regnet_y_400mf", 86, 152),
+        ("efficientnet_b0", 82, 288),
+    ],
+)
+def test_the_shipped_configuration_quantizes_a_network_completely(
+    name: str, num_weights: int, num_activations: int, context: StepContext
+) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None).eval()
+    images = torch.rand(1, 3, 64, 64)
+    fold_batch_norms(network, images)
+    config_file = config_path(Path("recipe.yaml"), "per_channel_symmetric_quantized_input")
+    quant = dataclasses.replace(context.quant, config_file=config_file)
+    context = dataclasses.replace(context, example_input=images, calibration=OneImage(images), quant=quant)
+    simulation = simulated(network, context)
+    assert simulation.coverage is not None
+    assert in_float(simulation.coverage) == set()
+    assert simulation.effect["num_quantized_weights"] == num_weights
+    assert simulation.effect["num_quantized_activations"] == num_activations

@@ -10,7 +10,7 @@ from torch import nn
 from zoo_core.quantization.graph import (
     OUTPUT,
     direct_consumers,
-    functional_arithmetic,
+    functional_operations,
     program_sha256,
     relative_change,
 )
@@ -41,11 +41,11 @@ def test_a_network_output_counts_as_a_reader(network: nn.Module) -> None:
 
 
 def test_an_addition_outside_any_module_is_found() -> None:
-    assert functional_arithmetic(Forked(), torch.zeros(1, 2)) == ["add"]
+    assert functional_operations(Forked(), torch.zeros(1, 2)) == ["add"]
 
 
 def test_arithmetic_inside_a_leaf_module_is_not_functional(network: nn.Module) -> None:
-    assert functional_arithmetic(network, torch.zeros(1, 3, 16, 16)) == []
+    assert functional_operations(network, torch.zeros(1, 3, 16, 16)) == []
 
 
 class Sizes(nn.Module):
@@ -54,7 +54,7 @@ class Sizes(nn.Module):
 
 
 def test_arithmetic_on_sizes_is_none() -> None:
-    assert functional_arithmetic(nn.Sequential(Sizes()), torch.zeros(2, 3, 4)) == []
+    assert functional_operations(nn.Sequential(Sizes()), torch.zeros(2, 3, 4)) == []
 
 
 def test_relative_change_is_relative_to_the_largest_value_of_the_worst_output(network: nn.Module) -> None:

@@ -27,9 +27,12 @@ from zoo_core.locks import file_lock
 _CHUNK_BYTES = 1 << 18
 _MAX_READ_BYTES = 1 << 24
 _MAX_DEPTH = 32
+_GIB = 1 << 30
+_MAX_RATIO = 20
+"""Images hardly shrink in an archive; annotations in text do, tenfold."""
 
 
-def unpack(archive: Path, into: Path, *, max_files: int = 500_000, max_bytes: int = 1 << 36) -> None:
+def unpack(archive: Path, into: Path, *, max_files: int = 500_000, max_bytes: int | None = None) -> None:
     """Unpack a tar (plain, gzip, bzip2, xz) or zip archive into a folder, completely or not at all.
 
     The archive is unpacked beside ``into`` first. If ``into`` does not exist, it then appears in one rename; if it
@@ -40,15 +43,16 @@ def unpack(archive: Path, into: Path, *, max_files: int = 500_000, max_bytes: in
         archive: The format is detected from the content, not from the name.
         into: The folder; its parent is created.
         max_files: Highest number of entries; archives with more are refused.
-        max_bytes: Highest total size when unpacked; larger archives are refused.
+        max_bytes: Highest total size when unpacked; larger archives are refused. None: 20 times the archive, or 1 GiB
+            if that is more. What the disk has free, less a tenth of it or 1 GiB, is a limit in any case.
 
     Raises:
         ArtifactError: The archive is damaged, or holds a path that leaves ``into``, a link, a device or another special
             entry, or exceeds a limit; ``into`` is then unchanged.
     """
-    budget = _Budget(archive, max_files, max_bytes)
     try:
         into.parent.mkdir(parents=True, exist_ok=True)
+        budget = _Budget(archive, max_files, _limit(archive, max_bytes), _unreserved(into.parent))
         with file_lock(into.parent / f".{into.name}.lock"):
             prefix = f".{into.name}.unpacking-"
             # Left by a process that was killed; no running process can own them, since we hold the lock.
@@ -70,11 +74,21 @@ def unpack(archive: Path, into: Path, *, max_files: int = 500_000, max_bytes: in
         ) from error
 
 
+def _limit(archive: Path, max_bytes: int | None) -> int:
+    return max(_GIB, _MAX_RATIO * archive.stat().st_size) if max_bytes is None else max_bytes
+
+
+def _unreserved(folder: Path) -> int:
+    free = shutil.disk_usage(folder).free
+    return free - min(_GIB, free // 10)
+
+
 class _Budget:
     """Counts entries and bytes, and refuses the archive when a limit is exceeded."""
 
-    def __init__(self, archive: Path, max_files: int, max_bytes: int) -> None:
+    def __init__(self, archive: Path, max_files: int, max_bytes: int, free_bytes: int) -> None:
         self.archive = archive
+        self.free_bytes = free_bytes
         self.max_files = max_files
         self.max_bytes = max_bytes
         self._num_files = 0
@@ -89,6 +103,11 @@ class _Budget:
         self._num_bytes += count
         if self._num_bytes > self.max_bytes:
             raise self.refusal(f"more than {self.max_bytes} bytes")
+        if self._num_bytes > self.free_bytes:
+            raise ArtifactError(
+                f"{self.archive} contains more than the {self.free_bytes} bytes that the disk can spare.",
+                fix="free disk space, or set ZOO_EVAL_CACHE to a folder on a larger disk.",
+            )
 
     def refusal(self, what: str) -> ArtifactError:
         return ArtifactError(

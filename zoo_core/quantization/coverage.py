@@ -221,14 +221,12 @@ class _Account:
         coverage: Coverage = "quantized"
         reason = ""
         if readers:
-            owner, _, own_name = name.rpartition(".")
-            unit = self._units.get(owner)
-            reason = unit.exempt_parameters.get(own_name, "") if unit is not None else ""
             coverage = "exempt"
-            if not reason or any(self._reader_unit(reader) != owner for reader in readers):
+            reason = self._exemption(name.rpartition(".")[2], readers)
+            if not reason:
                 coverage, reason = "not quantized", f"read in float by {self._names(readers)}"
         elif Parameter(name) in self._seen.quantized:
-            bits = _bits(simulated, name)
+            bits = list(simulated.quantizers.values())[self._seen.quantized[Parameter(name)]]
         else:
             coverage, reason, bits = "folded", "no operation reads it", _bits(simulated, name)
         return ParameterRecord(
@@ -238,6 +236,12 @@ class _Account:
             coverage=coverage,
             reason=reason,
         )
+
+    def _exemption(self, name: str, readers: Iterable[int]) -> str:
+        """Return the reason for which the configuration lets all readers of a parameter use it in float, or nothing."""
+        units = [self._units[unit] if (unit := self._reader_unit(reader)) else None for reader in readers]
+        reasons = {unit.exempt_parameters.get(name, "") if unit is not None else "" for unit in units}
+        return reasons.pop() if len(reasons) == 1 else ""
 
     def _names(self, readers: Iterable[int]) -> str:
         first = min(readers)

@@ -186,7 +186,7 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         calls: Calls of units, in the order in which they began.
         order: Calls and the operations outside units, as they began.
         readers: Operations that read the input or a parameter in float, by source.
-        quantized: Sources that a quantizer read.
+        quantized: Index of the quantizer that read a source.
         moves: Module and kind of operations outside units that compute no new value.
         idle: Name and class of modules without children that ran and computed nothing.
     """
@@ -204,7 +204,7 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self.calls: list[Call] = []
         self.order: list[tuple[Literal["call", "operation"], int]] = []
         self.readers: dict[Source, set[int]] = {}
-        self.quantized: set[Source] = set()
+        self.quantized: dict[Source, int] = {}
         self.moves: dict[tuple[str, str], None] = {}
         self.idle: dict[tuple[str, str], None] = {}
         self._units = units
@@ -244,13 +244,21 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self._quantizing:
-            return func(*args, **kwargs)
+            return self._forget(func(*args, **kwargs), [args, kwargs])
         operands = [tensor for tensor in tensors_in([args, kwargs]) if _is_float(tensor)]
         sources = [(tensor, self._sources_of(tensor)) for tensor in operands]
         if _moves(func, args, kwargs):  # zero is on every grid, another constant is not
             sources = [(tensor, known or _constant(tensor)) for tensor, known in sources]
         result = func(*args, **kwargs)
         self._record(func, sources, result, args, kwargs)
+        return result
+
+    def _forget(self, result: Any, operands: Any) -> Any:
+        """Forget what lay where a quantizer makes a tensor of its own; encodings outlive the call."""
+        kept = {_key(tensor) for tensor in tensors_in(operands)}
+        for tensor in tensors_in(result):
+            if _key(tensor) not in kept:
+                self._sources.pop(_key(tensor), None)
         return result
 
     def _record(
@@ -352,7 +360,7 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._quantizing -= 1
         for tensor in tensors_in(args):
             for source in self._sources_of(tensor):
-                self.quantized.add(source)
+                self.quantized.setdefault(source, self._quantizers[module])
                 if isinstance(source, Computed):
                     self.operations[source.operation].quantized = True
         self._set(list(tensors_in(output)), frozenset({Rounded(self._quantizers[module])}))

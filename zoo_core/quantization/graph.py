@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zoo_core.quantization.attention import WindowAttention
 from zoo_core.quantization.cache import tensor_sha256
 
 logger = logging.getLogger("zoo_eval.quantization")
@@ -22,10 +23,56 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import StepContext
 
 
+LEAVES = (WindowAttention,)
+"""Classes with children into which torch.fx cannot trace; their children are the modules that compute."""
+
 OUTPUT = "(output)"
 """Reader of a tensor that the network returns; no module can have this name."""
 
-_ARITHMETIC = frozenset({"add", "iadd", "add_", "sub", "isub", "sub_", "mul", "imul", "mul_", "truediv", "div", "cat"})
+MOVES = frozenset(
+    [
+        "flatten",
+        "reshape",
+        "view",
+        "permute",
+        "transpose",
+        "t",
+        "T",
+        "unsqueeze",
+        "squeeze",
+        "contiguous",
+        "getitem",
+        "getattr",
+        "chunk",
+        "split",
+        "unbind",
+        "expand",
+        "expand_as",
+        "clone",
+        "detach",
+        "to",
+        "float",
+        "type",
+        "dropout",
+        "dropout2d",
+        "alpha_dropout",
+        "feature_dropout",
+        "stochastic_depth",
+        "roll",
+        "flip",
+        "size",
+        "dim",
+        "numel",
+        "swapaxes",
+        "movedim",
+        "repeat",
+        "narrow",
+        "select",
+        "index_select",
+        "_assert",
+    ]
+)
+"""Functions and methods that compute no new value in eval mode."""
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
@@ -139,16 +186,31 @@ def sole_consumers(network: nn.Module, x: torch.Tensor) -> dict[str, str]:
     return {name: readers[0] for name, readers in consumers.items() if len(readers) == 1 and readers[0] != OUTPUT}
 
 
-def functional_arithmetic(network: nn.Module, x: torch.Tensor) -> list[str]:
-    """Return the names of additions, products and concatenations of tensors that ``network`` computes outside modules.
+def functional_operations(network: nn.Module, x: torch.Tensor) -> list[str]:
+    """Return the names of operations that ``network`` computes on float tensors outside modules.
 
     Empty for a network that ``torch.fx`` cannot trace.
     """
     try:
         traced = fx.GraphModule(network, _LeafTracer().trace(network))
+        return list(computed(traced, x))
     except Exception as error:  # a plugin's forward() may do anything with a proxy
-        logger.info("%s: no search for arithmetic without modules: %s", type(network).__name__, error)
+        logger.info("%s: no search for operations without modules: %s", type(network).__name__, error)
         return []
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Test if tracing stops at a module: it has no children, or its ``forward`` depends on the size of its input."""
+    return isinstance(module, LEAVES) or not any(True for _ in module.children())
+
+
+def function_name(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls."""
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
+
+
+def computed(traced: fx.GraphModule, x: torch.Tensor) -> list[str]:
+    """Return the names of the nodes outside modules that compute new values from a float tensor."""
     finder = _Finder(traced)
     with torch.no_grad():
         finder.run(x)
@@ -156,26 +218,27 @@ def functional_arithmetic(network: nn.Module, x: torch.Tensor) -> list[str]:
 
 
 class _LeafTracer(fx.Tracer):
-    """Traces into every module that has children."""
+    """Traces into every module that is not a leaf."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002  # fx's signature
-        return not any(True for _ in m.children())
+        return is_leaf(m)
 
 
 class _Finder(fx.Interpreter):
-    """Runs a traced network and records arithmetic whose operands are tensors; arithmetic on sizes is ignored."""
+    """Runs a traced network and records functions that turn float tensors into another one."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
         self.operations: list[str] = []
 
     def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
         if n.op in ("call_function", "call_method"):
-            name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
-            operands = list(tensors_in(self.fetch_args_kwargs_from_env(n)))
-            if name in _ARITHMETIC and len(operands) > 1:
+            operands = tensors_in(self.fetch_args_kwargs_from_env(n))
+            floats = [any(one.is_floating_point() for one in tensors) for tensors in (operands, tensors_in(result))]
+            if function_name(n) not in MOVES and all(floats):
                 self.operations.append(n.name)
-        return super().run_node(n)
+        return result
 
 
 def program_sha256(network: nn.Module, x: torch.Tensor) -> str:

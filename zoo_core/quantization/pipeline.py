@@ -137,7 +137,7 @@ def walk(
 
     Args:
         plan: Each step runs only when the caller requests the next point.
-        network: As loaded; not modified.
+        network: As loaded; not modified. Attention is written as modules first, where it can be.
         context: Called before each step; never called if no step runs.
         last: Index of the last step to run; None for all, ORIGINAL for none.
         before_step: Called with each step's name before it runs.
@@ -145,6 +145,9 @@ def walk(
     Raises:
         PluginError, RecipeError: As ``run_step``.
     """
+    from zoo_core.quantization.attention import with_attention_modules
+
+    network = dataclasses.replace(network, network=with_attention_modules(network.network))
     point = RecipePoint(index=ORIGINAL, network=network, unrounded=network.network)
     yield point
     for index, bound in enumerate(plan.steps[: None if last is None else last + 1]):

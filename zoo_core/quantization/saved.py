@@ -120,8 +120,10 @@ def load_saved(ordinary: ModelBundle, path: Path) -> ModelBundle:
     Raises:
         CheckpointError: The metadata is damaged, or the weights do not fit the model.
     """
+    from zoo_core.quantization.attention import with_attention_modules
+
     steps = _recorded_steps(path)
-    network = copy.deepcopy(ordinary.network)
+    network = with_attention_modules(copy.deepcopy(ordinary.network))
     notes: list[str] = []
     for name, params in steps.items():
         if name == "fold_batch_norms":

@@ -30,42 +30,51 @@ def simulated(sim: Any, prepared: nn.Module, config_file: Path) -> Simulated:
         prepared: The network that ``sim`` simulates, with the same names of modules and parameters.
         config_file: The simulation's configuration, which AIMET has accepted.
     """
-    aimet: Any = load()
     configuration = _Configuration(json.loads(config_file.read_text(encoding="utf-8")))
     units = {}
     outputs = []
+    known = dict(prepared.named_modules())
     for name, module in sim.named_qmodules():
-        original = prepared.get_submodule(name)
+        original = known.get(name, module)  # AIMET writes some attention as several modules
         types = operation_types(original)
-        parameters = [parameter for parameter, _ in original.named_parameters(recurse=False)]
+        own = [parameter for parameter, _ in original.named_parameters(recurse=False)]
         units[module] = Unit(
             name=name,
             kind=type(original).__name__,
             exempt=configuration.exempt_output(types),
             types=types,
-            exempt_parameters={parameter: configuration.exempt_parameter(types, parameter) for parameter in parameters},
+            exempt_parameters={parameter: configuration.exempt_parameter(types, parameter) for parameter in own},
         )
         outputs += [quantizer for quantizer in module.output_quantizers if quantizer is not None]
-    active = {
-        module: int(module.bitwidth)
-        for module in sim.model.modules()
-        if isinstance(module, aimet.quantization.affine.AffineQuantizerBase) and module.is_initialized()
+    active = {quantizer: int(quantizer.bitwidth) for quantizer in _all_quantizers(sim) if quantizer.is_initialized()}
+    internal = {id(one) for quantizer in _all_quantizers(sim) for one in quantizer.parameters()}
+    parameters = {name: one for name, one in sim.model.named_parameters() if id(one) not in internal}
+    # Two modules may share a parameter, which has one name.
+    quantizers = {
+        id(sim.model.get_parameter(name)): one for name, one in weight_quantizers(sim).items() if one in active
     }
-    names = [name for name, _ in prepared.named_parameters()]
     return Simulated(
         network=sim.model,
         units=units,
         supergroups=configuration.supergroups,
         quantizers=active,
         output_quantizers=frozenset(outputs),
-        parameters={name: sim.model.get_parameter(name) for name in names},
-        parameter_quantizers={name: one for name, one in weight_quantizers(sim).items() if one in active},
+        parameters=parameters,
+        parameter_quantizers={
+            name: quantizers[id(value)] for name, value in parameters.items() if id(value) in quantizers
+        },
         exempt_functions={
             name: reason for name, kind in _FUNCTIONS.items() if (reason := configuration.exempt_output([kind]))
         },
         exempt_input=_INPUT_IN_FLOAT if configuration.leaves_input else "",
         exempt_output=_OUTPUT_IN_FLOAT if configuration.leaves_output else "",
     )
+
+
+def _all_quantizers(sim: Any) -> list[Any]:
+    aimet: Any = load()
+    kind = aimet.quantization.affine.AffineQuantizerBase
+    return [module for module in sim.model.modules() if isinstance(module, kind)]
 
 
 class _Configuration:

@@ -2,8 +2,8 @@
 
 Every leaf module class that AIMET does not know (a plugin's ``Add``, the per-channel clip) is registered with
 ``QuantizationMixin.implements``: its tensor outputs are quantized like those of AIMET's own modules, under an operation
-type that configuration files can name, which is the class's name. Arithmetic outside modules (``x + y`` in a
-``forward``) would silently run in float; where ``torch.fx`` finds some, AIMET's model preparer turns it into modules.
+type that configuration files can name, which is the class's name. Operations outside modules (``x + y``) would run in
+float; where ``torch.fx`` finds some, they become modules.
 """
 
 from __future__ import annotations
@@ -13,14 +13,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoo_core.quantization import attention
+from zoo_core.quantization.aimet.functions import with_function_modules
 from zoo_core.quantization.aimet.library import load, logger
 from zoo_core.quantization.channel_clip import ChannelClip
-from zoo_core.quantization.graph import functional_arithmetic
+from zoo_core.quantization.graph import functional_operations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OPERATION_TYPES: dict[type[nn.Module], str] = {ChannelClip: "Clip"}
+OPERATION_TYPES: dict[type[nn.Module], str] = {
+    ChannelClip: "Clip",
+    attention.Scale: "Mul",
+    attention.MaskedSoftmax: "Softmax",
+    attention.Rows: "Gather",
+}
 """Operation type, as configuration files name it, of classes for which it is not the class's name."""
 
 
@@ -38,16 +45,15 @@ def register_foreign_modules(network: nn.Module) -> None:
 
 
 def prepare(network: nn.Module, x: torch.Tensor) -> nn.Module:
-    """Return the network itself, or AIMET's prepared copy if it computes with tensors outside modules.
+    """Return the network itself, or a prepared copy if it computes with tensors outside modules.
 
     Names of modules and parameters stay; preparing twice changes nothing.
     """
-    operations = functional_arithmetic(network, x)
+    operations = functional_operations(network, x)
     if not operations:
         return network
-    aimet: Any = load()
+    prepared = with_function_modules(network, x)
     logger.info("%d operations without a module become modules: %s", len(operations), ", ".join(operations))
-    prepared: nn.Module = aimet.model_preparer.prepare_model(network)
     return prepared.eval()
 
 

@@ -31,6 +31,9 @@ ROUNDABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """Layers whose weights AdaRound rounds."""
 
 
+_MAX_ROUNDS = 20
+
+
 def build(network: nn.Module, x: torch.Tensor, quant: QuantSettings, frozen: Mapping[str, Any] | None = None) -> Any:
     """Build AIMET's ``QuantizationSimModel`` of a copy of ``network``, activations not yet calibrated.
 
@@ -76,9 +79,12 @@ def _freeze(sim: Any, frozen: Mapping[str, Any]) -> None:
 
     AIMET keeps minimum and maximum and derives the scale, so an encoding that is read and set again may differ in its
     last bit; after two or three times it no longer does.
+
+    Raises:
+        RecipeError: The encodings do not settle, so the simulation would not use the given ones.
     """
     encodings = dict(frozen)
-    for _ in range(5):
+    for _ in range(_MAX_ROUNDS):
         for name in encodings:
             module, _, parameter = name.rpartition(".")
             sim.model.get_submodule(module).param_quantizers[parameter].allow_overwrite(True)
@@ -87,7 +93,13 @@ def _freeze(sim: Any, frozen: Mapping[str, Any]) -> None:
         settled = {name: encoding for name, encoding in encodings_of(sim)[1].items() if name in frozen}
         if settled == encodings:
             return
+        moved = sorted(name for name, encoding in encodings.items() if settled.get(name) != encoding)
         encodings = settled
+    raise RecipeError(
+        f"the fixed encodings of {len(moved)} weights ({', '.join(moved[:3])}) do not settle: AIMET still changes them "
+        f"after setting them {_MAX_ROUNDS} times.",
+        fix="check that each encoding's scale, offset and bit width are finite and fit this recipe's quantsim.",
+    )
 
 
 def _check_configuration(config_file: Path) -> None:

@@ -17,11 +17,11 @@ from zoo_core.runs.coverage import COVERAGE_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from torch import nn
 
     from zoo_core.datatypes import Json, QuantNetwork, StepContext
-    from zoo_core.quantization.coverage import Simulated
     from zoo_core.runs.parts import CoverageRecord
 
 
@@ -62,19 +62,17 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
     activations, params = quantsim.encodings_of(sim)
     num_activations = sum(len(entry.get(side, {})) for entry in activations.values() for side in ("input", "output"))
     widths = f"w{context.quant.param_bw}a{context.quant.output_bw}"
-    plain = plain_simulation(prepared, quantsim.quantized_weights(sim), quantsim.activation_grids(sim))
     image = next(iter(context.calibration))[:1]
-    same = _same_outputs(plain, sim.model, image)
+    plain = _plain(prepared, sim)
+    same = plain is not None and _same_outputs(plain, sim.model, image)
     if not same:
         logger.warning(
             "The plain simulation differs from the installed AIMET's; AIMET's own, which is slower, is used."
         )
     # AIMET's network is accounted for even where the plain one runs: they compute the same bits.
-    described = simulated(sim, prepared, context.quant.config_file)
-    account, failure = _account(described, image)
-    bits = sum(one.num_values * one.bits for one in account.parameters) if account else coverage.weights_bits(described)
+    account, failure, weights_bytes = _account(sim, prepared, context.quant.config_file, image)
     return Simulation(
-        network=plain if same else sim.model,
+        network=plain if same and plain is not None else sim.model,
         encodings={"activation_encodings": activations, "param_encodings": params},
         effect={
             "num_quantized_activations": num_activations,
@@ -87,18 +85,35 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
         summary=f"{widths}: {len(params)} weights ({len(network.param_encodings)} with fixed encodings) and "
         f"{num_activations} activations quantized, calibrated on {context.calibration.num_images} images",
         coverage=account,
-        weights_bytes=round(bits / 8),
+        weights_bytes=weights_bytes,
     )
 
 
-def _account(described: Simulated, image: torch.Tensor) -> tuple[CoverageRecord | None, str]:
-    """Account for a simulation; an error becomes a text, because the number of the stage does not depend on it."""
+def _plain(prepared: nn.Module, sim: Any) -> nn.Module | None:
+    """Build the plain simulation; None where AIMET has replaced a module by several, whose names the network lacks."""
+    try:
+        return plain_simulation(prepared, quantsim.quantized_weights(sim), quantsim.activation_grids(sim))
+    except AttributeError as error:
+        logger.info("plain simulation: %s", error)
+        return None
+
+
+def _account(
+    sim: Any, prepared: nn.Module, config_file: Path, image: torch.Tensor
+) -> tuple[CoverageRecord | None, str, int]:
+    """Account for a simulation and measure its weights in bytes.
+
+    An error becomes a text, because the number of the stage does not depend on it.
+    """
+    described = simulated(sim, prepared, config_file)
     try:
         with quiet():
-            return coverage.account(described, image), ""
+            account = coverage.account(described, image)
     except Exception as error:  # the network is a plugin's, and may do anything with an observed tensor
         logger.exception("The simulated network could not be accounted for.")
-        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+        failure = f"{type(error).__name__}: {error}".splitlines()[0]
+        return None, failure, round(coverage.weights_bits(described) / 8)
+    return account, "", round(sum(one.num_values * one.bits for one in account.parameters) / 8)
 
 
 def _same_outputs(plain: nn.Module, own: nn.Module, image: torch.Tensor) -> bool:
