@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -125,6 +125,14 @@ def test_rapid_ctrl_c_during_a_run_is_recorded_once(moment: str, arguments: Argu
     assert not list(run.rglob(".*.partial"))
 
 
+@pytest.fixture
+def usual_interrupts() -> Iterator[None]:
+    """Python's own handler of SIGINT; a shell starts background jobs with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Signalled:
     """Sends a signal to this process when it is destroyed; Python cannot raise exceptions there."""
 
@@ -133,6 +141,7 @@ class Signalled:
         time.sleep(0)  # the handler runs here
 
 
+@pytest.mark.usefixtures("usual_interrupts")
 def test_an_interrupt_that_python_swallows_comes_again(capsys: pytest.CaptureFixture[str]) -> None:
     with termination_interrupts() as interrupts:
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it arrives at any moment
@@ -144,6 +153,7 @@ def test_an_interrupt_that_python_swallows_comes_again(capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.usefixtures("usual_interrupts")
 def test_a_later_interrupt_is_raised_again() -> None:
     with termination_interrupts():
         with pytest.raises(KeyboardInterrupt):
