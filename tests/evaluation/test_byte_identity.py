@@ -103,7 +103,7 @@ def test_a_killed_run_is_resumed_with_its_own_threads(
 @pytest.mark.slow
 def test_the_demo_is_reproduced_under_another_hash_seed_and_number_of_threads(tmp_path: Path) -> None:
     zoo_eval = Commands(tmp_path)
-    small = ["--limit", "4", "--calibration-size", "4", "--stages", "w8a8", "--no-cache", "--no-report"]
+    small = ["--limit", "4", "--calibration-size", "4", "--stages", "optimized_w8a8", "--no-cache", "--no-report"]
     zoo_eval("run", "ssd_mobilenetv2_lite_shapes", *small, "--out", "run", OMP_NUM_THREADS="2", PYTHONHASHSEED="1")
 
     printed = zoo_eval("reproduce", "run", "--out", "again", OMP_NUM_THREADS="1", PYTHONHASHSEED="2")

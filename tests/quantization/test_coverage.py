@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -483,16 +485,33 @@ def test_attention_that_only_aimet_can_write_as_modules_is_simulated(context: St
     assert simulation.coverage is not None
 
 
-def test_encodings_that_do_not_settle_are_an_error(
+def test_fixed_encodings_that_the_simulation_changes_are_an_error(
     network: nn.Module, context: StepContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frozen = quantsim.encodings_of(quantsim.build(network, context.example_input, context.quant))[1]
-    frozen = frozen or simulated(network, context).encodings["param_encodings"]
-    calls = iter(range(1000))
-    monkeypatch.setattr(quantsim, "encodings_of", lambda _: ({}, {name: next(calls) for name in frozen}))
-    monkeypatch.setattr("aimet_torch.quantsim.QuantizationSimModel.load_encodings", lambda *_, **__: None)
-    with pytest.raises(RecipeError, match=r"the fixed encodings of \d+ weights .* do not settle"):
-        quantsim.build(network, context.example_input, context.quant, frozen)
+    frozen = simulated(network, context).encodings["param_encodings"]
+    others = {
+        name: [{**entry, "scale": 1.00001 * entry["scale"]} for entry in entries] for name, entries in frozen.items()
+    }
+    monkeypatch.setattr(quantsim, "encodings_of", lambda _: ({}, frozen))
+    quantsim.build(network, context.example_input, context.quant, frozen)
+    with pytest.raises(RecipeError, match=rf"changes the fixed encodings of {len(frozen)} weights \("):
+        quantsim.build(network, context.example_input, context.quant, others)
+
+
+def test_fixed_encodings_whose_last_bit_alternates_are_accepted(
+    network: nn.Module, context: StepContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frozen = simulated(network, context).encodings["param_encodings"]
+    calls = itertools.count(1)
+
+    def alternating(_sim: object) -> tuple[dict[str, Any], dict[str, Any]]:
+        factor = 1.0 + 6e-8 * (next(calls) % 2)
+        scaled = {name: [{**one, "scale": one["scale"] * factor} for one in own] for name, own in frozen.items()}
+        return {}, scaled
+
+    monkeypatch.setattr(quantsim, "encodings_of", alternating)
+    quantsim.build(network, context.example_input, context.quant, frozen)
+    assert next(calls) > 2
 
 
 @pytest.mark.slow
