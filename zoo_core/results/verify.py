@@ -209,7 +209,7 @@ def _calibration(run: StoredRun, recorded: CalibrationRecord, host: PluginHost, 
         hashes = {image_id: dataset.content_hash(image_id) for image_id in recorded.ids}
     except ZooError as error:
         return Check(what=what, state="stale", message=error.fact)
-    name = f"{len(hashes)} images of {recorded.split} in {dataset.root}"
+    name = f"the list of {len(hashes)} images of {recorded.split} in {dataset.root}"
     return _same(what, fingerprint(hashes), recorded.fingerprint, name)
 
 
