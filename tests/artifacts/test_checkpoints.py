@@ -176,6 +176,23 @@ def test_a_missing_file_and_a_directory_are_both_refused(function: Callable[[Pat
         function(tmp_path)
 
 
+@pytest.mark.parametrize("function", [load_state_dict, load_metadata, local_checkpoint])
+def test_what_is_no_regular_file_of_sane_size_is_not_read(function: Callable[[Path], object], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("link")
+    with (tmp_path / "sparse").open("wb") as file:
+        file.truncate(100 << 30)
+    for path, problem in (
+        (Path("/dev/zero"), "is not a regular file"),
+        (tmp_path / "pipe", "is not a regular file"),
+        (tmp_path / "link", "cannot be read: Too many levels of symbolic links"),
+        (tmp_path / "sparse", "has 107374182400 bytes; weights have 1 to 17179869184"),
+        (Path("/proc/self/status"), "has 0 bytes"),
+    ):
+        with pytest.raises(CheckpointError, match=f"{path} {problem}"):
+            function(path)
+
+
 # --------------------------------------------------------------------------- what is refused, and does not run
 
 
@@ -253,7 +270,7 @@ _DAMAGED = {
 # Names, not bytes, tell the cases apart: an old torch file holds addresses, which differ from process to process.
 @pytest.mark.parametrize("data", _DAMAGED.values(), ids=_DAMAGED)
 def test_a_truncated_empty_or_foreign_file_is_refused(file_with: Callable[[bytes], Path], data: bytes) -> None:
-    with pytest.raises(CheckpointError, match=r"weights\.pth (is not a checkpoint, or is truncated|is a pickle that)"):
+    with pytest.raises(CheckpointError, match=r"weights\.pth (is not a checkpoint|is a pickle that|has 0 bytes)"):
         load_state_dict(file_with(data))
 
 

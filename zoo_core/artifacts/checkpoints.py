@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import warnings
 import zipfile
 from collections import OrderedDict
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+
+MAX_CHECKPOINT_BYTES = 16 << 30
+"""Four billion float32 weights, far more than a vision model has; a larger file would be hashed for minutes first."""
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _CONVERT = (
@@ -36,7 +40,7 @@ def local_checkpoint(path: Path, optimized: bool = False) -> Checkpoint:
         optimized: See ``Checkpoint``.
 
     Raises:
-        CheckpointError: There is no such file.
+        CheckpointError: There is no such file, or it is not a regular file of 1 to ``MAX_CHECKPOINT_BYTES`` bytes.
     """
     _check_is_file(path)
     return Checkpoint(path=path, sha256=sha256_of(path), optimized=optimized)
@@ -154,9 +158,23 @@ def _with_sorted_metadata(data: bytes) -> bytes:
 
 
 def _check_is_file(path: Path) -> None:
-    if not path.is_file():
-        state = "is a directory, not a weights file" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} {state}.", fix="give the path of a checkpoint.")
+    """Refuse what cannot be weights before it is read: a pipe would block, a device never ends."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        problem = "does not exist"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+    else:
+        if stat.S_ISDIR(status.st_mode):
+            problem = "is a directory, not a weights file"
+        elif not stat.S_ISREG(status.st_mode):
+            problem = "is not a regular file"
+        elif not 0 < status.st_size <= MAX_CHECKPOINT_BYTES:
+            problem = f"has {status.st_size} bytes; weights have 1 to {MAX_CHECKPOINT_BYTES}"
+        else:
+            return
+    raise CheckpointError(f"{path} {problem}.", fix="give the path of a checkpoint.")
 
 
 def _is_safetensors(path: Path) -> bool:
