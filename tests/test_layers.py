@@ -28,6 +28,7 @@ FLOORS = {
     "plugins": 7,
     "inference": 6,
     "quantization": 6,
+    "runtimes": 5,
     "tasks": 6,
     "defaults": 6,
     "comparison": 5,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +107,6 @@ def test_a_network_that_cannot_be_exported_is_named(bundle: ModelBundle) -> None
     with pytest.raises(RunError, match="cannot export NotExportable to ONNX") as caught:
         export(NotExportable(), bundle.example_input)
     assert caught.value.fix == "use --backend torch."
-
-
-def test_without_onnx_runtime_the_run_is_refused_before_it_starts(
-    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-
-    with pytest.raises(DataError, match="not installed") as caught:
-        api.evaluate("toy_squares", out=tmp_path / "run", backend="onnxruntime", **options)
-    assert "pip install onnxruntime" in caught.value.fix
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_what_is_saved_can_be_read_back(network: nn.Module, context: StepContext
     simulation = simulate(ready, context)
     target = tmp_path / "quantized"
     target.mkdir()
-    save_quantized(target, ready, simulation, checked)
+    save_quantized(target, ready, simulation, checked, context.example_input)
     with safe_open(target / "network.safetensors", framework="pt") as file:
         metadata = file.metadata()
         saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping

@@ -44,7 +44,7 @@ def saved(network: nn.Module, context: StepContext, *steps: tuple[str, dict[str,
     *_, last = walk(checked, QuantNetwork(network=network), lambda: context)
     folder = context.work_dir / "quantized"
     folder.mkdir()
-    save_quantized(folder, last.network, None, checked)
+    save_quantized(folder, last.network, None, checked, context.example_input)
     return folder / "network.safetensors", last.network.network
 
 

@@ -6,7 +6,7 @@ the installed ones; ``reporter`` receives progress, None shows none.
 
 from zoo_core.api.catalog import doctor, fetch, list_broken_plugins, list_models, new_plugin, show, validate
 from zoo_core.api.running import detect, evaluate, quantize, resume
-from zoo_core.api.stored import check, compare, list_runs, reproduce, rescore, verify, write_report
+from zoo_core.api.stored import check, compare, export, list_runs, reproduce, rescore, verify, write_report
 
 __all__ = [
     "check",
@@ -14,6 +14,7 @@ __all__ = [
     "detect",
     "doctor",
     "evaluate",
+    "export",
     "fetch",
     "list_broken_plugins",
     "list_models",

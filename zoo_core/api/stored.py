@@ -11,8 +11,10 @@ from zoo_core.api.arguments import fraction, names, optional_path, texts, the_ho
 if TYPE_CHECKING:
     from zoo_core.evaluation.request import Reporter
     from zoo_core.plugins import PluginHost
+    from zoo_core.quantization.export import Format
     from zoo_core.results.check import Verdict
     from zoo_core.results.compare import Compared
+    from zoo_core.results.export import Exported
     from zoo_core.results.reproduce import Reproduced
     from zoo_core.results.rescore import Rescored
     from zoo_core.results.verify import Check
@@ -229,6 +231,57 @@ def reproduce(
         offline=offline,
     )
     return work(request, the_host(host), the_reporter(reporter))
+
+
+def export(
+    source: Path | str,
+    *,
+    kind: Format = "onnx-qdq",
+    batch_size: int | None = 1,
+    int32_bias: bool = False,
+    out: Path | str | None = None,
+    data: Path | str | None = None,
+    recipe: Path | str | None = None,
+    settings: Sequence[str] = (),
+    host: PluginHost | None = None,
+    reporter: Reporter | None = None,
+) -> Exported:
+    """Export the optimized quantized network of a run for a device, and compare it with the simulation.
+
+    Args:
+        source: Run directory with an optimized quantized stage, or a model, which is quantized first.
+        kind: ``onnx-qdq``, a graph of Q/DQ pairs with integer weights, or ``encodings-1.0.0`` or ``encodings-2.0.0``, a
+            float graph with a file of encodings in AIMET's format.
+        batch_size: Images per pass; None for any number, with which some runtimes leave their integer device.
+        int32_bias: ``onnx-qdq``: store biases as int32, as integer devices add them.
+        out: Folder for the files, new or empty; None for ``<run directory's name>-<kind>``.
+        data: Root of the dataset; None for the run's.
+        recipe: Of a model: name or path of a recipe; None for the model's.
+        settings: Of a model: ``STEP.PARAM=VALUE`` overrides of the recipe.
+        host: Plugins to use.
+        reporter: Receives progress of quantizing a model.
+
+    Raises:
+        ZooError: The source has no such network, or it cannot be exported.
+    """
+    from zoo_core.api.running import quantize
+    from zoo_core.results.export import export_run
+    from zoo_core.results.stored import is_run, open_run
+
+    run, host = Path(source), the_host(host)
+    if not is_run(run) and not run.exists():
+        made = quantize(str(source), data=data, recipe=recipe, settings=settings, host=host, reporter=reporter)
+        run = made.run_dir
+    folder = optional_path(out) or Path(f"{run.absolute().name}-{kind}")
+    return export_run(
+        open_run(run),
+        folder,
+        host,
+        kind=kind,
+        batch_size=batch_size,
+        int32_bias=int32_bias,
+        data=optional_path(data),
+    )
 
 
 def list_runs(folder: Path | str = "runs", *, model: str | None = None) -> Sequence[ListedRun]:

@@ -13,6 +13,7 @@ import click
 from zoo_core.errors import DataError
 from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE
 from zoo_core.files import path_problem
+from zoo_core.quantization.export import FORMATS
 from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
 
 if TYPE_CHECKING:
@@ -101,6 +102,9 @@ DEVICE = click.option(
 )
 SEED = click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed of the choice of calibration images and of every step."
+)
+EXPORT_FORMAT = click.option(
+    "--format", "kind", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Files to write."
 )
 RUN_OUT = click.option("--out", type=FILE, help="Run directory [default: runs/<model>/<UTC time>-<short id>].")
 

@@ -18,6 +18,7 @@ from torch import nn
 from zoo_core.errors import RunError
 from zoo_core.inference import InferenceSettings, decode_finite, load_inputs, run_batch
 from zoo_core.runs.parts import AgreementRecord
+from zoo_core.runtimes.onnxruntime import OnnxSession
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,6 +36,7 @@ TOLERANCE = 1e-3
 Sums in another order differ by 1e-6 on a network of 86 layers; a wrong operator differs by 1e-1 and more."""
 
 _OPSET = 17
+_INPUT = "x"
 _USE_TORCH = "use --backend torch."
 
 
@@ -50,17 +52,11 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, model: bytes) -> None:
         super().__init__()
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # its warnings go to stderr, among the progress bars
-        self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        self._session = OnnxSession(model, optimize=True)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the outputs for ``(B, C, H, W)`` float32, batch axis first."""
-        return tuple(map(torch.from_numpy, self._session.run(None, {self._input: x.contiguous().numpy()})))
+        return tuple(map(torch.from_numpy, self._session({_INPUT: x.contiguous().numpy()}).values()))
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
         return self
@@ -158,8 +154,8 @@ def export(network: nn.Module, example_input: torch.Tensor) -> bytes:
                 network,
                 (example_input,),
                 file,
-                input_names=["x"],
-                dynamic_axes={"x": {0: "batch"}},
+                input_names=[_INPUT],
+                dynamic_axes={_INPUT: {0: "batch"}},
                 opset_version=_OPSET,
                 dynamo=False,
             )

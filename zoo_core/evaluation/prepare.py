@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,11 +202,6 @@ def _check_backend(backend: str, device: str) -> None:
         raise DataError(f"--backend is {backend!r}.", fix=f"give {' or '.join(BACKENDS)}.")
     if backend != "onnxruntime":
         return
-    if importlib.util.find_spec("onnxruntime") is None:
-        raise DataError(
-            "--backend is 'onnxruntime', which is not installed.",
-            fix="run `pip install onnxruntime`, or use --backend torch.",
-        )
     if device != "cpu":
         raise DataError(
             f"--backend is 'onnxruntime', which zoo-eval runs only on the CPU, but the device is {device!r}.",

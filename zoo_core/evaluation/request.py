@@ -17,7 +17,7 @@ DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 64}
 Larger batches are slower on a CPU: docs/performance.md has the measurement."""
 
 BACKENDS = ("torch", "onnxruntime")
-"""Runtimes that can compute a float stage; ``onnxruntime`` is optional, and two to three times as fast on a CPU."""
+"""Runtimes that can compute a float stage; ``onnxruntime`` is two to three times as fast on a CPU."""
 
 
 _MAX_IDS_BYTES = 1 << 28

@@ -300,8 +300,13 @@ class _Run:
         if self._unsaved and any(stage.optimized for stage in stages):
             loaded = self.job.optimized_bundle is not None
             with self.run_dir.whole_folder(QUANTIZED) as folder:
-                saved.save_quantized(folder, network, simulation, self.job.plan, loaded=loaded)
+                problem = saved.save_quantized(
+                    folder, network, simulation, self.job.plan, self.job.bundle.example_input, loaded=loaded
+                )
             self.recorder.add_files(QUANTIZED)
+            if problem is not None:
+                logger.warning(problem)
+                self.reporter.warn(problem)
 
     def _simulate(self, point: RecipePoint, stage: Stage, context: StepContext) -> Simulation:
         self.place = f" calibrating stage {stage.name!r}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core import artifacts
 from zoo_core.datatypes import StepSpec
-from zoo_core.errors import CheckpointError
+from zoo_core.errors import CheckpointError, ZooError
 from zoo_core.quantization.configuration import read_configuration
 from zoo_core.quantization.params import Relu6Params
 from zoo_core.recipes import recipe_text
@@ -35,21 +35,31 @@ _NOTES = {
 
 
 def save_quantized(
-    directory: Path, network: QuantNetwork, simulation: Simulation | None, plan: Plan, *, loaded: bool = False
-) -> None:
+    directory: Path,
+    network: QuantNetwork,
+    simulation: Simulation | None,
+    plan: Plan,
+    example_input: torch.Tensor,
+    *,
+    loaded: bool = False,
+) -> str | None:
     """Write the files for a device's toolchain into an existing directory.
 
     ``network.safetensors`` is the float network after the plan's steps (metadata: recipe and its hash, steps with their
     parameters, settings of quantsim, fixed encodings), ``encodings.json`` the simulation's encodings or, without one,
-    the fixed encodings of weights, ``recipe.yaml`` the recipe as used, overrides included, and ``aimet_config.json``
-    the configuration that it names.
+    the fixed encodings of weights, ``model.onnx`` the simulated network as a graph of Q/DQ pairs, ``recipe.yaml`` the
+    recipe as used, overrides included, and ``aimet_config.json`` the configuration that it names.
 
     Args:
         directory: Existing.
         network: After the plan's last step.
         simulation: Of this network, if there is one.
         plan: The plan that was run.
+        example_input: ``(1, C, H, W)``, on the network's device.
         loaded: The network was loaded from an optimized checkpoint, so no copy is written.
+
+    Returns:
+        A sentence if there is a simulation that cannot be exported to ``model.onnx``; None otherwise.
 
     Raises:
         RecipeError: The configuration file no longer exists, or is no AIMET configuration any more.
@@ -60,6 +70,19 @@ def save_quantized(
         artifacts.save_state_dict(directory / "network.safetensors", network.network.state_dict(), metadata)
     encodings = simulation.encodings if simulation else {"param_encodings": dict(network.param_encodings)}
     (directory / "encodings.json").write_text(json.dumps(encodings, indent=1, sort_keys=True), encoding="utf-8")
+    return None if simulation is None else _save_graph(directory / "model.onnx", simulation, example_input)
+
+
+def _save_graph(path: Path, simulation: Simulation, example_input: torch.Tensor) -> str | None:
+    from zoo_core.quantization.export import export_qdq
+    from zoo_core.quantization.integers import IntegerNetwork
+
+    try:
+        integers = IntegerNetwork.from_encodings(simulation.prepared, simulation.encodings)
+        path.write_bytes(export_qdq(integers, example_input).model)
+    except ZooError as error:
+        return f"quantized/model.onnx was not written: {error.fact}"
+    return None
 
 
 def save_recipe(directory: Path, plan: Plan) -> None:

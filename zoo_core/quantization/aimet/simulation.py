@@ -36,6 +36,7 @@ class Simulation:
         effect: Facts for the record.
         summary: The effect in one line.
         coverage: Account of what is quantized; None if it could not be made, with the error in ``effect``.
+        prepared: The float network that is simulated, with arithmetic as modules; ``encodings`` name its modules.
         weights_bytes: Size of the parameters at the bits of their quantizers.
         seconds: Wall time of building and calibrating, filled in by the pipeline.
     """
@@ -45,6 +46,7 @@ class Simulation:
     effect: Mapping[str, Json]
     summary: str
     coverage: CoverageRecord | None
+    prepared: nn.Module
     weights_bytes: int
     seconds: float = 0.0
 
@@ -85,6 +87,7 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
         summary=f"{widths}: {len(params)} weights ({len(network.param_encodings)} with fixed encodings) and "
         f"{num_activations} activations quantized, calibrated on {context.calibration.num_images} images",
         coverage=account,
+        prepared=prepared,
         weights_bytes=weights_bytes,
     )
 

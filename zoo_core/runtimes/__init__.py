@@ -1,0 +1,1 @@
+"""Executes exported networks and compares them with the simulation."""
