@@ -34,7 +34,8 @@ def test_scoring_keeps_to_ninety_bytes_per_detection() -> None:
 
 
 def test_intervals_of_changes_keep_the_draws_once_and_no_predictions(tmp_path: Path) -> None:
-    # A draw takes one byte, the blocks of resampling some. With draws of four, copied, and all predictions in memory the peak was 18 bytes per draw.
+    # A draw takes one byte, the blocks of resampling some. With draws of four bytes, copied, and all predictions in
+    # memory the peak was 18 bytes per draw.
     num_images, num_resamples, rng = 2000, 2000, np.random.default_rng(0)
     stages = {name: PredictionStore(tmp_path / name, Detections) for name in ("fp32", "w8a8")}
     ids = tuple(f"{index:05d}" for index in range(num_images))
