@@ -1,7 +1,8 @@
 """Measures peak memory of an evaluation by its number of images: ``python -m benchmarks.memory [--network]``.
 
 Each measurement is a separate process that runs a few pictures under the requested number of ids through the work of
-a stage of ``zoo-eval run``: inference, prediction files, scoring under every protocol, submission files. Without
+a stage of ``zoo-eval run``: inference, prediction files, scoring under every protocol, submission files; and, as at the
+end of a run, through the interval of the change between two stages. Without
 ``--network`` a tiny network is used whose decoding gives 40 detections per image, more than published detectors have
 after suppression; with it, the network and weights of ``benchmarks.inference``.
 """
@@ -27,19 +28,23 @@ from numpy.typing import NDArray
 from benchmarks.scenes import scene
 from benchmarks.timing import conditions
 from ssd_mobilenetv2_lite.preprocess import preprocess
+from zoo_core.comparison.stages import BASELINE
 from zoo_core.datasets.comp4 import write_comp4
 from zoo_core.datasets.shapes import CLASS_NAMES, draw_image
 from zoo_core.datatypes import Detections, DetectionTarget, ImageSize, ModelBundle, Prediction
 from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE
+from zoo_core.evaluation.scoring import stage_changes
 from zoo_core.inference import InferenceSettings, predict
 from zoo_core.metrics.detection import DetectionMetric
-from zoo_core.runs.predictions import PredictionStore
+from zoo_core.runs.predictions import PredictionsById, PredictionStore
 from zoo_core.runs.provenance import peak_memory_bytes
 from zoo_core.runs.request import DEFAULT_WORKERS
+from zoo_core.tasks.detection import DETECTION
 
 _NUM_PICTURES = 8
 _NUM_DETECTIONS = 40
 _MEBIBYTE = 1 << 20
+_HEADLINE = "voc07_11pt/devkit"
 
 
 class RepeatedPictures:
@@ -113,6 +118,10 @@ def evaluate_one_stage(bundle: ModelBundle, num_images: int) -> dict[str, int]:
         pairs = (pair for chunk in store for pair in zip(chunk.image_ids, chunk.predictions, strict=True))
         dataset.write_submission(submission, pairs)
         peaks["submission"] = peak_memory_bytes()
+        del metric
+        names = dataset.class_names
+        stage_changes(DETECTION, names, targets, [BASELINE, "other"], lambda _name: PredictionsById(store), _HEADLINE)
+        peaks["changes"] = peak_memory_bytes()
     gc.collect()
     return peaks
 

@@ -57,7 +57,7 @@ def without_ties(scene: Scene, seed: int) -> Scene:
     return ids, again, targets
 
 
-def written_out(scene: Scene, drawn: NDArray[np.int32]) -> DetectionMetric:
+def written_out(scene: Scene, drawn: NDArray[np.uint8]) -> DetectionMetric:
     """Score a resample literally: an image drawn twice is there twice, under two ids."""
     metric = DetectionMetric(CLASSES)
     for image_id, pred, target, count in zip(*scene, drawn.tolist(), strict=True):
@@ -173,7 +173,7 @@ def part_of(found: ClassOutcomes, chosen: NDArray[np.int64]) -> ClassOutcomes:
 
 def differences(
     models: tuple[list[ClassOutcomes], list[ClassOutcomes]],
-    drawn: NDArray[np.int32],
+    drawn: NDArray[np.uint8],
     recall_points: NDArray[np.float64] | None,
 ) -> NDArray[np.float64]:
     before, after = (

@@ -12,7 +12,7 @@ import pytest
 
 from zoo_core.datatypes import Detections, Prediction
 from zoo_core.errors import PluginError, RunError
-from zoo_core.runs.predictions import Chunk, PredictionStore
+from zoo_core.runs.predictions import Chunk, PredictionsById, PredictionStore
 
 
 def detections(num: int, seed: int = 0) -> Detections:
@@ -226,3 +226,32 @@ def test_a_chunk_written_without_shapes_is_still_read(tmp_path: Path) -> None:
     assert [len(found.arrays()["scores"]) for found in read.predictions] == [1, 0, 2]
     assert read.predictions[2].arrays()["boxes"].tolist() == [[4, 5, 6, 7], [8, 9, 10, 11]]
     assert store.missing([("a", "b", "c")]) == []  # bytes are as the store itself writes them
+
+
+def test_predictions_are_found_by_id_in_any_order_and_read_once_in_that_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = PredictionStore(tmp_path / "fp32", Detections)
+    chunks = [chunk(index, [2, 3]) for index in range(4)]
+    for one in chunks:
+        store.write(one)
+    ids = [image_id for one in chunks for image_id in one.image_ids]
+    expected = dict(pair for one in chunks for pair in zip(one.image_ids, one.predictions, strict=True))
+    by_id, read = PredictionsById(store), []
+    original = PredictionStore._read
+
+    def counted(self: PredictionStore, index: int, path: Path) -> Chunk:
+        read.append(index)
+        return original(self, index, path)
+
+    monkeypatch.setattr(PredictionStore, "_read", counted)
+    for image_id in ids:
+        assert np.array_equal(by_id[image_id].arrays()["boxes"], expected[image_id].arrays()["boxes"])
+    assert read == [0, 1, 2, 3]
+
+    for image_id in reversed(ids):
+        assert np.array_equal(by_id[image_id].arrays()["boxes"], expected[image_id].arrays()["boxes"])
+    assert list(by_id) == ids
+    assert len(by_id) == len(ids)
+    with pytest.raises(KeyError, match="nowhere"):
+        by_id["nowhere"]

@@ -90,7 +90,7 @@ def resampled_values(
 
 
 def _score(
-    metric: Metric, predictions: Mapping[str, Prediction], images: ResampledImages, weights: NDArray[np.int32]
+    metric: Metric, predictions: Mapping[str, Prediction], images: ResampledImages, weights: NDArray[np.uint8]
 ) -> ProtocolScore:
     rows = np.repeat(np.arange(len(weights)), weights).tolist()
     # A metric refuses an image that comes twice, so each copy has a name of its own.

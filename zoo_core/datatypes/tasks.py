@@ -81,14 +81,15 @@ class ResampledImages:
         class_names: Index is the label; C in all.
         image_ids: Ids of the I images.
         targets: In the order of ``image_ids``.
-        weights: ``(I, R)`` int32, how often each image counts; in the first column each counts once.
+        weights: ``(I, R)`` uint8, how often each image counts; in the first column each counts once.
+            Convert before arithmetic.
         protocol: Protocol id whose first value is compared.
     """
 
     class_names: tuple[str, ...]
     image_ids: tuple[str, ...]
     targets: Sequence[Target]
-    weights: NDArray[np.int32]
+    weights: NDArray[np.uint8]
     protocol: str
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -38,7 +37,7 @@ from zoo_core.runs.binding import stage_binding
 from zoo_core.runs.coverage import FULL_QUANTIZATION_FIX, simulation_warning
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.hashes import INPUTS, PREDICTIONS, QUANTIZED
-from zoo_core.runs.predictions import PredictionStore
+from zoo_core.runs.predictions import PredictionsById, PredictionStore
 from zoo_core.runs.provenance import fixed_threads
 from zoo_core.runs.request import EvaluationRequest
 
@@ -246,9 +245,8 @@ class _Run:
         job = self.job
         stages = {stage.name: stage for stage in job.stages if stage.same_as is None}
 
-        def predictions(name: str) -> dict[str, Prediction]:
-            pairs = (zip(chunk.image_ids, chunk.predictions, strict=True) for chunk in self._store(stages[name]))
-            return dict(itertools.chain.from_iterable(pairs))
+        def predictions(name: str) -> PredictionsById:
+            return PredictionsById(self._store(stages[name]))
 
         targets = {image_id: job.data.targets[image_id] for image_id in job.data.image_ids}
         return stage_changes(

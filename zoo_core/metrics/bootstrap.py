@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class ClassOutcomes:
     num_objects: NDArray[np.int64]
 
 
-def resample_weights(num_images: int, num_resamples: int, seed: int) -> NDArray[np.int32]:
+def resample_weights(num_images: int, num_resamples: int, seed: int) -> NDArray[np.uint8]:
     """Count how often each image is drawn, ``(num_images, num_resamples)``; every column sums to ``num_images``.
 
     Args:
@@ -58,14 +58,15 @@ def resample_weights(num_images: int, num_resamples: int, seed: int) -> NDArray[
         seed: The same seed gives the same draws.
     """
     rng = np.random.default_rng(seed)
-    weights = np.empty((num_images, num_resamples), dtype=np.int32)
+    # How often one image is drawn has the mean 1, whatever their number: above 255 has a probability below 1e-500.
+    weights = np.empty((num_images, num_resamples), dtype=np.uint8)
     for column in range(num_resamples):
         weights[:, column] = np.bincount(rng.integers(0, num_images, num_images), minlength=num_images)
     return weights
 
 
 def weighted_average_precision(
-    outcomes: ClassOutcomes, weights: NDArray[np.int32], recall_points: NDArray[np.float64] | None
+    outcomes: ClassOutcomes, weights: NDArray[np.integer[Any]], recall_points: NDArray[np.float64] | None
 ) -> NDArray[np.float64]:
     """Compute the AP of one class in every resample, averaged over its thresholds.
 
@@ -82,7 +83,7 @@ def weighted_average_precision(
     Returns:
         ``(R,)`` in ``[0, 1]``; not-a-number where no object that counts was drawn.
     """
-    num_objects = outcomes.num_objects @ weights.astype(np.int64)
+    num_objects = _objects_drawn(outcomes.num_objects, weights)
     result = np.full(weights.shape[1], np.nan)
     result[num_objects > 0] = 0.0
     hits = np.flatnonzero((outcomes.outcome == FOUND).any(axis=0))
@@ -94,10 +95,19 @@ def weighted_average_precision(
     events = np.flatnonzero((outcome != FALSE).any(axis=0))
     block = max(1, _WEIGHTS_PER_BLOCK // len(images))
     for low in range(0, weights.shape[1], block):
-        drawn = np.ascontiguousarray(weights[:, low : low + block])[images]
+        drawn = np.ascontiguousarray(weights[:, low : low + block])[images].astype(np.int32)
         table = _EventTable(drawn, events, num_objects[low : low + block])
         result[low : low + block] = np.mean([table.average(row[events], recall_points) for row in outcome], axis=0)
     return result
+
+
+def _objects_drawn(num_objects: NDArray[np.int64], weights: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """Count the objects in every resample, ``(R,)``, some images at a time: the weights in 64 bits are large."""
+    total = np.zeros(weights.shape[1], dtype=np.int64)
+    shown = np.flatnonzero(num_objects)
+    for rows in np.array_split(shown, 1 + weights.shape[1] * len(shown) // _WEIGHTS_PER_BLOCK):
+        total += num_objects[rows] @ weights[rows].astype(np.int64)
+    return total
 
 
 class _EventTable:

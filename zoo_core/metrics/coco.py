@@ -182,11 +182,13 @@ def match_coco(candidates: CocoCandidates, *, area_range: tuple[float, float] = 
 
 
 def _ranks_in_group(detections: FlatDetections) -> NDArray[np.int32]:
-    keys = detections.images.astype(np.int64) * (1 + int(detections.labels.max(initial=0))) + detections.labels
-    order = np.argsort(keys, kind="stable")
-    starts = np.flatnonzero(np.diff(keys[order], prepend=-1))
-    ranks = np.empty(len(keys), dtype=np.int32)
-    ranks[order] = np.arange(len(keys)) - np.repeat(starts, np.diff(starts, append=len(keys)))
+    ranks = np.empty(len(detections), dtype=np.int32)
+    for part in class_slices(detections.labels, 1 + int(detections.labels.max(initial=0))):
+        images = detections.images[part]
+        order = np.argsort(images, kind="stable")
+        starts = np.flatnonzero(np.diff(images[order], prepend=-1))
+        first = np.repeat(starts, np.diff(starts, append=len(images)))
+        ranks[part][order] = np.arange(len(images)) - first
     return ranks
 
 
@@ -225,14 +227,15 @@ def _greedy(candidates: CocoCandidates, ignored: NDArray[np.bool_]) -> tuple[NDA
 
 def _average_precision_101(outcome: NDArray[np.int8], num_objects: int) -> NDArray[np.float64]:
     """Compute AP per threshold from the outcomes ``(T, n)`` of one class's detections."""
-    num_hits = np.cumsum(outcome == FOUND, axis=1, dtype=np.int32)
-    num_counting = np.cumsum(outcome != IGNORED, axis=1, dtype=np.int32)
-    recall = num_hits / num_objects
-    precision = num_hits / (num_counting + np.spacing(1))
+    return np.array([_average_at_101_points(row, num_objects) for row in outcome])
+
+
+def _average_at_101_points(outcome: NDArray[np.int8], num_objects: int) -> np.float64:
+    num_hits = np.cumsum(outcome == FOUND, dtype=np.int32)
+    num_counting = np.cumsum(outcome != IGNORED, dtype=np.int32)
+    precision = envelope(num_hits / (num_counting + np.spacing(1)))
     never = np.zeros(1)  # precision of a recall that is not reached
-    return np.array(
-        [
-            np.append(envelope(row), never)[np.searchsorted(reached, RECALL_POINTS_101, side="left")].mean()
-            for row, reached in zip(precision, recall, strict=True)
-        ]
-    )
+    average: np.float64 = np.append(precision, never)[
+        np.searchsorted(num_hits / num_objects, RECALL_POINTS_101, side="left")
+    ].mean()
+    return average

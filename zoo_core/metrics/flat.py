@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 # No rule accepts a pair below 0.5; the margin is far above what float32 loses.
 _LEAST_IOU = 0.45
-# Pairs compared at once: bounds the temporary memory at about 100 MB however many detections there are.
-_PAIRS_PER_BLOCK = 1 << 20
+# Looked up and compared at once: bounds the temporary memory at about 10 MB however many detections there are.
+_DETECTIONS_PER_BLOCK = 1 << 16
+_PAIRS_PER_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,9 +56,14 @@ class FlatDetections:
         first. The order in which detections were added therefore never matters.
         """
         # One sort of whole numbers, then the further keys for ties alone: several times faster than sorting by all.
-        keys = (self.labels.astype(np.int64) << 32) - _order(self.scores)
+        # In place, and without what is no longer needed: these copies are the peak of scoring.
+        keys = self.labels.astype(np.int64)
+        keys <<= 32
+        keys -= _order(self.scores)
         order = np.argsort(keys)
-        same = np.diff(keys[order]) == 0
+        ascending = keys[order]
+        same = ascending[1:] == ascending[:-1]
+        del ascending
         if same.any():
             tied = np.zeros(len(order), dtype=bool)
             tied[1:] |= same
@@ -65,6 +71,7 @@ class FlatDetections:
             rows = order[tied]
             x1, y1, x2, y2 = self.boxes[rows].T
             order[tied] = rows[np.lexsort((y2, x2, y1, x1, self.images[rows], keys[rows]))]
+        del keys
         return self.take(order)
 
 
@@ -138,25 +145,45 @@ def overlapping_pairs(detections: FlatDetections, objects: FlatObjects, *, same_
     """
     # Labels lie below the stride, so keys of different images never meet.
     stride = 1 + max(int(detections.labels.max(initial=0)), int(objects.labels.max(initial=0)))
-    keys, object_keys = detections.images.astype(np.int64), objects.images.astype(np.int64)
+    object_keys = objects.images.astype(np.int64)
     if same_class:
-        keys, object_keys = keys * stride + detections.labels, object_keys * stride + objects.labels
-    groups, group_starts, group_sizes = np.unique(object_keys, return_index=True, return_counts=True)
-    group = np.searchsorted(np.append(groups, np.iinfo(np.int64).max), keys)
-    lows = np.append(group_starts, 0)[group]
-    counts = np.where(np.append(groups, -1)[group] == keys, np.append(group_sizes, 0)[group], 0)
-    rows = np.flatnonzero(counts)
-    ends = np.cumsum(counts[rows])
-    num_blocks = 1 + int(ends[-1]) // _PAIRS_PER_BLOCK if len(rows) else 1
-    cuts = np.searchsorted(ends, _PAIRS_PER_BLOCK * np.arange(1, num_blocks))
-    blocks = [
-        _overlapping(detections, objects, part, lows[part], counts[part]) for part in np.split(rows, cuts) if len(part)
-    ]
+        object_keys = object_keys * stride + objects.labels
+    groups, starts, sizes = np.unique(object_keys, return_index=True, return_counts=True)
+    groups = np.append(groups, np.iinfo(np.int64).max)  # a key above all others is found here, a group of none
+    starts, sizes = np.append(starts, 0), np.append(sizes, 0)
+    blocks: list[Pairs] = []
+    for first in range(0, len(detections), _DETECTIONS_PER_BLOCK):
+        part = slice(first, first + _DETECTIONS_PER_BLOCK)
+        keys = detections.images[part].astype(np.int64)
+        if same_class:
+            keys = keys * stride + detections.labels[part]
+        group = np.searchsorted(groups, keys)
+        counts = np.where(groups[group] == keys, sizes[group], 0)
+        found = np.flatnonzero(counts)
+        blocks += _overlapping_blocks(detections, objects, found + first, starts[group[found]], counts[found])
     none = np.zeros(0, dtype=np.int64)
     return Pairs(
         detections=np.concatenate([none, *(block.detections for block in blocks)]),
         objects=np.concatenate([none, *(block.objects for block in blocks)]),
     )
+
+
+def _overlapping_blocks(
+    detections: FlatDetections,
+    objects: FlatObjects,
+    rows: NDArray[np.int64],
+    lows: NDArray[np.int64],
+    counts: NDArray[np.int64],
+) -> list[Pairs]:
+    """Compare each detection with its ``counts`` objects from ``lows`` on, some at a time."""
+    ends = np.cumsum(counts)
+    num_blocks = 1 + int(ends[-1]) // _PAIRS_PER_BLOCK if len(rows) else 1
+    cuts = [0, *np.searchsorted(ends, _PAIRS_PER_BLOCK * np.arange(1, num_blocks)).tolist(), len(rows)]
+    return [
+        _overlapping(detections, objects, rows[low:high], lows[low:high], counts[low:high])
+        for low, high in pairwise(cuts)
+        if low < high
+    ]
 
 
 def _overlapping(
@@ -193,8 +220,9 @@ def box_areas(boxes: NDArray[np.float32]) -> NDArray[np.float64]:
     Unlike ``boxes.area``, and like pycocotools, the sides are multiplied without clipping, so a box inverted in one
     direction has a negative area, which is outside every range.
     """
-    x1, y1, x2, y2 = boxes.astype(np.float64).T
-    areas: NDArray[np.float64] = (x2 - x1) * (y2 - y1)
+    x1, y1, x2, y2 = boxes.T
+    areas: NDArray[np.float64] = np.subtract(x2, x1, dtype=np.float64)
+    areas *= np.subtract(y2, y1, dtype=np.float64)
     return areas
 
 

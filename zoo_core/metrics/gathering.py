@@ -82,10 +82,11 @@ class ImageGatherer:
         image_ids = tuple(sorted(self._index))
         position = np.zeros(len(image_ids), dtype=np.int32)
         position[[self._index[image_id] for image_id in image_ids]] = np.arange(len(image_ids), dtype=np.int32)
-        detections = _joined(self._detections, position).ranked()
-        objects = _joined_objects(self._objects, position).grouped()
-        # Keep only the sorted arrays from now on.
+        joined, joined_objects = _joined(self._detections, position), _joined_objects(self._objects, position)
+        # From here on one copy is enough; the blocks would be a second one while sorting makes a third.
         self._index = {image_id: index for index, image_id in enumerate(image_ids)}
+        self._detections, self._objects = [joined], [joined_objects]
+        detections, objects = joined.ranked(), joined_objects.grouped()
         self._detections, self._objects = [detections], [objects]
         return GatheredImages(
             image_ids=image_ids, detections=detections, objects=objects, num_not_finite=self._num_not_finite

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class ProtocolOutcomes:
     classes: tuple[ClassOutcomes, ...]
     recall_points: NDArray[np.float64] | None
 
-    def average_precisions(self, weights: NDArray[np.int32]) -> NDArray[np.float64]:
+    def average_precisions(self, weights: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Compute the AP of every class in every resample, ``(C, R)``; see ``weighted_average_precision``."""
         return np.stack([weighted_average_precision(part, weights, self.recall_points) for part in self.classes])
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -158,6 +158,42 @@ class PredictionStore:
                 f"{path} cannot be read as predictions: {fact}",
                 fix="delete the file and resume the run, or run the evaluation again.",
             ) from error
+
+
+class PredictionsById(Mapping[str, "Prediction"]):
+    """Predictions of a stage by image id, one chunk in memory; in the order of the run each file is read once.
+
+    Args:
+        store: Complete.
+    """
+
+    def __init__(self, store: PredictionStore) -> None:
+        self._store = store
+        self._remaining = iter(store)
+        self._chunk: dict[str, Prediction] = {}
+
+    def __getitem__(self, image_id: str) -> Prediction:
+        """Look into the chunks that follow, then into all from the first on."""
+        if image_id not in self._chunk and not self._found(image_id):
+            self._remaining = iter(self._store)
+            if not self._found(image_id):
+                raise KeyError(image_id)
+        return self._chunk[image_id]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the ids in the order of the run."""
+        return (image_id for chunk in self._store for image_id in chunk.image_ids)
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return sum(len(chunk.image_ids) for chunk in self._store)
+
+    def _found(self, image_id: str) -> bool:
+        for chunk in self._remaining:
+            if image_id in chunk.image_ids:
+                self._chunk = dict(zip(chunk.image_ids, chunk.predictions, strict=True))
+                return True
+        return False
 
 
 def _binding_of(path: Path) -> str | None:

@@ -91,7 +91,7 @@ def resample(predictions: Mapping[str, Prediction], images: ResampledImages) -> 
 
 
 def _shares(
-    right: NDArray[np.float64], truth: NDArray[np.int64], num_classes: int, weights: NDArray[np.int32]
+    right: NDArray[np.float64], truth: NDArray[np.int64], num_classes: int, weights: NDArray[np.uint8]
 ) -> ResampledValues:
     """Return the weighted share of right images in each class and in all, for every column of ``weights``."""
     order = np.argsort(truth, kind="stable")

@@ -31,6 +31,8 @@ from zoo_core.tasks.checking import dtype_problems, expect, score_problems
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_IMAGES_PER_BLOCK = 256  # predictions in memory at once where they are read from files
+
 _DTYPES: dict[str, type[np.generic]] = {"boxes": np.float32, "scores": np.float32, "labels": np.int64}
 
 
@@ -60,11 +62,15 @@ def draw(
 def resample(predictions: Mapping[str, Prediction], images: ResampledImages) -> ResampledValues:
     """Return AP and mAP for every weighting; the boxes are matched once."""
     gatherer = ImageGatherer(images.class_names)
-    gatherer.add(images.image_ids, [predictions[image_id] for image_id in images.image_ids], images.targets)
+    for first in range(0, len(images.image_ids), _IMAGES_PER_BLOCK):
+        part = slice(first, first + _IMAGES_PER_BLOCK)
+        image_ids = images.image_ids[part]
+        gatherer.add(image_ids, [predictions[image_id] for image_id in image_ids], images.targets[part])
     outcomes = protocol_outcomes(gatherer.gathered(), len(images.class_names), images.protocol)
     # gathered() sorts the images by id; the weights have to follow.
     order = np.argsort(np.array(images.image_ids), kind="stable")
-    classes = outcomes.average_precisions(images.weights[order])
+    in_order = bool((order == np.arange(len(order))).all())  # then without a copy, which is large
+    classes = outcomes.average_precisions(images.weights if in_order else images.weights[order])
     return ResampledValues(classes=classes, overall=mean_over_classes(classes))
 
 
