@@ -7,6 +7,7 @@ import sys
 import tarfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import pytest
@@ -16,8 +17,12 @@ from skips import ALLOWED, USED, AllowedSkip, environment, read_allowed
 
 Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 
-# `tools` and `benchmarks` are not installed. At the end of the path, the checkout hides no installed package.
-sys.path.append(str(Path(__file__).parents[1]))
+# `tools` and `benchmarks` are not installed, and some libraries install packages of these names. The checkout itself
+# must not be on the path: it would hide the installed wheel.
+for _name in ("benchmarks", "tools"):
+    _package = ModuleType(_name)
+    _package.__path__ = [str(Path(__file__).parents[1] / _name)]
+    sys.modules[_name] = _package
 
 # No wall-clock limits in tests; in CI the same examples every time, so that a failure is the change's.
 settings.register_profile("zoo_eval", deadline=None, derandomize=bool(os.environ.get("CI")))

@@ -84,7 +84,8 @@ def test_everybodys_output_is_made_harmless(name: str, capsys: pytest.CaptureFix
     assert all(char.isprintable() or char == "\n" for char in printed)
 
 
-def test_a_console_keeps_its_own_colors(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_console_keeps_its_own_colors(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
     with safe_streams():
         make_console(force_terminal=True, width=200, color_system="standard").print(Text("\x1b[2J", style="red"))
 

@@ -89,6 +89,7 @@ def test_the_run_directory_holds_everything_that_the_number_needs(evaluate: Eval
     assert {path.name for path in (run / "quantized").iterdir()} == {
         "network.safetensors",
         "encodings.json",
+        "model.onnx",
         "recipe.yaml",
         "aimet_config.json",
     }

@@ -113,7 +113,7 @@ def test_a_wrong_layer_is_named_and_no_other() -> None:
     own = integers(convolution(nn.ReLU6()), {"1": encoding(0, 2), "2": encoding(-1, 1)})
     model = onnx.load_model_from_string(export_qdq(own, image()).model)
     (zero_point,) = (one for one in model.graph.initializer if one.name == "2.weight.zero_point")
-    zero_point.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(zero_point) + 1, zero_point.name))
+    zero_point.CopyFrom(numpy_helper.from_array(np.uint8(numpy_helper.to_array(zero_point) + 1), zero_point.name))
     broken = ExportedGraph(model=model.SerializeToString(), summary=export_qdq(own, image()).summary)
 
     found = layers(broken, own, image())

@@ -102,8 +102,10 @@ _UNWRITTEN = "fix: make room, or send it elsewhere; what a run has recorded is i
 
 def _ended(error: BaseException, arguments: Sequence[str], *, interrupted: bool) -> int:
     """Print what ended a command, and return its exit code."""
-    if isinstance(error, click.Abort) and isinstance(error.__cause__, (KeyboardInterrupt, EOFError)):
-        error = error.__cause__  # click does not tell them apart
+    # click does not tell them apart, and its first 8.1 chains them without a cause.
+    caught = error.__cause__ or error.__context__ if isinstance(error, click.Abort) else None
+    if isinstance(caught, (KeyboardInterrupt, EOFError)):
+        error = caught
     if interrupted or isinstance(error, (KeyboardInterrupt, click.Abort)):
         return _interrupted(error)
     if isinstance(error, click.ClickException):
