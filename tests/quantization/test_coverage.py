@@ -483,16 +483,35 @@ def test_attention_that_only_aimet_can_write_as_modules_is_simulated(context: St
     assert simulation.coverage is not None
 
 
-def test_encodings_that_do_not_settle_are_an_error(
-    network: nn.Module, context: StepContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    frozen = quantsim.encodings_of(quantsim.build(network, context.example_input, context.quant))[1]
-    frozen = frozen or simulated(network, context).encodings["param_encodings"]
-    calls = iter(range(1000))
-    monkeypatch.setattr(quantsim, "encodings_of", lambda _: ({}, {name: next(calls) for name in frozen}))
-    monkeypatch.setattr("aimet_torch.quantsim.QuantizationSimModel.load_encodings", lambda *_, **__: None)
-    with pytest.raises(RecipeError, match=r"the fixed encodings of \d+ weights .* do not settle"):
-        quantsim.build(network, context.example_input, context.quant, frozen)
+def one_convolution() -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3)).eval()
+    with torch.no_grad():
+        network[0].weight.copy_(torch.linspace(-0.001, 0.29, 216).reshape(8, 3, 3, 3))
+    return network
+
+
+def test_fixed_encodings_that_move_by_rounding_in_every_round_hold(context: StepContext) -> None:
+    network, scale = one_convolution(), 0.0011583175510168076  # its last bit changes whenever AIMET reads it back
+    given = {"min": -scale, "max": 0.29421266913414, "scale": scale, "offset": -1, "bitwidth": 8, "dtype": "int"}
+    frozen = {"0.weight": [{**given, "is_symmetric": "False"}]}
+    sim = quantsim.build(network, context.example_input, context.quant, frozen)
+    (found,) = quantsim.encodings_of(sim)[1]["0.weight"]
+    assert found["offset"] == -1
+    assert found["scale"] == pytest.approx(scale, rel=1e-6, abs=0)
+
+
+def test_fixed_encodings_that_do_not_hold_are_an_error(context: StepContext) -> None:
+    given = {
+        "min": -1.0,
+        "max": 1.0,
+        "scale": 0.5,
+        "offset": -2,
+        "bitwidth": 8,
+        "dtype": "int",
+        "is_symmetric": "False",
+    }
+    with pytest.raises(RecipeError, match=r"the fixed encodings of 1 weights \(0.weight\) do not hold"):
+        quantsim.build(one_convolution(), context.example_input, context.quant, {"0.weight": [given]})
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import StochasticDepth
 
 from zoo_core.quantization.attention import WindowAttention
 from zoo_core.quantization.cache import tensor_sha256
@@ -200,8 +201,13 @@ def functional_operations(network: nn.Module, x: torch.Tensor) -> list[str]:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Test if tracing stops at a module: it has no children, or its ``forward`` depends on the size of its input."""
-    return isinstance(module, LEAVES) or not any(True for _ in module.children())
+    """Test if tracing stops at a module: it has no children, or its ``forward`` depends on the size of its input.
+
+    Stochastic depth, which does nothing in eval mode, is traced into, so that it vanishes instead of rounding again.
+    """
+    return isinstance(module, LEAVES) or not (
+        isinstance(module, StochasticDepth) or any(True for _ in module.children())
+    )
 
 
 def function_name(node: fx.Node) -> str:
