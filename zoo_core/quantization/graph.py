@@ -13,7 +13,6 @@ from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import StochasticDepth
 
-from zoo_core.quantization.attention import WindowAttention
 from zoo_core.quantization.cache import tensor_sha256
 
 logger = logging.getLogger("zoo_eval.quantization")
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import StepContext
 
-
-LEAVES = (WindowAttention,)
-"""Classes with children into which torch.fx cannot trace; their children are the modules that compute."""
 
 OUTPUT = "(output)"
 """Reader of a tensor that the network returns; no module can have this name."""
@@ -70,6 +66,8 @@ MOVES = frozenset(
         "narrow",
         "select",
         "index_select",
+        "into_windows",
+        "from_windows",
         "_assert",
     ]
 )
@@ -201,13 +199,11 @@ def functional_operations(network: nn.Module, x: torch.Tensor) -> list[str]:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Test if tracing stops at a module: it has no children, or its ``forward`` depends on the size of its input.
+    """Test if tracing stops at a module, which has no children.
 
     Stochastic depth, which does nothing in eval mode, is traced into, so that it vanishes instead of rounding again.
     """
-    return isinstance(module, LEAVES) or not (
-        isinstance(module, StochasticDepth) or any(True for _ in module.children())
-    )
+    return not (isinstance(module, StochasticDepth) or any(True for _ in module.children()))
 
 
 def function_name(node: fx.Node) -> str:
