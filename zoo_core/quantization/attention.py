@@ -94,8 +94,44 @@ class SelfAttention(nn.Module):
         self.scale = Scale(original.head_dim**-0.5)
         self.logits, self.softmax, self.weighted = MatMul(), nn.Softmax(-1), MatMul()
 
-    def forward(self, query: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
-        """Return the result and None for the weights; key and value are the query."""
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        key_padding_mask: torch.Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: torch.Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the result and the weights, which are None if they are not needed.
+
+        With a mask, another key or value, or weights to return, torch's function computes it in float.
+        """
+        if key is not query or value is not query or need_weights or not (key_padding_mask is attn_mask is None):
+            x, weights = functional.multi_head_attention_forward(
+                query.transpose(0, 1),
+                key.transpose(0, 1),
+                value.transpose(0, 1),
+                self.num_heads * self.width,
+                self.num_heads,
+                self.in_proj.weight,
+                self.in_proj.bias,
+                None,
+                None,
+                False,
+                0.0,
+                self.out_proj.weight,
+                self.out_proj.bias,
+                training=False,
+                key_padding_mask=key_padding_mask,
+                need_weights=need_weights,
+                attn_mask=attn_mask,
+                average_attn_weights=average_attn_weights,
+                is_causal=is_causal,
+            )
+            return x.transpose(0, 1), weights
         x = self.in_proj(query)
         x = x.reshape(x.shape[0], x.shape[1], 3, self.num_heads, self.width).permute(2, 0, 3, 1, 4)
         weights = self.softmax(self.logits(self.scale(x[0]), x[1].transpose(-2, -1)))

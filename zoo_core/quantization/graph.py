@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torchvision.ops import StochasticDepth
+from torchvision.ops import Permute, StochasticDepth
 
 from zoo_core.quantization.cache import tensor_sha256
 
@@ -201,9 +201,9 @@ def functional_operations(network: nn.Module, x: torch.Tensor) -> list[str]:
 def is_leaf(module: nn.Module) -> bool:
     """Test if tracing stops at a module, which has no children.
 
-    Stochastic depth, which does nothing in eval mode, is traced into, so that it vanishes instead of rounding again.
+    torchvision's modules that only move values, or do nothing in eval mode, are traced into: they would round again.
     """
-    return not (isinstance(module, StochasticDepth) or any(True for _ in module.children()))
+    return not (isinstance(module, Permute | StochasticDepth) or any(True for _ in module.children()))
 
 
 def function_name(node: fx.Node) -> str:
