@@ -484,10 +484,10 @@ def test_attention_that_only_aimet_can_write_as_modules_is_simulated(context: St
 
 
 def one_convolution() -> nn.Module:
-    network = nn.Sequential(nn.Conv2d(3, 8, 3)).eval()
+    convolution = nn.Conv2d(3, 8, 3)
     with torch.no_grad():
-        network[0].weight.copy_(torch.linspace(-0.001, 0.29, 216).reshape(8, 3, 3, 3))
-    return network
+        convolution.weight.copy_(torch.linspace(-0.001, 0.29, 216).reshape(8, 3, 3, 3))
+    return nn.Sequential(convolution).eval()
 
 
 def test_fixed_encodings_that_move_by_rounding_in_every_round_hold(context: StepContext) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,11 @@ def test_a_family_is_quantized_completely_under_the_configurations_of_its_recipe
             progress=lambda *_: None,
         )
         original = QuantNetwork(network=bundle.network)
-        *_, last = pipeline.walk(dataclasses.replace(plan, steps=steps), original, lambda made=context: made)
+        *_, last = pipeline.walk(
+            dataclasses.replace(plan, steps=steps),
+            original,
+            partial(dict[str, StepContext]({"made": context}).__getitem__, "made"),
+        )
         simulation = pipeline.simulate(last.network, context)
         assert coverage_warning(name, simulation.coverage, simulation.coverage_error) is None
         assert simulation.effect["same_as_aimet"] is True
