@@ -39,6 +39,10 @@ SMALL = 64
 """Side of the images of classifiers, whose accounts do not depend on it; detectors need their own."""
 
 
+def given(context: StepContext) -> StepContext:
+    return context
+
+
 @pytest.fixture(scope="module")
 def host() -> PluginHost:
     return PluginHost()
@@ -88,11 +92,7 @@ def test_a_family_is_quantized_completely_under_the_configurations_of_its_recipe
             progress=lambda *_: None,
         )
         original = QuantNetwork(network=bundle.network)
-        *_, last = pipeline.walk(
-            dataclasses.replace(plan, steps=steps),
-            original,
-            partial(dict[str, StepContext]({"made": context}).__getitem__, "made"),
-        )
+        *_, last = pipeline.walk(dataclasses.replace(plan, steps=steps), original, partial(given, context))
         simulation = pipeline.simulate(last.network, context)
         assert coverage_warning(name, simulation.coverage, simulation.coverage_error) is None
         assert simulation.effect["same_as_aimet"] is True
