@@ -181,6 +181,9 @@ class _Account:
         in_float = self._largest_in_float(operation)
         if in_float is not None:
             return "not quantized", f"computes with {in_float} in float"
+        operands = [other for other in own if part in self._seen.operations[other].readers]
+        if operation.macs and operands:
+            return "not quantized", "multiplies a value computed within that no quantizer rounds"
         outside = [reader for reader in operation.readers if reader not in own]
         if not outside and operation.readers:
             products = [other for other in own if self._seen.operations[other].macs]

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.ops import Permute, StochasticDepth
 
-from zoo_core.quantization.attention import WindowAttention
 from zoo_core.quantization.cache import tensor_sha256
 
 logger = logging.getLogger("zoo_eval.quantization")
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import StepContext
 
-
-LEAVES = (WindowAttention,)
-"""Classes with children into which torch.fx cannot trace; their children are the modules that compute."""
 
 OUTPUT = "(output)"
 """Reader of a tensor that the network returns; no module can have this name."""
@@ -69,6 +66,8 @@ MOVES = frozenset(
         "narrow",
         "select",
         "index_select",
+        "into_windows",
+        "from_windows",
         "_assert",
     ]
 )
@@ -200,8 +199,11 @@ def functional_operations(network: nn.Module, x: torch.Tensor) -> list[str]:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Test if tracing stops at a module: it has no children, or its ``forward`` depends on the size of its input."""
-    return isinstance(module, LEAVES) or not any(True for _ in module.children())
+    """Test if tracing stops at a module, which has no children.
+
+    torchvision's modules that only move values, or do nothing in eval mode, are traced into: they would round again.
+    """
+    return not (isinstance(module, Permute | StochasticDepth) or any(True for _ in module.children()))
 
 
 def function_name(node: fx.Node) -> str:

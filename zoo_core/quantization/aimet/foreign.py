@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OPERATION_TYPES: dict[type[nn.Module], str] = {
     ChannelClip: "Clip",
     attention.Scale: "Mul",
-    attention.MaskedSoftmax: "Softmax",
+    attention.WindowSoftmax: "Softmax",
     attention.Rows: "Gather",
 }
 """Operation type, as configuration files name it, of classes for which it is not the class's name."""

@@ -13,12 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
+from torch.nn import functional
 
 from zoo_core.quantization.aimet.library import load
 from zoo_core.quantization.graph import MOVES, computed, function_name, is_leaf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+class Normalize(nn.Module):
+    """``functional.normalize``, whose norm belongs to the operation."""
+
+    def __init__(self, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> None:
+        super().__init__()
+        self.p, self.dim, self.eps = p, dim, eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.normalize(x, self.p, self.dim, self.eps)
+
 
 _ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -37,6 +50,7 @@ _ACTIVATIONS: Mapping[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
     "softmax": nn.Softmax,
     "log_softmax": nn.LogSoftmax,
+    "normalize": Normalize,
 }
 
 _LAYERS: Mapping[str, tuple[str, ...]] = {

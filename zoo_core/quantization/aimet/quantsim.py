@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 ROUNDABLE = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 """Layers whose weights AdaRound rounds."""
 
-_MAX_ROUNDS = 5
-_LAST_BITS = 1e-6
-"""Largest relative difference of two scales that differ in their last bits only; float32 has about 1e-7."""
+
+_NUM_ROUNDS = 5
+_MOVED = 1e-6
+"""Relative; a float32 has steps of up to 1.2e-7, and a scale moves by about one in a round."""
 
 
 def build(network: nn.Module, x: torch.Tensor, quant: QuantSettings, frozen: Mapping[str, Any] | None = None) -> Any:
@@ -77,16 +78,17 @@ def build(network: nn.Module, x: torch.Tensor, quant: QuantSettings, frozen: Map
 
 
 def _freeze(sim: Any, frozen: Mapping[str, Any]) -> None:
-    """Set and lock weight encodings.
+    """Set and lock weight encodings, repeatedly until reading them back returns the same values.
 
     AIMET keeps minimum and maximum and derives the scale, so an encoding that is read and set again may differ in its
-    last bit. After two or three times it no longer does, or alternates between neighbours.
+    last bit. Most settle after two or three rounds; a few move by one unit in the last place in every round for ever,
+    so the rounds are limited. What is left is rounding: the integers of rounded weights stay the same.
 
     Raises:
-        RecipeError: The simulation would use other encodings than the given ones.
+        RecipeError: An encoding moved by more than rounding, so the simulation would use another grid.
     """
     encodings = dict(frozen)
-    for _ in range(_MAX_ROUNDS):
+    for _ in range(_NUM_ROUNDS):
         for name in encodings:
             module, _, parameter = name.rpartition(".")
             sim.model.get_submodule(module).param_quantizers[parameter].allow_overwrite(True)
@@ -96,21 +98,21 @@ def _freeze(sim: Any, frozen: Mapping[str, Any]) -> None:
         if settled == encodings:
             break
         encodings = settled
-    moved = sorted(name for name, entries in frozen.items() if not _same_grids(entries, settled.get(name, ())))
+    moved = sorted(name for name, encoding in frozen.items() if not _same_grid(encoding, encodings.get(name, ())))
     if moved:
         raise RecipeError(
-            f"the simulation changes the fixed encodings of {len(moved)} weights ({', '.join(moved[:3])}).",
+            f"the fixed encodings of {len(moved)} weights ({', '.join(moved[:3])}) do not hold: AIMET sets other ones.",
             fix="check that each encoding's scale, offset and bit width are finite and fit this recipe's quantsim.",
         )
 
 
-def _same_grids(entries: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> bool:
-    """Compare the encodings of one weight, scales up to their last bits."""
-    return len(entries) == len(others) and all(
+def _same_grid(given: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, Any]]) -> bool:
+    """Compare the encodings of a weight, one per channel, up to the rounding of scales in ``_NUM_ROUNDS`` rounds."""
+    return len(given) == len(found) and all(
         one["offset"] == other["offset"]
         and one["bitwidth"] == other["bitwidth"]
-        and math.isclose(one["scale"], other["scale"], rel_tol=_LAST_BITS)
-        for one, other in zip(entries, others, strict=True)
+        and math.isclose(one["scale"], other["scale"], rel_tol=_MOVED)
+        for one, other in zip(given, found, strict=True)
     )
 
 
