@@ -43,6 +43,7 @@ def test_the_number_of_threads_is_restored() -> None:
 def test_a_peak_that_was_taken_does_not_count_again() -> None:
     # A process of its own: one that ran many tests may give memory back at the same moment.
     program = f"""
+import numpy as np
 from zoo_core.runs import provenance
 
 provenance.take_peak_memory_bytes()
