@@ -208,11 +208,16 @@ class PluginHost:
         """Return the entry of a run's model; one that no plugin lists comes from the registry file that the run used.
 
         Raises:
-            RegistryError: There is no such model any more.
+            RegistryError: There is no such model any more, nor the file.
         """
-        if registry is not None and model_id not in self.catalog() and Path(registry).is_file():
+        if registry is not None and model_id not in self.catalog():
             from zoo_core.registry import load_registry
 
+            if not Path(registry).is_file():
+                raise RegistryError(
+                    f"No plugin has the model {model_id!r}, and its registry file {registry} does not exist.",
+                    fix="put the file back, or install the plugin of the model.",
+                )
             self._enter(self.catalog(), load_registry(Path(registry)))
         return self.model(model_id)
 

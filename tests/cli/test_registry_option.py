@@ -51,3 +51,9 @@ def test_commands_on_a_run_find_the_model_in_the_registry_file_that_it_used(
     assert run_command_line(["report", run]) == 0
     assert run_command_line(["run", "--resume", run]) == 0
     assert "is complete; there is nothing to resume." in capsys.readouterr().err
+
+    registry.unlink()
+    assert run_command_line(["check", run]) == 2
+    assert f"No plugin has the model 'my_detector', and its registry file {registry} does not exist." in " ".join(
+        capsys.readouterr().err.split()
+    )
