@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,19 @@ def test_a_run_without_a_quantized_network_is_refused(
         api.export(tmp_path / "float", out=tmp_path / "out", host=host)
     assert run_command_line(["export", str(tmp_path / "float")]) == 2
     assert "optimized_w8a8" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["encodings.json", "network.safetensors"])
+def test_a_network_that_was_altered_is_refused(run: Path, host: PluginHost, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    content = bytearray((copy / "quantized" / name).read_bytes())
+    content[-9] ^= 1
+    (copy / "quantized" / name).write_bytes(content)
+
+    with pytest.raises(RunError, match=f"quantized/{name} has changed"):
+        api.export(copy, out=tmp_path / "out", host=host)
     assert not (tmp_path / "out").exists()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import CheckpointError, RunError, ZooError
 from zoo_core.files import read_regular_file, replace_file
+from zoo_core.runs.hashes import QUANTIZED, file_problems
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from zoo_core.results.stored import StoredRun
     from zoo_core.runtimes.parity import LayerParity
 
-_QUANTIZED = "quantized"
 _MAX_ENCODINGS_BYTES = 1 << 30
 _INPUT = "input"
 
@@ -116,15 +116,24 @@ def _integer_network(run: StoredRun, host: PluginHost) -> tuple[ModelBundle, Int
     from zoo_core.quantization.integers import IntegerNetwork
 
     record = run.record
-    encodings = _encodings(run.path / _QUANTIZED / "encodings.json")
+    _refuse_altered(run)
+    encodings = _encodings(run.path / QUANTIZED / "encodings.json")
     entry = host.recorded_model(record.model, record.registry)
     ordinary = host.load_model(entry, None, record.dataset.class_names, "cpu")
-    weights = run.path / _QUANTIZED / "network.safetensors"
+    weights = run.path / QUANTIZED / "network.safetensors"
     if not weights.exists() and record.optimized_checkpoint is not None:
         weights = Path(record.optimized_checkpoint.path)
     bundle = saved.load_saved(ordinary, weights)
     network = prepare(bundle.network.eval(), bundle.example_input)
     return bundle, IntegerNetwork.from_encodings(network, encodings)
+
+
+def _refuse_altered(run: StoredRun) -> None:
+    """Refuse a network whose files are not those that the run wrote; runs before schema 3 recorded no hashes."""
+    recorded = {name: own for name, own in (run.record.files or {}).items() if name.startswith(f"{QUANTIZED}/")}
+    problems = file_problems(run.path, recorded, all_recorded=False)
+    if problems:
+        raise RunError(f"{run.path}: {'; '.join(map(str, problems))}.", fix="restore the files, or run again.")
 
 
 def _encodings(path: Path) -> Mapping[str, Any]:
