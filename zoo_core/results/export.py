@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.errors import CheckpointError, RunError, ZooError
 from zoo_core.files import read_regular_file, replace_file
+from zoo_core.runs.hashes import QUANTIZED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from zoo_core.results.stored import StoredRun
     from zoo_core.runtimes.parity import LayerParity
 
-_QUANTIZED = "quantized"
 _MAX_ENCODINGS_BYTES = 1 << 30
 _INPUT = "input"
 
@@ -70,7 +70,7 @@ def export_run(
         host: The plugins.
         kind: Format of the files.
         batch_size: Images per pass; None for any number.
-        int32_bias: ``onnx-qdq``: store biases as int32.
+        int32_bias: Store biases as int32; only for ``onnx-qdq``.
         data: Root of the dataset, for the image on which the layers are compared; None for the run's.
 
     Raises:
@@ -80,6 +80,7 @@ def export_run(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f"{out} exists and is not empty.", fix="name another folder with --out.")
+    run.require_unchanged(QUANTIZED)
     bundle, integers = _integer_network(run, host)
     if kind != "onnx-qdq":
         version: Any = kind.removeprefix("encodings-")
@@ -116,10 +117,10 @@ def _integer_network(run: StoredRun, host: PluginHost) -> tuple[ModelBundle, Int
     from zoo_core.quantization.integers import IntegerNetwork
 
     record = run.record
-    encodings = _encodings(run.path / _QUANTIZED / "encodings.json")
+    encodings = _encodings(run.path / QUANTIZED / "encodings.json")
     entry = host.recorded_model(record.model, record.registry)
     ordinary = host.load_model(entry, None, record.dataset.class_names, "cpu")
-    weights = run.path / _QUANTIZED / "network.safetensors"
+    weights = run.path / QUANTIZED / "network.safetensors"
     if not weights.exists() and record.optimized_checkpoint is not None:
         weights = Path(record.optimized_checkpoint.path)
     bundle = saved.load_saved(ordinary, weights)
