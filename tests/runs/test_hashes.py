@@ -108,8 +108,8 @@ def test_metrics_are_compared_where_their_hash_is_recorded(run: Path) -> None:
     assert metrics_problem(run, None) is None
 
 
-@pytest.mark.parametrize("recorded", [{}, {"image_ids.txt": "0" * 64}])
-def test_metrics_whose_hash_is_not_recorded_are_a_problem(run: Path, recorded: dict[str, str]) -> None:
+def test_metrics_whose_hash_is_missing_among_others_are_a_problem(run: Path) -> None:
+    recorded = {"image_ids.txt": "0" * 64}
     assert metrics_problem(run, recorded) is None
     (run / "metrics.json").write_text("{}")
     assert str(metrics_problem(run, recorded)) == "metrics.json is not in the record"

@@ -121,9 +121,9 @@ def metrics_problem(run: Path, recorded: Mapping[str, str] | None) -> FileProble
 
     Args:
         run: The run directory.
-        recorded: ``RunRecord.files``; None for a run that recorded no hashes.
+        recorded: ``RunRecord.files``; None or empty for a run that recorded no hashes.
     """
-    if recorded is None:
+    if not recorded:
         return None
     if METRICS not in recorded:
         return FileProblem(name=METRICS, problem="unrecorded") if (run / METRICS).exists() else None
