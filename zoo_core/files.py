@@ -55,10 +55,24 @@ def hash_regular_file(path: Path) -> str:
     Raises:
         OSError: The file is missing, unreadable, or not a regular file; ``strerror`` is the reason.
     """
-    _refuse_special(path.stat().st_mode)
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        _refuse_special(os.fstat(file.fileno()).st_mode)
+    with open_regular_file(path) as file:
         return update_hash(hashlib.sha256(), file)
+
+
+def open_regular_file(path: Path) -> IO[bytes]:
+    """Open a regular file for reading; links are followed, and devices and pipes never block.
+
+    Raises:
+        OSError: The file is missing, unreadable, or not a regular file; ``strerror`` is the reason.
+    """
+    _refuse_special(path.stat().st_mode)
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    try:
+        _refuse_special(os.fstat(file.fileno()).st_mode)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def update_hash(digest: Any, file: IO[bytes]) -> str:

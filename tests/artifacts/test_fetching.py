@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -373,6 +374,13 @@ def test_a_cached_file_in_a_read_only_cache_is_used(
     monkeypatch.setattr(fetching, "file_lock", refuse)
 
     assert fetch(artifact) == path
+
+
+def test_the_hash_of_a_pipe_or_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ArtifactError, match="it is not a regular file"):
+            sha256_of(path)
 
 
 def test_the_cache_follows_its_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable
@@ -227,3 +228,33 @@ def test_no_command_uses_altered_metrics(
     assert read_listed(run).status == "altered"
     assert read_listed(run).values == {}
     assert "metrics.json has changed: its SHA-256 is" in api.write_report(run, host=toy_host).read_text()
+
+
+@pytest.mark.parametrize("command", [api.compare, api.rescore])
+def test_predictions_of_another_stage_are_refused(
+    command: Callable[..., object], run: Path, toy_host: PluginHost
+) -> None:
+    chunks = run / "predictions"
+    shutil.copy(chunks / "fp32" / "chunk-00000.parquet", chunks / "w8a8" / "chunk-00000.parquet")
+
+    with pytest.raises(RunError, match=r"predictions/w8a8/chunk-00000\.parquet has changed: its SHA-256 is"):
+        command(run, host=toy_host)
+
+
+@pytest.mark.parametrize("name", ["network.safetensors", "encodings.json"])
+def test_a_changed_network_is_not_exported(name: str, run: Path, toy_host: PluginHost, tmp_path: Path) -> None:
+    content = bytearray((run / "quantized" / name).read_bytes())
+    content[-9] ^= 1
+    (run / "quantized" / name).write_bytes(content)
+
+    with pytest.raises(RunError, match=rf"quantized/{name} has changed: its SHA-256 is"):
+        api.export(run, out=tmp_path / "out", host=toy_host)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_of_images_that_is_a_pipe_is_refused(run: Path, toy_host: PluginHost) -> None:
+    (run / "image_ids.txt").unlink()
+    os.mkfifo(run / "image_ids.txt")
+
+    with pytest.raises(RunError, match=r"image_ids\.txt cannot be read: .*it is not a regular file"):
+        api.check(run, host=toy_host)

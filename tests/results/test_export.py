@@ -78,6 +78,15 @@ def test_encodings_are_written_beside_a_float_graph(
     assert "model.encodings" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["encodings-1.0.0", "encodings-2.0.0"])
+def test_integer_biases_are_refused_where_the_format_has_none(
+    run: Path, host: PluginHost, tmp_path: Path, kind: Any
+) -> None:
+    with pytest.raises(RunError, match=f"{kind} has no integer biases"):
+        api.export(run, kind=kind, int32_bias=True, out=tmp_path / "out", host=host)
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_the_data_layers_are_compared_on_noise(
     run: Path, host: PluginHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,3 +106,10 @@ def test_metrics_are_compared_where_their_hash_is_recorded(run: Path) -> None:
     (run / "metrics.json").write_text("[]")
     assert str(metrics_problem(run, recorded)).startswith("metrics.json has changed: ")
     assert metrics_problem(run, None) is None
+
+
+def test_metrics_whose_hash_is_missing_among_others_are_a_problem(run: Path) -> None:
+    recorded = {"image_ids.txt": "0" * 64}
+    assert metrics_problem(run, recorded) is None
+    (run / "metrics.json").write_text("{}")
+    assert str(metrics_problem(run, recorded)) == "metrics.json is not in the record"

@@ -79,3 +79,11 @@ def test_a_stored_run_of_schema_1_with_an_unknown_field_is_refused(tmp_path: Pat
 
     with pytest.raises(RunError, match=r"stages\.fp32\.colour"):
         read_record(tmp_path / "run")
+
+
+def test_a_record_with_a_key_twice_is_refused(tmp_path: Path) -> None:
+    text = (STORED / "run.json").read_text()
+    (tmp_path / "run.json").write_text(text.replace('"status":', '"status": "failed", "status":', 1))
+
+    with pytest.raises(RunError, match=r"run\.json cannot be read: the key 'status' is given twice"):
+        read_record(tmp_path)

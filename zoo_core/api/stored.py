@@ -253,7 +253,7 @@ def export(
         kind: ``onnx-qdq``, a graph of Q/DQ pairs with integer weights, or ``encodings-1.0.0`` or ``encodings-2.0.0``, a
             float graph with a file of encodings in AIMET's format.
         batch_size: Images per pass; None for any number, with which some runtimes leave their integer device.
-        int32_bias: ``onnx-qdq``: store biases as int32, as integer devices add them.
+        int32_bias: Store biases as int32, as integer devices add them; only for ``onnx-qdq``.
         out: Folder for the files, new or empty; None for ``<run directory's name>-<kind>``.
         data: Root of the dataset; None for the run's.
         recipe: Of a model: name or path of a recipe; None for the model's.
@@ -265,9 +265,12 @@ def export(
         ZooError: The source has no such network, or it cannot be exported.
     """
     from zoo_core.api.running import quantize
+    from zoo_core.errors import RunError
     from zoo_core.results.export import export_run
     from zoo_core.results.stored import is_run, open_run
 
+    if int32_bias and kind != "onnx-qdq":
+        raise RunError(f"{kind} has no integer biases.", fix="leave out --int32-bias, or use --format onnx-qdq.")
     run, host = Path(source), the_host(host)
     if not is_run(run) and not run.exists():
         made = quantize(str(source), data=data, recipe=recipe, settings=settings, host=host, reporter=reporter)

@@ -12,7 +12,7 @@ from typing import Any
 import platformdirs
 
 from zoo_core.errors import ArtifactError
-from zoo_core.files import path_problem, replace_file, update_hash
+from zoo_core.files import open_regular_file, path_problem, replace_file, update_hash
 from zoo_core.locks import file_lock
 
 LOCK_FILE = "artifacts.lock.json"
@@ -46,7 +46,7 @@ def file_hash(path: Path, algorithm: str) -> str:
     """Return a hash of a file's bytes; ``algorithm`` is ``sha256`` or ``md5``. Raises as ``sha256_of``."""
     digest = hashlib.new(algorithm, usedforsecurity=algorithm == "sha256")
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             return update_hash(digest, file)
     except OSError as error:
         raise ArtifactError(

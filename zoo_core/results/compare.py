@@ -28,6 +28,7 @@ from zoo_core.metrics.bootstrap import (
     two_sided_p_value,
 )
 from zoo_core.results.stored import StoredRun, open_run
+from zoo_core.runs.hashes import PREDICTIONS
 from zoo_core.runs.record import HEADLINE_PROTOCOL, MetricsRecord
 from zoo_core.runs.rows import Row, text_table
 
@@ -315,6 +316,7 @@ class _Work:
         """Predictions by image, and the values in every resample, the first column being the images as they are."""
         key = (run.path, run.stages.get(name, name))
         if key not in self._read:
+            run.require_unchanged(f"{PREDICTIONS}/{run.stages.get(name, name)}")
             predictions = run.predictions(name, self._task.prediction_type)
             values = resampled_values(self._task, self._make_metric, predictions, self._images)
             self._read[key] = predictions, values

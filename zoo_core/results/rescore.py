@@ -14,6 +14,7 @@ from zoo_core.display import nonfinite_text
 from zoo_core.errors import DataError, RegistryError, RunError, closest_hint
 from zoo_core.metrics.detection import DETECTION_PROTOCOLS, DetectionMetric
 from zoo_core.results.stored import StoredRun, is_run, open_run
+from zoo_core.runs.hashes import PREDICTIONS
 from zoo_core.runs.rows import Row, text_table
 from zoo_core.tasks.detection import DETECTION
 
@@ -104,6 +105,7 @@ def _rescore_run(run: StoredRun, request: RescoreRequest, host: PluginHost) -> R
     stages = {}
     for name in names:
         metric = host.metric(entry, dataset.class_names)
+        run.require_unchanged(f"{PREDICTIONS}/{run.stages.get(name, name)}")
         stages[name] = score(metric, run.predictions(name, metric.prediction_type), targets, request.protocols)
     notes = [f"The run is not complete: its status is {run.status!r}."] if run.status != "complete" else []
     for name in names:

@@ -12,7 +12,7 @@ from zoo_core.errors import DataError, RunError
 from zoo_core.files import read_regular_file
 from zoo_core.runs.binding import stage_binding
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.hashes import IMAGE_IDS, PREDICTIONS, metrics_problem
+from zoo_core.runs.hashes import IMAGE_IDS, PREDICTIONS, file_problems, metrics_problem
 from zoo_core.runs.migration import MAX_BYTES
 from zoo_core.runs.predictions import PredictionStore
 from zoo_core.runs.record import MetricsRecord, RunRecord, read_metrics, read_record
@@ -123,6 +123,20 @@ class StoredRun:
             )
         return {image_id: stored[image_id] for image_id in self.image_ids}
 
+    def require_unchanged(self, folder: str) -> None:
+        """Refuse files below a folder of a complete run that are not those that the run wrote.
+
+        Raises:
+            RunError: A file has changed, is missing, or is not in the record.
+        """
+        prefix = f"{folder}/"
+        recorded = {name: was for name, was in (self.record.files or {}).items() if name.startswith(prefix)}
+        if not recorded or self.status != "complete":
+            return
+        for problem in file_problems(self.path, recorded, all_recorded=True):
+            if problem.name.startswith(prefix):
+                raise RunError(f"{self.path}: {problem}.", fix=f"{_FIX} `zoo-eval verify` names all that has changed.")
+
     def num_nonfinite_images(self, stage: str, prediction_type: type[Prediction]) -> int:
         """Count the images for which the network returned infinity or not-a-number; ``stage`` has predictions.
 
@@ -155,7 +169,7 @@ def open_run(path: Path) -> StoredRun:
         raise RunError(f"{path}: {problem}.", fix=f"{_FIX} `zoo-eval verify` names all that has changed.")
     listing = path / IMAGE_IDS
     try:
-        image_ids = tuple(listing.read_text(encoding="utf-8").splitlines())
+        image_ids = tuple(read_regular_file(listing, max_bytes=MAX_BYTES).decode().splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"{listing} cannot be read: {error}", fix=_FIX) from error
     return StoredRun(path=path, record=record, metrics=metrics, image_ids=image_ids)

@@ -117,12 +117,14 @@ def _files(run: Path, name: str) -> Iterator[str]:
 
 
 def metrics_problem(run: Path, recorded: Mapping[str, str] | None) -> FileProblem | None:
-    """Return the difference between ``metrics.json`` and its recorded hash; None if there is none, or no hash.
+    """Return what is wrong with ``metrics.json`` of a complete run: another hash, or a file without one; else None.
 
     Args:
         run: The run directory.
-        recorded: ``RunRecord.files``.
+        recorded: ``RunRecord.files``; None or empty for a run that recorded no hashes.
     """
-    if not recorded or METRICS not in recorded:
+    if not recorded:
         return None
+    if METRICS not in recorded:
+        return FileProblem(name=METRICS, problem="unrecorded") if (run / METRICS).exists() else None
     return _problem(run, METRICS, recorded[METRICS])

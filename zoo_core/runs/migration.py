@@ -20,10 +20,11 @@ def load_object(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        RunError: The file is missing, unreadable, or not a JSON object.
+        RunError: The file is missing, unreadable, not a JSON object, or has a key twice.
     """
     try:
-        content = json.loads(read_regular_file(path, max_bytes=MAX_BYTES).decode())
+        text = read_regular_file(path, max_bytes=MAX_BYTES).decode()
+        content = json.loads(text, object_pairs_hook=_without_repeated_keys)
     except FileNotFoundError as error:
         raise RunError(
             f"{path.parent} has no {path.name}.", fix="name a run directory, as `zoo-eval run` prints it at the end."
@@ -33,6 +34,15 @@ def load_object(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} cannot be read: {reason}", fix="restore the file, or run again.") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is not a JSON object.", fix="restore the file, or run again.")
+    return content
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object with a key twice: readers would differ in which of its values counts."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice.")
     return content
 
 
