@@ -16,6 +16,7 @@ from toy_detector import hooks as toy_detector
 from toy_detector.data import GridDataset
 from typed_records import run_record
 from zoo_core.datatypes import EvalDataset
+from zoo_core.evaluation.starting import hash_of_ids
 from zoo_core.plugins import PluginHost
 from zoo_core.runs.directory import RunDirectory
 from zoo_core.runs.record import record_text
@@ -62,6 +63,7 @@ def write_record(path: Path, dataset: EvalDataset, *, limit: int | None = None, 
         split=dataset.split,
         num_images=len(ids),
         num_images_in_split=len(dataset.ids),
+        split_ids_sha256=hash_of_ids(dataset.ids),
         limited=limit is not None,
         class_names=dataset.class_names,
     )

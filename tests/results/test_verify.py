@@ -69,7 +69,7 @@ def run(make_run: MakeRun, host: PluginHost, grid: Path, tmp_path: Path) -> Path
             {image_id: dataset.content_hash(image_id) for image_id in dataset.ids}
         )
         calibration = GridDataset(grid, "trainval")
-        record["calibration"]["ids"] = list(calibration.ids[:2])
+        record["calibration"].update(ids=list(calibration.ids[:2]), num_images=2)
         record["calibration"]["fingerprint"] = fingerprint(
             {image_id: calibration.content_hash(image_id) for image_id in calibration.ids[:2]}
         )
@@ -270,6 +270,18 @@ def other_drop(root: Path, run: Path) -> None:
     record_files(run)
 
 
+def no_stage(root: Path, run: Path) -> None:
+    edit_json(run / "run.json", lambda record: record["stages"].pop("w8a8"))
+
+
+def other_count(root: Path, run: Path) -> None:
+    edit_json(run / "run.json", lambda record: record["calibration"].update(num_images=64))
+
+
+def other_split(root: Path, run: Path) -> None:
+    edit_json(run / "run.json", lambda record: record["dataset"].update(split_ids_sha256="0" * 64))
+
+
 def no_warning(root: Path, run: Path) -> None:
     edit_json(run / "run.json", lambda record: record.update(warnings=["Calibration overlap: 2 images."]))
 
@@ -318,6 +330,9 @@ _FOLLOWS: dict[Callable[[Path, Path], None], tuple[str, ...]] = {
         (edit_metrics_and_hash, "scores", "stages.w8a8.metrics.coco.map is 0.99; 0."),
         (no_stages, "scores", "stages.keys is missing; fp32, w8a8, optimized_fp32 follows"),
         (other_drop, "scores", "stages.w8a8.drop_points is 0.0; "),
+        (no_stage, "record", "it lists predictions of w8a8, but no such stage"),
+        (other_count, "record", "calibration.num_images is 64, but 2 are listed"),
+        (other_split, "data", "lists 12 images, and not those that were recorded"),
         (no_warning, "scores", "warnings[0] is missing; Calibration overlap: 2 images. follows"),
     ],
 )

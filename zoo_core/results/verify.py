@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from zoo_core import artifacts
@@ -17,7 +17,7 @@ from zoo_core.evaluation.starting import hash_of_ids
 from zoo_core.recipes import config_path, load_recipe, override
 from zoo_core.results.expected import differences, expected_metrics
 from zoo_core.runs import provenance
-from zoo_core.runs.hashes import IMAGE_IDS, INPUTS, METRICS, QUANTIZED, file_problems
+from zoo_core.runs.hashes import IMAGE_IDS, INPUTS, METRICS, PREDICTIONS, QUANTIZED, file_problems
 from zoo_core.runs.record import read_metrics
 
 if TYPE_CHECKING:
@@ -70,10 +70,27 @@ def verify_inputs(run: StoredRun, host: PluginHost, *, data: Path | None = None)
 
 def _outputs(run: StoredRun) -> Iterator[Check]:
     """The run's own files."""
-    complete = run.status == "complete"
-    yield Check(what="record", state="holds" if complete else "stale", message=f"its status is {run.status!r}")
+    yield _record(run)
     yield _image_list(run)
     yield _files(run)
+
+
+def _record(run: StoredRun) -> Check:
+    """The status of the record, and the fields that must agree with others or with the run's files."""
+    record = run.record
+    problems = [] if run.status == "complete" else [f"its status is {run.status!r}"]
+    predicted = {PurePosixPath(name).parts[1] for name in record.files or {} if name.startswith(f"{PREDICTIONS}/")}
+    problems += [
+        f"it lists predictions of {name}, but no such stage" for name in sorted(predicted - set(record.stages))
+    ]
+    num_ids = {"dataset": (record.dataset.num_images, len(run.image_ids))} if _image_list(run).state == "holds" else {}
+    if record.calibration is not None:
+        num_ids["calibration"] = (record.calibration.num_images, len(record.calibration.ids))
+    problems += [
+        f"{part}.num_images is {said}, but {num} are listed" for part, (said, num) in num_ids.items() if said != num
+    ]
+    state: State = "stale" if problems else "holds"
+    return Check(what="record", state=state, message="; ".join(problems) or "it is complete and agrees with itself")
 
 
 def _image_list(run: StoredRun) -> Check:
@@ -229,7 +246,12 @@ def _data(run: StoredRun, host: PluginHost, data: Path | None) -> Check:
         hashes = {image_id: dataset.content_hash(image_id) for image_id in run.image_ids}
     except ZooError as error:
         return Check(what="data", state="stale", message=error.fact)
-    return _same("data", fingerprint(hashes), run.record.dataset.fingerprint, str(dataset.root))
+    recorded = run.record.dataset
+    split = recorded.split_ids_sha256
+    if split is not None and (split, recorded.num_images_in_split) != (hash_of_ids(dataset.ids), len(dataset.ids)):
+        fact = f"{recorded.split} of {dataset.root} lists {len(dataset.ids)} images, and not those that were recorded"
+        return Check(what="data", state="stale", message=fact)
+    return _same("data", fingerprint(hashes), recorded.fingerprint, str(dataset.root))
 
 
 def _predictions(run: StoredRun, host: PluginHost) -> Check:
