@@ -233,7 +233,7 @@ def test_a_missing_picture_leaves_the_others(run_dir: Path, host: PluginHost, gr
 def test_a_plugin_that_is_not_there_costs_the_pictures_alone(run_dir: Path) -> None:
     text = render_report(run_dir, host=PluginHost(installed=False))
 
-    assert "There is no model" in text
+    assert "No plugin has the model" in text
     assert "Quantization noise in w8a8" in text
 
 

@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+_FORMULAS = {
+    # torch 2.8 counts this kernel's products on a GPU only.
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        torch.ops.aten._scaled_dot_product_flash_attention
+    ],
+    **flop_registry,
+}
+
 OUTPUT = -1
 """Reader of a tensor that the network returns."""
 
@@ -295,7 +303,7 @@ class Follower(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
     def _add(self, func: Any, name: str, read: Sources, args: Any, kwargs: Any, result: Any) -> Computed:
         index, call = len(self.operations), self._call()
-        formula = flop_registry.get(func.overloadpacket)
+        formula = _FORMULAS.get(func.overloadpacket)
         macs = 0 if formula is None else int(formula(*args, **kwargs, out_val=result)) // 2
         self.operations.append(
             Operation(
