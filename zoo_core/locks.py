@@ -18,7 +18,7 @@ from zoo_core.errors import ZooError
 logger = logging.getLogger("zoo_eval.locks")
 
 PATIENCE_S = 1.0
-"""Time to wait for a lock before somebody is told; a listing of runs holds one for a moment."""
+"""Time to wait for a lock before saying so; a listing of runs holds one for a moment."""
 
 _POLL_S = 0.05
 _SOFT_SUFFIX = ".soft"

@@ -208,7 +208,7 @@ class PluginHost:
         """Return the entry of a run's model; one that no plugin lists comes from the registry file that the run used.
 
         Raises:
-            RegistryError: There is no such model any more, nor the file.
+            RegistryError: Neither the model nor the file exists any more.
         """
         if registry is not None and model_id not in self.catalog():
             from zoo_core.registry import load_registry

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo_core.errors import CheckpointError, RunError, ZooError
-from zoo_core.files import read_regular_file, replace_file
+from zoo_core.errors import RunError, ZooError
+from zoo_core.files import replace_file
 from zoo_core.runs.hashes import QUANTIZED
+from zoo_core.runs.migration import load_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from zoo_core.results.stored import StoredRun
     from zoo_core.runtimes.parity import LayerParity
 
-_MAX_ENCODINGS_BYTES = 1 << 30
 _INPUT = "input"
 
 
@@ -129,20 +129,12 @@ def _integer_network(run: StoredRun, host: PluginHost) -> tuple[ModelBundle, Int
 
 
 def _encodings(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(read_regular_file(path, max_bytes=_MAX_ENCODINGS_BYTES))
-    except FileNotFoundError as error:
-        raise RunError(
-            f"{path} does not exist: the run has quantized nothing.",
-            fix="name a run with the stage optimized_w8a8, or a model.",
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}", fix="restore the file, or run again.") from error
-    if not isinstance(content, dict) or not content.get("activation_encodings"):
-        raise RunError(
-            f"{path} has no encodings of activations: the run has no optimized quantized stage.",
-            fix="name a run with the stage optimized_w8a8, or a model.",
-        )
+    fix = "name a run with the stage optimized_w8a8, or a model."
+    if not path.exists():
+        raise RunError(f"{path} does not exist: the run has quantized nothing.", fix=fix)
+    content = load_object(path)
+    if not content.get("activation_encodings"):
+        raise RunError(f"{path} has no encodings of activations: the run has no optimized quantized stage.", fix=fix)
     return content
 
 
