@@ -8,6 +8,7 @@
 ├── ``DataError``        a dataset, an image, an annotation, a label file
 ├── ``CheckpointError``  weights that cannot be read or do not fit the network
 ├── ``ArtifactError``    a download, a checksum, the cache
+├── ``RuntimeUnsupportedError``  a runtime that is missing, or cannot execute a network
 └── ``RunError``         a run directory
     └── ``RunCrashError``  a run stopped on something unexpected
 
@@ -76,6 +77,10 @@ class CheckpointError(ZooError):
 
 class ArtifactError(ZooError):
     """A downloaded or cached file is missing, incomplete, or not the one that was declared."""
+
+
+class RuntimeUnsupportedError(ZooError):
+    """A runtime is not installed, cannot execute a network, or only with a fallback that was not allowed."""
 
 
 class RunError(ZooError):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ModelEntry,
         Recipe,
         RecipeStep,
+        Runtime,
         Task,
     )
     from zoo_core.runs.record import MetricsRecord, RunRecord
@@ -138,6 +139,16 @@ def zoo_task(task: str) -> Task | None:
 
     Args:
         task: Task id, as ``task`` in a registry entry names it.
+    """
+
+
+@hookspec
+def zoo_runtimes() -> Sequence[Runtime]:
+    """Return runtimes that execute exported networks.
+
+    Asked of every plugin when a command needs a runtime. Import the runtime's library inside its methods: the hook must
+    answer where the library is not installed, and ``availability`` then says what to install. A name that two plugins
+    claim, or that is built in (``torch``, ``onnxruntime``), is an error that names both.
     """
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pluggy
 
-from zoo_core import defaults, hookspecs, tasks
+from zoo_core import defaults, hookspecs, runtimes, tasks
 from zoo_core.errors import PluginError, RegistryError, ZooError, closest
 from zoo_core.guards import (
     GuardedDataset,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         ModelEntry,
         Recipe,
         RecipeStep,
+        Runtime,
         Task,
     )
     from zoo_core.runs.record import MetricsRecord, RunRecord
@@ -64,6 +65,14 @@ class BrokenPlugin:
     plugin_id: str
     cause: str
     details: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnedRuntime:
+    """Runtime with the plugin that brings it, ``zoo_core`` for a built-in one."""
+
+    plugin_id: str
+    runtime: Runtime
 
 
 def _manager() -> pluggy.PluginManager:
@@ -388,6 +397,25 @@ class PluginHost:
                 )
             return cast("Task", answer) if plugin_id == CORE else guarded_task(answer, plugin_id)
         return None
+
+    def runtimes(self) -> Mapping[str, OwnedRuntime]:
+        """Return the built-in runtimes and those of all plugins, by name.
+
+        Raises:
+            PluginError: A name is claimed twice, or is ``torch``.
+        """
+        self._load_all()
+        found = {one.name: OwnedRuntime(plugin_id=CORE, runtime=one) for one in runtimes.built_in()}
+        for plugin_id, contributed in self._ask_everyone("zoo_runtimes"):
+            for one in cast("Sequence[Runtime]", contributed):
+                other = CORE if one.name == runtimes.TORCH else found[one.name].plugin_id if one.name in found else None
+                if other is not None:
+                    raise PluginError(
+                        f"The runtime {one.name!r} is claimed twice: by {other} and by plugin {plugin_id!r}.",
+                        fix=f"give the runtime of {plugin_id!r} another name, or uninstall the plugin.",
+                    )
+                found[one.name] = OwnedRuntime(plugin_id=plugin_id, runtime=one)
+        return found
 
     def evaluation_finished(
         self, run_dir: Path, record: RunRecord, metrics: MetricsRecord | None

@@ -38,6 +38,14 @@ from zoo_core.datatypes.registry import (
     Reference,
     ReferenceVariant,
 )
+from zoo_core.datatypes.runtimes import (
+    Availability,
+    ExecutedNode,
+    LoadOptions,
+    Precision,
+    Runtime,
+    RuntimeSession,
+)
 from zoo_core.datatypes.scoring import Metric, ProtocolScore
 from zoo_core.datatypes.tasks import (
     Drawing,
@@ -57,6 +65,7 @@ __all__ = [
     "LAYOUTS",
     "RECORDED_PACKAGES",
     "Artifact",
+    "Availability",
     "CalibrationBatches",
     "Checkpoint",
     "ClassTarget",
@@ -70,13 +79,16 @@ __all__ = [
     "Drawing",
     "Encode",
     "EvalDataset",
+    "ExecutedNode",
     "ImageChange",
     "ImageSize",
     "Json",
+    "LoadOptions",
     "Measure",
     "Metric",
     "ModelBundle",
     "ModelEntry",
+    "Precision",
     "Prediction",
     "PredictionChecks",
     "Preprocess",
@@ -89,6 +101,8 @@ __all__ = [
     "ReferenceVariant",
     "ResampledImages",
     "ResampledValues",
+    "Runtime",
+    "RuntimeSession",
     "Scene",
     "StepContext",
     "StepResult",

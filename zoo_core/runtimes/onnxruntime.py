@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from zoo_core.datatypes import Availability, ExecutedNode, LoadOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(int16)": np.int16,
-    "tensor(int8)": np.int8,
-    "tensor(uint16)": np.uint16,
-    "tensor(uint8)": np.uint8,
-}
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU, a runtime of ``zoo_runtimes``."""
+
+    name = "onnxruntime"
+    quantized_input = False
+    emulated = False
+
+    def availability(self) -> Availability:
+        """Return the version of the library, which is a requirement of zoo-eval."""
+        import onnxruntime
+
+        return Availability(version=str(onnxruntime.__version__))
+
+    def load(self, model: bytes, options: LoadOptions) -> OnnxSession:
+        """Load a model with all of ONNX Runtime's optimizations."""
+        return OnnxSession(model, optimize=True, num_threads=options.num_threads)
 
 
 class OnnxSession:
@@ -39,10 +49,20 @@ class OnnxSession:
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
         self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._types = {node.name: _TYPES[node.type] for node in self._session.get_inputs()}
+        self._types = {node.name: _dtype(node.type) for node in self._session.get_inputs()}
         self._outputs = [node.name for node in self._session.get_outputs()]
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return the outputs by name; inputs that the model does not have are ignored."""
         given = {name: inputs[name].astype(kind) for name, kind in self._types.items()}
         return dict(zip(self._outputs, self._session.run(self._outputs, given), strict=True))
+
+    def coverage(self) -> Sequence[ExecutedNode]:
+        """Return the nodes of the optimized graph."""
+        raise NotImplementedError
+
+
+def _dtype(onnx_type: str) -> str:
+    """Return numpy's name of ``tensor(float)`` and its like."""
+    name = onnx_type.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
