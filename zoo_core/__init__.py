@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoo_core.api import (
         check,
         compare,
+        deploy,
         detect,
         doctor,
         evaluate,
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "deploy",
     "detect",
     "doctor",
     "evaluate",

@@ -5,12 +5,13 @@ the installed ones; ``reporter`` receives progress, None shows none.
 """
 
 from zoo_core.api.catalog import doctor, fetch, list_broken_plugins, list_models, new_plugin, show, validate
-from zoo_core.api.running import detect, evaluate, quantize, resume
+from zoo_core.api.running import deploy, detect, evaluate, quantize, resume
 from zoo_core.api.stored import check, compare, export, list_runs, reproduce, rescore, verify, write_report
 
 __all__ = [
     "check",
     "compare",
+    "deploy",
     "detect",
     "doctor",
     "evaluate",

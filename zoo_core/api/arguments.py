@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,3 +53,11 @@ def fraction(name: str, value: float) -> float:
 
 def joined(stages: Sequence[str] | None) -> str | None:
     return stages if stages is None or isinstance(stages, str) else ",".join(stages)
+
+
+def renamed(runtime: str, backend: str | None) -> str:
+    """The runtime of float stages, which was called ``backend`` before."""
+    if backend is None:
+        return runtime
+    warnings.warn("backend is deprecated; use runtime", DeprecationWarning, stacklevel=3)
+    return backend

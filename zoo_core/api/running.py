@@ -1,4 +1,4 @@
-"""Functions that run a network: evaluate, resume, quantize, detect."""
+"""Functions that run a network: evaluate, resume, deploy, quantize, detect."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.api.arguments import fraction, joined, optional_path, texts, the_host, the_reporter
-from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS, EvaluationRequest
+from zoo_core.api.arguments import fraction, joined, names, optional_path, renamed, texts, the_host, the_reporter
+from zoo_core.errors import RuntimeUnsupportedError
+from zoo_core.runs.request import AUTO, DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS, EvaluationRequest
 
 if TYPE_CHECKING:
     from zoo_core.evaluation.request import Reporter
@@ -40,7 +41,10 @@ def evaluate(
     batch_sizes: Sequence[int] = (),
     workers: int = DEFAULT_WORKERS,
     device: str = "auto",
-    backend: str = "torch",
+    runtime: str = AUTO,
+    runtimes: Sequence[str] = (),
+    allow_fallback: bool = False,
+    backend: str | None = None,
     seed: int = 0,
     out: Path | str | None = None,
     cache: bool = True,
@@ -73,7 +77,12 @@ def evaluate(
         batch_sizes: Further batch sizes to run every stage at, to measure how they change its predictions.
         workers: Threads that decode images.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
-        backend: Runtime of float stages: ``torch`` or ``onnxruntime``; quantized stages run in torch.
+        runtime: Runtime of float stages: ``torch``, ``onnxruntime``, or ``auto``, which is ONNX Runtime where it agrees
+            with torch on the first images. Simulations run in torch.
+        runtimes: Runtimes that execute the optimized quantized network as exported; each adds a stage, such as
+            ``optimized_w8a8@onnxruntime``.
+        allow_fallback: These runtimes may compute nodes elsewhere than on their own device; the record lists them.
+        backend: Deprecated name of ``runtime``.
         seed: Draws the calibration set and seeds every step.
         out: Run directory; None for ``runs/<model>/<UTC time>-<short id>``.
         cache: Reuse results of slow steps from the user's cache, and keep new ones there.
@@ -109,7 +118,9 @@ def evaluate(
         batch_sizes=tuple(batch_sizes),
         workers=workers,
         device=device,
-        backend=backend,
+        runtime=renamed(runtime, backend),
+        runtimes=names(runtimes),
+        allow_fallback=allow_fallback,
         seed=seed,
         out=optional_path(out),
         cache=cache,
@@ -136,6 +147,86 @@ def resume(
 
     host, reporter = the_host(host), the_reporter(reporter)
     return resume_run(Path(run), host=host, reporter=reporter, write_report=_reporting(report, host, reporter))
+
+
+def deploy(
+    source: Path | str,
+    *,
+    runtimes: Sequence[str],
+    allow_fallback: bool = False,
+    limit: int | None = None,
+    recipe: Path | str | None = None,
+    settings: Sequence[str] = (),
+    calibration_size: int = DEFAULT_CALIBRATION_SIZE,
+    data: Path | str | None = None,
+    out: Path | str | None = None,
+    offline: bool = False,
+    report: bool = True,
+    command: Sequence[str] = (),
+    host: PluginHost | None = None,
+    reporter: Reporter | None = None,
+) -> EvaluationResult:
+    """Evaluate the quantized network of a run on runtimes, and compare it with the simulation layer by layer.
+
+    The result is a run directory with a stage per runtime, beside those of the run. ``EvaluationResult.runtimes`` has
+    what was measured.
+
+    Args:
+        source: Complete run directory, which stays as it is, or a model, which is quantized first.
+        runtimes: Names, such as ``onnxruntime``.
+        allow_fallback: A runtime may compute nodes elsewhere than on its own device; the record lists them.
+        limit: Evaluate the first ``limit`` images.
+        recipe: Of a model: name or path of a recipe; None for the model's.
+        settings: Of a model: ``STEP.PARAM=VALUE`` overrides of the recipe.
+        calibration_size: Of a model: images to calibrate on.
+        data: Root of the dataset; None for the run's.
+        out: Run directory; None for ``runs/<model>/<UTC time>-<short id>``.
+        offline: Download nothing.
+        report: Write ``report.html`` into the run directory.
+        command: Command line to record.
+        host: Plugins to use.
+        reporter: Receives progress.
+
+    Raises:
+        RuntimeUnsupportedError: A runtime is not installed, cannot execute the network, or only with a fallback.
+        ZooError: As ``evaluate``.
+    """
+    from zoo_core.evaluation.extending import SIMULATED, DeployRequest, deploy_run
+    from zoo_core.results.stored import is_run
+
+    if not names(runtimes):
+        raise RuntimeUnsupportedError("No runtime was named.", fix="name one or more with --runtimes.")
+    host, reporter = the_host(host), the_reporter(reporter)
+    run = Path(source)
+    if not is_run(run) and not run.exists():
+        return evaluate(
+            str(source),
+            data=data,
+            recipe=recipe,
+            settings=settings,
+            stages=SIMULATED,
+            limit=limit,
+            calibration_size=calibration_size,
+            runtimes=runtimes,
+            allow_fallback=allow_fallback,
+            out=out,
+            offline=offline,
+            report=report,
+            command=command,
+            host=host,
+            reporter=reporter,
+        )
+    request = DeployRequest(
+        run=run,
+        runtimes=names(runtimes),
+        allow_fallback=allow_fallback,
+        limit=limit,
+        data=optional_path(data),
+        out=optional_path(out),
+        offline=offline,
+        command=tuple(command),
+    )
+    return deploy_run(request, host=host, reporter=reporter, write_report=_reporting(report, host, reporter))
 
 
 def quantize(

@@ -20,6 +20,7 @@ COMMANDS = {
     "run": "Quantize a model, evaluate every stage, and record the result.",
     "quantize": "Run a model's recipe and save the optimized network.",
     "export": "Write a run's quantized network for a device: ONNX with integer weights, or encodings.",
+    "deploy": "Evaluate a run's quantized network on runtimes, and compare each layer with the simulation.",
     "report": "Write the report of a run: tables, plots, what changed.",
     "detect": "Draw the detections of a model's stages in image files.",
     "rescore": "Score stored detections again, without a model and images.",

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import click
 
 from zoo_core.errors import DataError
-from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE
+from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, FLOAT_RUNTIMES
 from zoo_core.files import path_problem
 from zoo_core.quantization.export import FORMATS
-from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
+from zoo_core.runs.request import AUTO, DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS
 
 if TYPE_CHECKING:
     from zoo_core.plugins import PluginHost
@@ -90,18 +90,54 @@ BATCH_SIZE = click.option(
     help=f"Images per forward pass [default: {DEFAULT_BATCH_SIZE['cpu']} on a CPU, {DEFAULT_BATCH_SIZE['cuda']} on a "
     "GPU].",
 )
-BACKEND = click.option(
-    "--backend",
-    type=click.Choice(BACKENDS),
-    default="torch",
-    show_default=True,
-    help="Runtime of float stages; onnxruntime is faster on a CPU and checked against torch.",
+
+
+def _renamed(context: click.Context, _param: click.Parameter, value: str | None) -> None:
+    """Take a value of the former ``--backend`` for ``--runtime``."""
+    if value is not None:
+        click.echo("warning: --backend is deprecated; use --runtime.", err=True)
+        context.params["runtime"] = value
+
+
+def _names(_context: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
+
+
+RUNTIME = (
+    click.option(
+        "--runtime",
+        type=click.Choice(FLOAT_RUNTIMES),
+        default=AUTO,
+        show_default=True,
+        help="Runtime of float stages; auto is onnxruntime where it agrees with torch on the first images.",
+    ),
+    click.option("--backend", type=click.Choice(FLOAT_RUNTIMES), hidden=True, expose_value=False, callback=_renamed),
+)
+RUNTIMES = (
+    click.option(
+        "--runtimes",
+        metavar="NAME,NAME",
+        callback=_names,
+        help="Also evaluate the exported network on these runtimes; `zoo-eval doctor` lists them.",
+    ),
+    click.option(
+        "--allow-fallback",
+        is_flag=True,
+        help="Let a runtime compute nodes elsewhere than on its own device; the record lists them.",
+    ),
 )
 DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Device to run on."
 )
 SEED = click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed of the choice of calibration images and of every step."
+)
+CALIBRATION_SIZE = click.option(
+    "--calibration-size",
+    type=int,
+    default=DEFAULT_CALIBRATION_SIZE,
+    show_default=True,
+    help="Images to calibrate on.",
 )
 EXPORT_FORMAT = click.option(
     "--format", "kind", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Files to write."
@@ -133,13 +169,7 @@ QUANTIZING = (
     LABELS,
     RECIPE,
     SETTINGS,
-    click.option(
-        "--calibration-size",
-        type=int,
-        default=DEFAULT_CALIBRATION_SIZE,
-        show_default=True,
-        help="Images to calibrate on.",
-    ),
+    CALIBRATION_SIZE,
     click.option("--calibration-split", help="Split to draw calibration images from [default: the model's]."),
     click.option(
         "--allow-calibration-overlap",

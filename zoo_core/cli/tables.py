@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo_core.cli.terminal import make_console
+from zoo_core.comparison.deployed import COLUMNS, runtime_notes, runtime_rows
 from zoo_core.comparison.stages import BASELINE
 from zoo_core.comparison.verdict import change_cell, verdict
 from zoo_core.display import DASH, MINUS, percent, points
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from zoo_core.runs.record import MetricsRecord, RunRecord
 
 NUM_WORST_CLASSES = 3
+
+RUNTIMES_CAPTION = (
+    "change in points with its 95 % interval; layers: integers equal to the simulation's, each layer fed the "
+    "simulation's own; ms: one image, fp32 on the same runtime"
+)
 
 
 def table_console(width: int = 100) -> Console:
@@ -51,6 +57,7 @@ def print_result(result: EvaluationResult, metrics: MetricsRecord, console: Cons
     record, run_dir = result.record, result.run_dir
     console.print(stage_table(record, metrics, result.headline_name))
     console.print(protocol_table(metrics))
+    print_runtimes(record, metrics, console)
     for line in batch_size_lines(record):
         console.print(Text(line))
     for line in worst_classes(metrics):
@@ -60,6 +67,21 @@ def print_result(result: EvaluationResult, metrics: MetricsRecord, console: Cons
     console.print(Text(f"run directory: {run_dir}"), soft_wrap=True)
     if (run_dir / "report.html").exists():
         console.print(Text(f"report: {run_dir / 'report.html'}"), soft_wrap=True)
+
+
+def print_runtimes(record: RunRecord, metrics: MetricsRecord, console: Console) -> None:
+    """Print what each runtime made of the exported network; nothing for a run without runtimes."""
+    rows = list(runtime_rows(record.stages, metrics.stages))
+    if not rows:
+        return
+    table = Table(title="the exported network on runtimes", caption=RUNTIMES_CAPTION)
+    for index, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*(Text(cell.replace(MINUS, "-").replace(DASH, "-")) for cell in row))
+    console.print(table)
+    for text in runtime_notes(record.stages):
+        console.print(Text(text))
 
 
 def batch_size_lines(record: RunRecord) -> list[str]:

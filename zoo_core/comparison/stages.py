@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 BASELINE = "fp32"
 OPTIMIZED = "optimized_"
+_AT = "@"
 _PLAIN = re.compile(r"w\d+a\d+")
 
 
@@ -18,6 +19,17 @@ def is_plain(stage: str) -> bool:
 def is_optimized(stage: str) -> bool:
     """True for the recipe's network quantized, e.g. ``optimized_w8a8``."""
     return stage.startswith(OPTIMIZED) and is_plain(stage.removeprefix(OPTIMIZED))
+
+
+def deployed_name(stage: str, runtime: str) -> str:
+    """Return the name of a stage's exported network on a runtime, e.g. ``optimized_w8a8@onnxruntime``."""
+    return f"{stage}{_AT}{runtime}"
+
+
+def simulation_of(stage: str) -> str | None:
+    """Return the stage whose exported network a deployed stage executes; None for other stages."""
+    name, at, _ = stage.partition(_AT)
+    return name if at else None
 
 
 def compared_pair(stages: Sequence[str]) -> tuple[str, str] | None:

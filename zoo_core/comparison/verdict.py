@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core.comparison.stages import BASELINE, OPTIMIZED, is_optimized, is_plain
+from zoo_core.comparison.stages import BASELINE, OPTIMIZED, is_optimized, is_plain, simulation_of
 from zoo_core.display import page_points
 
 if TYPE_CHECKING:
@@ -30,11 +30,13 @@ def verdict(metrics: ReadableMetrics | MetricsRecord) -> list[str]:
     }
     if quantized and BASELINE not in metrics.stages:
         return [f"The run has no {BASELINE} stage, so it does not show what quantization changes."]
-    names = [name for name in quantized if is_plain(name) or is_optimized(name)] or list(quantized)
+    names = [
+        name for name in quantized if is_plain(name) or is_optimized(name) or simulation_of(name) is not None
+    ] or list(quantized)
     where = f"on {metrics.num_images} images{' (limited run)' if metrics.limited else ''}"
     return [
         _recovery(name, quantized, where) or _sentence(name, quantized[name], where)
-        for name in sorted(names, key=is_optimized)
+        for name in sorted(names, key=lambda name: (simulation_of(name) is not None, is_optimized(name)))
     ]
 
 
@@ -43,6 +45,11 @@ def change_cell(stage: StageScores) -> str:
     change = stage.change
     if change is None:
         return page_points(None if stage.drop_points is None else -stage.drop_points)
+    return points_cell(change)
+
+
+def points_cell(change: ChangeRecord) -> str:
+    """A change with its interval for a table."""
     if change.low is None or change.high is None:
         return f"{page_points(change.points)} (too few images)"
     return f"{page_points(change.points)} ({page_points(change.low)} to {page_points(change.high)})"

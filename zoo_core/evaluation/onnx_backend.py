@@ -37,7 +37,7 @@ Sums in another order differ by 1e-6 on a network of 86 layers; a wrong operator
 
 _OPSET = 17
 _INPUT = "x"
-_USE_TORCH = "use --backend torch."
+_USE_TORCH = "use --runtime torch."
 
 
 class OnnxNetwork(nn.Module):
@@ -68,11 +68,13 @@ class Exported:
 
     Attributes:
         network: On the CPU.
+        runtime: Name of the runtime.
         agreement: Agreement with the torch network.
         seconds: Wall time of exporting and checking.
     """
 
     network: OnnxNetwork
+    runtime: str
     agreement: AgreementRecord
     seconds: float
 
@@ -129,7 +131,9 @@ def export_checked(
             f"{num_compared} images; rounding gives less than {TOLERANCE:g}.",
             fix=_USE_TORCH,
         )
-    result = Exported(network=exported, agreement=agreement, seconds=time.perf_counter() - started)
+    result = Exported(
+        network=exported, runtime="onnxruntime", agreement=agreement, seconds=time.perf_counter() - started
+    )
     logger.info("%s", result.summary)
     return result
 

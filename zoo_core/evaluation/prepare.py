@@ -12,7 +12,8 @@ from zoo_core import artifacts
 from zoo_core.datatypes import Checkpoint, DatasetRequest, StepContext
 from zoo_core.errors import CheckpointError, DataError, ZooError, closest_hint
 from zoo_core.evaluation import stages as stage_names
-from zoo_core.evaluation.request import BACKENDS, DEFAULT_BATCH_SIZE, Reporter, check_paths, read_ids
+from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, FLOAT_RUNTIMES, Reporter, check_paths, read_ids
+from zoo_core.evaluation.runtimes import usable_runtimes
 from zoo_core.evaluation.sources import Program, program_of
 from zoo_core.inference import CalibrationSet, InferenceSettings
 from zoo_core.plugins import PluginHost
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from zoo_core.datasets.calibration import CalibrationDraw
     from zoo_core.datasets.pictures import ImageEvidence, Twin
     from zoo_core.datatypes import EvalDataset, ModelBundle, ModelEntry, Recipe, Target, Task
+    from zoo_core.plugins import OwnedRuntime
     from zoo_core.quantization.pipeline import Plan
 
 
@@ -69,6 +71,7 @@ class Job:
     bundle: ModelBundle
     optimized_checkpoint: Checkpoint | None
     optimized_bundle: ModelBundle | None
+    runtimes: Mapping[str, OwnedRuntime]
     settings: InferenceSettings
 
 
@@ -101,10 +104,12 @@ def prepare(
     task = host.task(entry)
     plan = pipeline.plan(_recipe(request, entry, host), host.recipe_steps())
     program = program_of(host, entry, plan)  # at once, so that an edit during the preparation is seen as a change later
+    runtimes = usable_runtimes(host, request.runtimes, plan)
     possible = stage_names.all_stages(
         [bound.step.name for bound in plan.steps],
         plan.tag,
         optimized_checkpoint=request.optimized_checkpoint is not None,
+        runtimes=tuple(runtimes),
     )
     chosen = stage_names.choose(possible, request.stages, plan.tag)
     if not resumes:
@@ -143,6 +148,7 @@ def prepare(
         bundle=bundle,
         optimized_checkpoint=optimized,
         optimized_bundle=optimized_bundle,
+        runtimes=runtimes,
         settings=settings,
     )
 
@@ -192,20 +198,18 @@ def resolve_device(device: str) -> str:
 
 def _inference_settings(request: EvaluationRequest) -> InferenceSettings:
     device = resolve_device(request.device)
-    _check_backend(request.backend, device)
+    _check_float_runtime(request.runtime, device)
     batch_size = request.batch_size or DEFAULT_BATCH_SIZE[device.split(":")[0]]
     return InferenceSettings(batch_size=batch_size, workers=request.workers, device=device)
 
 
-def _check_backend(backend: str, device: str) -> None:
-    if backend not in BACKENDS:
-        raise DataError(f"--backend is {backend!r}.", fix=f"give {' or '.join(BACKENDS)}.")
-    if backend != "onnxruntime":
-        return
-    if device != "cpu":
+def _check_float_runtime(runtime: str, device: str) -> None:
+    if runtime not in FLOAT_RUNTIMES:
+        raise DataError(f"--runtime is {runtime!r}.", fix=f"give {' or '.join(FLOAT_RUNTIMES)}.")
+    if runtime == "onnxruntime" and device != "cpu":
         raise DataError(
-            f"--backend is 'onnxruntime', which zoo-eval runs only on the CPU, but the device is {device!r}.",
-            fix="add --device cpu, or use --backend torch.",
+            f"--runtime is 'onnxruntime', which zoo-eval runs only on the CPU, but the device is {device!r}.",
+            fix="add --device cpu, or use --runtime torch.",
         )
 
 

@@ -17,8 +17,10 @@ from zoo_core.runs.directory import PENDING_METRICS
 from zoo_core.runs.hashes import IMAGE_IDS, METRICS, PREDICTIONS, file_hashes
 from zoo_core.runs.parts import (
     BatchSizeRecord,
-    ChangeRecord,
+    CostRecord,
+    DeploymentRecord,
     LayerRecord,
+    ParityRecord,
     SimulationRecord,
     StageRecord,
     Status,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from zoo_core.evaluation.batch_sizes import BatchSizeEffect
     from zoo_core.evaluation.onnx_backend import Exported
     from zoo_core.evaluation.prepare import Job
+    from zoo_core.evaluation.scoring import StageChanges
     from zoo_core.evaluation.stages import Stage
     from zoo_core.inference import InferenceStats
     from zoo_core.quantization.aimet.simulation import Simulation
@@ -137,7 +140,12 @@ class Recorder:
         self._save(replace(self.record, simulations={**self.record.simulations, stage.name: simulation_record}))
 
     def batch_size(self, stage: Stage) -> int:
-        """Return the images per forward pass of a stage: as requested, or fewer after memory ran out."""
+        """Return the images per forward pass of a stage: as requested, or fewer after memory ran out.
+
+        Exported networks take one image at a time: with a dynamic batch some runtimes leave their integer device.
+        """
+        if stage.runtime is not None:
+            return 1
         own = self.record.stages.get(stage.name)
         return self._job.settings.batch_size if own is None else own.batch_size
 
@@ -145,7 +153,7 @@ class Recorder:
         """Return the requested batch sizes that are neither the stage's own nor measured yet."""
         own = self.record.stages.get(stage.name)
         measured = own.batch_sizes if own is not None else {}
-        asked = dict.fromkeys(self._job.request.batch_sizes)
+        asked = dict.fromkeys(self._job.request.batch_sizes if stage.runtime is None else ())
         return [size for size in asked if size != self.batch_size(stage) and str(size) not in measured]
 
     def add_batch_size(self, stage: Stage, batch_size: int, effect: BatchSizeEffect | str) -> None:
@@ -192,7 +200,9 @@ class Recorder:
                 batch_size=batch_size,
                 weights_bytes=size_bytes,
                 network_sha256=network_sha256,
-                backend=None,
+                runtime=None,
+                runtime_reason=None,
+                deployment=None,
                 agreement=None,
                 export_seconds=None,
                 num_images_timed=None,
@@ -204,6 +214,8 @@ class Recorder:
                 scoring_seconds=None,
                 batch_sizes={},
             )
+        if own.network_sha256 != network_sha256:
+            own = replace(own, runtime=None, runtime_reason=None)
         own = replace(
             own,
             warnings=tuple(dict.fromkeys([*own.warnings, *warnings])),
@@ -214,14 +226,37 @@ class Recorder:
         files = self._files_outside(f"{PREDICTIONS}/{stage.name}")
         self._save(replace(self.record, stages={**self.record.stages, stage.name: own}, files=files))
 
-    def add_backend(self, stage: Stage, exported: Exported | None) -> None:
-        """Record the backend of a stage: torch, unless the network was exported."""
+    def runtime(self, stage: Stage) -> str | None:
+        """Return the runtime that a stage's predictions were started with; None for a new stage."""
+        own = self.record.stages.get(stage.name)
+        return None if own is None else own.runtime
+
+    def add_runtime(
+        self, stage: Stage, name: str, *, exported: Exported | None = None, reason: str | None = None
+    ) -> None:
+        """Record the runtime of a stage, with its agreement with torch, or the reason why it is torch."""
         own = self.record.stages[stage.name]
-        if exported is None:
-            own = replace(own, backend="torch", agreement=None, export_seconds=None)
-        else:
-            own = replace(own, backend="onnxruntime", agreement=exported.agreement, export_seconds=exported.seconds)
+        own = replace(own, runtime=name, runtime_reason=reason, agreement=None, export_seconds=None)
+        if exported is not None:
+            own = replace(own, agreement=exported.agreement, export_seconds=exported.seconds)
         self._save_stage(stage, own)
+
+    def add_deployment(self, stage: Stage, deployment: DeploymentRecord) -> None:
+        """Record what a runtime makes of the exported network."""
+        self._save_stage(stage, replace(self.record.stages[stage.name], deployment=deployment))
+
+    def add_parity(self, stage: Stage, parity: ParityRecord) -> None:
+        """Record the comparison of a deployed stage with the simulation."""
+        self.add_deployment(stage, replace(self._deployment(stage), parity=parity))
+
+    def add_cost(self, stage: Stage, cost: CostRecord) -> None:
+        """Record the cost of a deployed stage."""
+        self.add_deployment(stage, replace(self._deployment(stage), cost=cost))
+
+    def _deployment(self, stage: Stage) -> DeploymentRecord:
+        deployment = self.record.stages[stage.name].deployment
+        assert deployment is not None  # noqa: S101  # parity and cost are measured after it was recorded
+        return deployment
 
     def add_inference(self, stage: Stage, stats: InferenceStats) -> None:
         """Record the cost of running a stage."""
@@ -259,14 +294,14 @@ class Recorder:
         prefixes = tuple(f"{folder}/" for folder in folders)
         return {name: digest for name, digest in (self.record.files or {}).items() if not name.startswith(prefixes)}
 
-    def complete(self, changes: Mapping[str, ChangeRecord]) -> None:
+    def complete(self, changes: StageChanges) -> None:
         """Record that the run is complete, and write ``metrics.json`` if stages were evaluated.
 
         The file gets its name last: a run with the file is complete, and a run killed before has all that is needed to
         finish.
 
         Args:
-            changes: By stage, without those that share another stage's predictions.
+            changes: Of the stages with predictions of their own.
         """
         files = dict(self.record.files or {})
         if self.record.evaluate:

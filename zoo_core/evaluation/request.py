@@ -9,16 +9,15 @@ from typing import Protocol
 
 from zoo_core.errors import DataError
 from zoo_core.files import path_problem, read_regular_file
-from zoo_core.runs.request import EvaluationRequest
+from zoo_core.runs.request import AUTO, EvaluationRequest
 
 DEFAULT_BATCH_SIZE = {"cpu": 1, "cuda": 64}
 """Images per forward pass by device kind; fixed so that two runs agree, and recorded.
 
 Larger batches are slower on a CPU: docs/performance.md has the measurement."""
 
-BACKENDS = ("torch", "onnxruntime")
-"""Runtimes that can compute a float stage; ``onnxruntime`` is two to three times as fast on a CPU."""
-
+FLOAT_RUNTIMES = (AUTO, "torch", "onnxruntime")
+"""Runtimes of float stages: ``auto`` is ONNX Runtime, two to three times as fast, where it agrees with torch."""
 
 _MAX_IDS_BYTES = 1 << 28
 

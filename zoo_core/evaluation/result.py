@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.datatypes import measure
 from zoo_core.display import percent, points
+from zoo_core.evaluation.runtime_content import runtime_content
 from zoo_core.runs.record import record_content
 
 if TYPE_CHECKING:
@@ -58,6 +59,14 @@ class EvaluationResult:
                 row.update({f"{protocol} {key}": value for key, value in score.values.items()})
             listed.append(row)
         return listed
+
+    def runtimes(self) -> dict[str, dict[str, Any]]:
+        """Return what was measured on each runtime: the output of ``zoo-eval deploy --json``."""
+        return {
+            cost.deployment.runtime: runtime_content(self.run_dir, name, self.stages[name], cost.deployment)
+            for name, cost in self.record.stages.items()
+            if cost.deployment is not None and name in self.stages
+        }
 
     def as_json(self) -> dict[str, Any]:
         """Return the output of ``--json``: the run directory with each stage's scores, or the steps of ``quantize``."""

@@ -53,7 +53,7 @@ def resume_run(
         record = _read(run_dir)
         if record.status == "complete" and _has_metrics(run_dir, record):
             return _complete(run_dir, record, host, reporter, write_report)
-        return _continue(run_dir, record, host, reporter, write_report)
+        return continue_run(run_dir, record, host, reporter, write_report)
 
 
 def _read(run_dir: RunDirectory) -> RunRecord:
@@ -108,13 +108,26 @@ def _complete(
     return EvaluationResult(run_dir=run_dir.path, record=record, metrics=metrics, headline_name=name)
 
 
-def _continue(
+def continue_run(
     run_dir: RunDirectory,
     record: RunRecord,
     host: PluginHost,
     reporter: Reporter,
     write_report: WriteReport | None,
 ) -> EvaluationResult:
+    """Run what a record requests and its directory does not have.
+
+    Args:
+        run_dir: Directory of the run, locked.
+        record: As in the directory; of a run that was interrupted, or that is to be extended.
+        host: The plugins.
+        reporter: Receives progress.
+        write_report: See ``evaluate_request``.
+
+    Raises:
+        RunError: What the run was made with has changed, and what.
+        ZooError: As ``evaluate_request``.
+    """
     started = time.perf_counter()
     request = replace(recorded_request(run_dir.path), out=run_dir.path)
     _refuse(run_dir, record, _program_here(record, host))  # before data are read, which takes long
@@ -130,11 +143,17 @@ def _continue(
         ]
         resumed = resumed_record(
             record,
-            "failed" if record.status == "failed" else "interrupted",
+            "interrupted" if record.status == "running" else record.status,
             warnings=warnings,
             prepare_seconds=time.perf_counter() - started,
         )
         return execute(job, run_dir, resumed, host, reporter, write_report=write_report if record.evaluate else None)
+
+
+def program_changes(record: RunRecord, host: PluginHost) -> list[str]:
+    """List what has changed in the program since a run, so that its predictions cannot be completed any more."""
+    here = _program_here(record, host)
+    return [str(difference) for difference in record.differences(here, "resume") if difference.refused]
 
 
 def _program_here(record: RunRecord, host: PluginHost) -> RunRecord:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from zoo_core.comparison.changes import headline_changes
-from zoo_core.comparison.stages import BASELINE
+from zoo_core.comparison.stages import BASELINE, simulation_of
+from zoo_core.datatypes import TaskContext
 from zoo_core.evaluation.stages import Stage
 from zoo_core.runs.migration import SCHEMA
-from zoo_core.runs.parts import ChangeRecord, ProtocolRecord, ScoreRecord, StageScores
+from zoo_core.runs.parts import ChangeRecord, ProtocolRecord, ScoreRecord, SimulationChange, StageScores
 from zoo_core.runs.record import MetricsRecord
 
 if TYPE_CHECKING:
@@ -17,11 +19,24 @@ if TYPE_CHECKING:
     from zoo_core.runs.record import RunRecord
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageChanges:
+    """Changes of stages with predictions of their own, by stage.
+
+    Attributes:
+        baseline: Against fp32; empty without that stage.
+        simulation: Of deployed stages, against the simulation of their network.
+    """
+
+    baseline: Mapping[str, ChangeRecord] = field(default_factory=dict)
+    simulation: Mapping[str, SimulationChange] = field(default_factory=dict)
+
+
 def metrics_record(
     record: RunRecord,
     stages: Sequence[Stage],
     scores: Mapping[str, Mapping[str, ProtocolScore]],
-    changes: Mapping[str, ChangeRecord],
+    changes: StageChanges,
     warnings: Sequence[str],
 ) -> MetricsRecord:
     """Return the content of ``metrics.json``.
@@ -30,7 +45,7 @@ def metrics_record(
         record: Of the run.
         stages: The evaluated stages, in the order of the run.
         scores: Scores by protocol, of each stage with predictions of its own.
-        changes: Change against fp32, of these stages.
+        changes: Of these stages.
         warnings: Of the run.
     """
     headline = record.headline
@@ -47,7 +62,8 @@ def metrics_record(
             },
             same_as=stage.same_as,
             drop_points=points_above(baseline, scores[own][headline].headline),
-            change=changes.get(own),
+            change=changes.baseline.get(own),
+            simulation=changes.simulation.get(own),
         )
     first = stages[0].same_as or stages[0].name
     return MetricsRecord(
@@ -78,8 +94,8 @@ def stage_changes(
     stages: Sequence[str],
     predictions: Callable[[str], Mapping[str, Prediction]],
     headline: str,
-) -> dict[str, ChangeRecord]:
-    """Compute the change of each stage against fp32 from stored predictions; empty without an fp32 stage.
+) -> StageChanges:
+    """Compute the changes of each stage from stored predictions.
 
     Args:
         task: Of the run.
@@ -89,11 +105,41 @@ def stage_changes(
         predictions: Returns those of a stage by image id.
         headline: The headline protocol.
     """
-    if BASELINE not in stages:
-        return {}
-    others = ((name, predictions(name)) for name in stages if name != BASELINE)
-    baseline = predictions(BASELINE)
-    return headline_changes(task, class_names, list(targets), list(targets.values()), baseline, others, headline)
+
+    def against(baseline: str, names: Sequence[str]) -> dict[str, ChangeRecord]:
+        others = ((name, predictions(name)) for name in names)
+        before = predictions(baseline)
+        return headline_changes(task, class_names, list(targets), list(targets.values()), before, others, headline)
+
+    found: dict[str, SimulationChange] = {}
+    for simulated in stages:
+        deployed = [name for name in stages if simulation_of(name) == simulated]
+        changes = against(simulated, deployed) if deployed else {}
+        for name in deployed:
+            counts, num_changed = _count(task, class_names, targets, predictions(simulated), predictions(name))
+            found[name] = SimulationChange(
+                stage=simulated, change=changes.get(name), counts=counts, num_images_changed=num_changed
+            )
+    others = [name for name in stages if name != BASELINE]
+    return StageChanges(baseline=against(BASELINE, others) if BASELINE in stages else {}, simulation=found)
+
+
+def _count(
+    task: Task,
+    class_names: Sequence[str],
+    targets: Mapping[str, Target],
+    before: Mapping[str, Prediction],
+    after: Mapping[str, Prediction],
+) -> tuple[dict[str, int], int]:
+    """Return the numbers of changes by kind, and of the images in which any but the first kind occurs."""
+    context = TaskContext(class_names=tuple(class_names))
+    counts, num_images = dict.fromkeys(task.change_kinds, 0), 0
+    for image_id, target in targets.items():
+        change = task.compare(before[image_id], after[image_id], target, context)
+        own = {kind: int(change.counts[kind].sum()) for kind in task.change_kinds}
+        counts = {kind: counts[kind] + own[kind] for kind in counts}
+        num_images += any(own[kind] for kind in task.change_kinds[1:])
+    return counts, num_images
 
 
 def points_above(value: float | None, other: float | None) -> float | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from zoo_core.comparison.stages import deployed_name
 from zoo_core.errors import RecipeError, closest_hint
 from zoo_core.quantization import pipeline
 
@@ -20,6 +22,7 @@ class Stage:
         point: Index of the last step applied, or ORIGINAL.
         optimized: Evaluates the optimized network; with an optimized checkpoint that is a separate network.
         quantized: Simulated by quantsim, else run in float.
+        runtime: Executes the exported network; None for stages that are not exported.
         same_as: An earlier stage that is the same network by definition, so that this one need not run.
     """
 
@@ -27,10 +30,13 @@ class Stage:
     point: int
     optimized: bool
     quantized: bool
+    runtime: str | None = None
     same_as: str | None = None
 
 
-def all_stages(step_names: Sequence[str], tag: str, *, optimized_checkpoint: bool) -> tuple[Stage, ...]:
+def all_stages(
+    step_names: Sequence[str], tag: str, *, optimized_checkpoint: bool, runtimes: Sequence[str] = ()
+) -> tuple[Stage, ...]:
     """List every stage of a recipe, in the order in which its networks are produced.
 
     Args:
@@ -38,6 +44,7 @@ def all_stages(step_names: Sequence[str], tag: str, *, optimized_checkpoint: boo
         tag: Bit widths, e.g. ``w8a8``.
         optimized_checkpoint: The optimized network is loaded: the recipe's steps after batch-norm folding are not run
             and have no rows.
+        runtimes: Names of the runtimes that execute the optimized quantized network.
     """
     folds_first = bool(step_names) and step_names[0] == "fold_batch_norms"
     plain = 0 if folds_first else ORIGINAL
@@ -54,7 +61,8 @@ def all_stages(step_names: Sequence[str], tag: str, *, optimized_checkpoint: boo
         optimized = index == last and not optimized_checkpoint
         for suffix, quantized in (("fp32", False), (tag, True)):
             rows.append(Stage(name=f"{name}_{suffix}", point=index, optimized=optimized, quantized=quantized))
-    return _share(corners, rows, optimized_checkpoint=optimized_checkpoint)
+    deployed = [replace(corners[-1], name=deployed_name(corners[-1].name, name), runtime=name) for name in runtimes]
+    return (*_share(corners, rows, optimized_checkpoint=optimized_checkpoint), *deployed)
 
 
 def _share(corners: list[Stage], rows: list[Stage], *, optimized_checkpoint: bool) -> tuple[Stage, ...]:
@@ -72,24 +80,26 @@ def _share(corners: list[Stage], rows: list[Stage], *, optimized_checkpoint: boo
 
 
 def choose(stages: Sequence[Stage], requested: str | None, tag: str) -> tuple[Stage, ...]:
-    """Return the stages that a run evaluates.
+    """Return the stages that a run evaluates; those of runtimes are always among them.
 
     Args:
         stages: From ``all_stages``.
-        requested: Comma-separated names, ``all``, or None for the four corners.
+        requested: Comma-separated names or patterns such as ``optimized_*``, ``all``, or None for the four corners.
         tag: Bit widths of the recipe.
 
     Raises:
-        RecipeError: A name is not among ``stages``.
+        RecipeError: A name is not among ``stages``, or the simulation that a runtime is compared with is not requested.
     """
     by_name = {stage.name: stage for stage in stages}
-    corners = ("fp32", tag, "optimized_fp32", f"optimized_{tag}")
+    simulated = f"optimized_{tag}"
+    corners = ("fp32", tag, "optimized_fp32", simulated)
     if requested is None:
         names: Sequence[str] = corners
     elif requested.strip() == "all":
         names = [stage.name for stage in stages]
     else:
-        names = list(dict.fromkeys(name.strip() for name in requested.split(",") if name.strip()))
+        asked = dict.fromkeys(name.strip() for name in requested.split(",") if name.strip())
+        names = [name for pattern in asked for name in fnmatch.filter(by_name, pattern) or [pattern]]
     unknown = [name for name in names if name not in by_name]
     if unknown or not names:
         hint = closest_hint(unknown[0], by_name) if unknown else ""
@@ -97,7 +107,13 @@ def choose(stages: Sequence[Stage], requested: str | None, tag: str) -> tuple[St
             f"The recipe has no stage {unknown[0]!r}{hint}." if unknown else "No stage was requested.",
             fix=f"choose from {', '.join(by_name)}, or `all`.",
         )
-    chosen = [by_name[name] for name in by_name if name in names]
+    deployed = [stage for stage in stages if stage.runtime is not None]
+    if deployed and simulated not in names:
+        raise RecipeError(
+            f"The stages do not include {simulated!r}, whose network runtimes execute and are compared with.",
+            fix=f"add {simulated} to --stages.",
+        )
+    chosen = [stage for stage in stages if stage.name in names or stage.runtime is not None]
     return tuple(_standalone(stage, {other.name for other in chosen}) for stage in chosen)
 
 

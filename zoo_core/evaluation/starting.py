@@ -44,7 +44,7 @@ def new_record(job: Job, *, evaluate: bool, prepare_seconds: float) -> RunRecord
             batch_size=job.settings.batch_size,
             workers=job.settings.workers,
             device=job.settings.device,
-            backend=job.request.backend,
+            runtime=job.request.runtime,
             seed=job.request.seed,
             recipe=job.request.recipe or job.entry.recipe,
             stages=tuple(stage.name for stage in job.stages),
@@ -74,11 +74,11 @@ def new_record(job: Job, *, evaluate: bool, prepare_seconds: float) -> RunRecord
 
 
 def resumed_record(record: RunRecord, status: Status, *, warnings: Sequence[str], prepare_seconds: float) -> RunRecord:
-    """Return the record with which an interrupted or failed run continues.
+    """Return the record with which an interrupted, failed or extended run continues.
 
     Args:
         record: As the run left it.
-        status: How the run ended: ``interrupted`` or ``failed``.
+        status: How the run ended: ``interrupted``, ``failed``, or ``complete`` if it is extended.
         warnings: Effects of resuming on the scores.
         prepare_seconds: Time spent preparing the run again.
     """

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core import artifacts
 from zoo_core.datatypes import StepSpec
-from zoo_core.errors import CheckpointError, ZooError
+from zoo_core.errors import CheckpointError, RunError, ZooError
 from zoo_core.quantization.configuration import read_configuration
 from zoo_core.quantization.params import Relu6Params
 from zoo_core.recipes import recipe_text
+from zoo_core.runs.migration import load_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import ModelBundle, QuantNetwork, QuantSettings
     from zoo_core.quantization.aimet.simulation import Simulation
+    from zoo_core.quantization.integers import IntegerNetwork
     from zoo_core.quantization.pipeline import Plan
 
 _CONFIG_COPY = "aimet_config.json"
@@ -162,6 +164,45 @@ def load_saved(ordinary: ModelBundle, path: Path) -> ModelBundle:
             notes += [_NOTES[policy]] if policy in _NOTES else []
     _load_weights(network, artifacts.load_state_dict(path), path)
     return dataclasses.replace(ordinary, network=network, notes=tuple(notes))
+
+
+def load_integers(
+    folder: Path, ordinary: ModelBundle, optimized_checkpoint: Path | None
+) -> tuple[ModelBundle, IntegerNetwork]:
+    """Load the quantized network that ``save_quantized`` wrote, with its encodings.
+
+    Args:
+        folder: Of ``save_quantized``.
+        ordinary: The model with any weights, on the CPU; not modified.
+        optimized_checkpoint: Weights of a run that loaded them, of which the folder has no copy.
+
+    Returns:
+        The float network that the encodings name, in the model's bundle, and both together.
+
+    Raises:
+        RunError: The folder has no encodings of activations.
+        CheckpointError: Weights or encodings are damaged, or do not fit the model.
+    """
+    from zoo_core.quantization.aimet.foreign import prepare
+    from zoo_core.quantization.integers import IntegerNetwork
+
+    encodings = _read_encodings(folder / "encodings.json")
+    weights = folder / "network.safetensors"
+    if not weights.exists() and optimized_checkpoint is not None:
+        weights = optimized_checkpoint
+    bundle = load_saved(ordinary, weights)
+    network = prepare(bundle.network.eval(), bundle.example_input)
+    return bundle, IntegerNetwork.from_encodings(network, encodings)
+
+
+def _read_encodings(path: Path) -> Mapping[str, Any]:
+    fix = "name a run with the stage optimized_w8a8, or a model."
+    if not path.exists():
+        raise RunError(f"{path} does not exist: the run has quantized nothing.", fix=fix)
+    content = load_object(path)
+    if not content.get("activation_encodings"):
+        raise RunError(f"{path} has no encodings of activations: the run has no optimized quantized stage.", fix=fix)
+    return content
 
 
 def fixed_encodings(path: Path, quant: QuantSettings) -> Mapping[str, Any]:

@@ -32,7 +32,8 @@ def reproducing_command(run: LoadedRun) -> str:
         "--seed": request.seed,
         "--batch-size": settings.batch_size if settings is not None else request.batch_size,
         "--device": settings.device if settings is not None else request.device,
-        "--backend": request.backend,
+        "--runtime": request.runtime,
+        "--runtimes": ",".join(request.runtimes) or None,
         "--batch-sizes": ",".join(map(str, request.batch_sizes)) or None,
     }
     words = ["zoo-eval", "run", record.model]
@@ -41,6 +42,7 @@ def reproducing_command(run: LoadedRun) -> str:
     for override in request.settings:
         words += ["--set", override]
     words += ["--allow-calibration-overlap"] if request.allow_calibration_overlap else []
+    words += ["--allow-fallback"] if request.allow_fallback else []
     words += ["--require-full-quantization"] if request.require_full_quantization else []
     return _lines(words)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from zoo_core.comparison.deployed import parity_problem
+from zoo_core.comparison.stages import simulation_of
 from zoo_core.errors import RecipeError, RegistryError, RunError
 from zoo_core.files import replace_file
 from zoo_core.results import conditions
@@ -138,8 +140,9 @@ def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Seque
                 f"Neither the run nor a reference of {entry.model_id!r} has a stage {stage!r}.",
                 fix=f"choose from {', '.join(sorted(known)) or 'none: there are no stages'}.",
             )
+    references = [*entry.references, *_of_simulations(entry.references, measured)]
     wanted, set_aside = References(run, entry, host).sort(
-        [reference for reference in entry.references if not stages or reference.stage in stages]
+        [reference for reference in references if not stages or reference.stage in stages]
     )
     _refuse_out_of_range(run, entry, measured, [fitting.reference for fitting in wanted])
     findings = [_compare(fitting, measured) for fitting in wanted]
@@ -149,11 +152,42 @@ def check_run(run: StoredRun, entry: ModelEntry, host: PluginHost, stages: Seque
     return Verdict(
         model=entry.model_id,
         run=run.path,
-        obstacles=[*conditions.obstacles(run, entry), *_unchecked(entry, stages, required, fitting, set_aside)],
+        obstacles=[
+            *conditions.obstacles(run, entry),
+            *_unchecked(entry, stages, required, fitting, set_aside),
+            *_parity(run, stages),
+        ],
         findings=findings,
         set_aside=set_aside,
         notes=list(dict.fromkeys([*conditions.notes(run, entry), *(note for one in wanted for note in one.notes)])),
     )
+
+
+def _of_simulations(references: Sequence[Reference], measured: Collection[str]) -> Iterator[Reference]:
+    """Yield the references of simulations for the deployed stages that have none of their own.
+
+    What a device computes must reach what the simulation promises.
+    """
+    own = {reference.stage for reference in references}
+    for name in measured:
+        simulated = simulation_of(name)
+        for reference in references:
+            if name not in own and reference.stage == simulated:
+                yield replace(reference, stage=name, source=f"{reference.source}, of {simulated}")
+
+
+def _parity(run: StoredRun, stages: Sequence[str]) -> Iterator[str]:
+    """Name the deployed stages whose layers differ from the simulation by more than rounding, or were not compared."""
+    for name, stage in run.record.stages.items():
+        deployment = stage.deployment
+        if deployment is None or (stages and name not in stages):
+            continue
+        if deployment.parity is None:
+            yield f"The layers of {name} were not compared with the simulation."
+            continue
+        problem = parity_problem(deployment)
+        if problem is not None:
+            yield f"{name}: {problem}"
 
 
 def _required(measured: Collection[str], fitting: Collection[str], set_aside: Collection[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE
+from zoo_core.runs.request import AUTO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,8 +85,8 @@ def notes(run: StoredRun, entry: ModelEntry) -> list[str]:
     settings, request = record.settings, record.request
     if request.labels is not None:
         found.append(f"The {len(record.dataset.class_names)} classes of the run are those of --labels.")
-    if settings.backend != "torch":
-        found.append(f"Float stages were computed with {settings.backend}.")
+    if settings.runtime != AUTO:
+        found.append(f"Float stages were computed with {settings.runtime}.")
     device = settings.device.split(":")[0]
     if device != "cpu":
         name = record.environment.device_name

@@ -33,7 +33,12 @@ def recorded_stages(record: RunRecord) -> Sequence[Stage]:
     steps = [str(step.get("step")) for step in recipe.steps]
     tag = f"w{recipe.param_bw}a{recipe.output_bw}"
     loaded = record.request.optimized_checkpoint is not None
-    possible = all_stages([step for step in steps if step != QUANTSIM], tag, optimized_checkpoint=loaded)
+    possible = all_stages(
+        [step for step in steps if step != QUANTSIM],
+        tag,
+        optimized_checkpoint=loaded,
+        runtimes=record.request.runtimes,
+    )
     return choose(possible, ",".join(record.settings.stages), tag)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from zoo_core.errors import RunError, ZooError
 from zoo_core.files import replace_file
 from zoo_core.runs.hashes import QUANTIZED
-from zoo_core.runs.migration import load_object
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,30 +111,13 @@ def export_run(
 
 
 def _integer_network(run: StoredRun, host: PluginHost) -> tuple[ModelBundle, IntegerNetwork]:
-    from zoo_core.quantization import saved
-    from zoo_core.quantization.aimet.foreign import prepare
-    from zoo_core.quantization.integers import IntegerNetwork
+    from zoo_core.quantization.saved import load_integers
 
     record = run.record
-    encodings = _encodings(run.path / QUANTIZED / "encodings.json")
     entry = host.recorded_model(record.model, record.registry)
     ordinary = host.load_model(entry, None, record.dataset.class_names, "cpu")
-    weights = run.path / QUANTIZED / "network.safetensors"
-    if not weights.exists() and record.optimized_checkpoint is not None:
-        weights = Path(record.optimized_checkpoint.path)
-    bundle = saved.load_saved(ordinary, weights)
-    network = prepare(bundle.network.eval(), bundle.example_input)
-    return bundle, IntegerNetwork.from_encodings(network, encodings)
-
-
-def _encodings(path: Path) -> Mapping[str, Any]:
-    fix = "name a run with the stage optimized_w8a8, or a model."
-    if not path.exists():
-        raise RunError(f"{path} does not exist: the run has quantized nothing.", fix=fix)
-    content = load_object(path)
-    if not content.get("activation_encodings"):
-        raise RunError(f"{path} has no encodings of activations: the run has no optimized quantized stage.", fix=fix)
-    return content
+    loaded = record.optimized_checkpoint
+    return load_integers(run.path / QUANTIZED, ordinary, None if loaded is None else Path(loaded.path))
 
 
 def _image(run: StoredRun, bundle: ModelBundle, host: PluginHost, data: Path | None) -> tuple[torch.Tensor, str]:

@@ -139,7 +139,7 @@ def reproduce(request: ReproduceRequest, host: PluginHost, reporter: Reporter) -
         reporter.warn(text)
     host.recorded_model(run.record.model, run.record.registry)
     with fixed_threads(run.record.environment.torch_threads):
-        result = evaluate_request(_request(request), host=host, reporter=reporter)
+        result = evaluate_request(_request(request, run.record), host=host, reporter=reporter)
     again = open_run(result.run_dir)
     conditions += _changed_conditions(run.record, again.record)
     return Reproduced(
@@ -151,7 +151,7 @@ def reproduce(request: ReproduceRequest, host: PluginHost, reporter: Reporter) -
     )
 
 
-def _request(request: ReproduceRequest) -> EvaluationRequest:
+def _request(request: ReproduceRequest, record: RunRecord) -> EvaluationRequest:
     kept = (request.run / INPUTS).is_dir()  # runs of earlier versions have none
     recorded = recorded_request(request.run, kept=kept)
     return replace(
@@ -162,6 +162,7 @@ def _request(request: ReproduceRequest) -> EvaluationRequest:
         workers=recorded.workers if request.workers is None else request.workers,
         batch_size=request.batch_size or recorded.batch_size,
         offline=request.offline or recorded.offline,
+        runtime=record.float_runtime,
         cache=False,
         batch_sizes=(),
         command=("zoo-eval", "reproduce", str(request.run.absolute())),

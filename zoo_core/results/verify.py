@@ -118,6 +118,7 @@ def _inputs(run: StoredRun, host: PluginHost, data: Path | None) -> Iterator[Che
     yield _config(run)
     yield _libraries(record.environment)
     yield _sources(record, host)
+    yield from _runtimes(run, host)
     if record.calibration is not None:
         yield _calibration(run, record.calibration, host, data)
     if run.image_ids:  # otherwise only quantized: nothing was evaluated
@@ -211,6 +212,34 @@ def _sources(record: RunRecord, host: PluginHost) -> Check:
     if unreadable:
         return Check(what="sources", state="unchecked", message=f"those of {', '.join(unreadable)} cannot be read")
     return Check(what="sources", state="holds", message=f"{len(here)} hashes are those of the run")
+
+
+def _runtimes(run: StoredRun, host: PluginHost) -> Iterator[Check]:
+    """The exported network, and for each runtime its version and the sources of its plugin."""
+    deployed = [stage.deployment for stage in run.record.stages.values() if stage.deployment is not None]
+    try:
+        known = host.runtimes() if deployed else {}
+    except ZooError as error:
+        yield Check(what="runtimes", state="unchecked", message=error.fact)
+        return
+    model = f"{QUANTIZED}/model.onnx"
+    for one in deployed:
+        what = f"runtime {one.runtime}"
+        problems = []
+        if (run.record.files or {}).get(model) != one.model_sha256:
+            problems.append(f"it executed another network than {model}")
+        if one.runtime not in known:
+            yield Check(what=what, state="unchecked", message="no plugin brings it here")
+            continue
+        owned = known[one.runtime]
+        version = owned.runtime.availability().version
+        if version != one.version:
+            problems.append(f"version {version or 'not installed'} instead of {one.version}")
+        source = sources_here(host, [owned.plugin_id], None).get(owned.plugin_id)
+        if source != one.source:
+            problems.append(f"the sources of plugin {owned.plugin_id} have changed since")
+        state: State = "stale" if problems else "holds"
+        yield Check(what=what, state=state, message="; ".join(problems) or f"version {one.version} and its plugin")
 
 
 def _calibration(run: StoredRun, recorded: CalibrationRecord, host: PluginHost, data: Path | None) -> Check:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def stage_binding(record: RunRecord, stage: str) -> str | None:
     """Return a digest of what the predictions of a stage depend on; every chunk of the stage contains it.
 
-    It covers the run's conditions (program, libraries, kernels, images), the stage's name, batch size and backend, and
+    It covers the run's conditions (program, libraries, kernels, images), the stage's name, batch size and runtime, and
     its network with the encodings. It is the same for a resumed or repeated run, whose chunks have the same bytes.
 
     Args:
@@ -31,7 +31,7 @@ def stage_binding(record: RunRecord, stage: str) -> str | None:
         "conditions": record.conditions("predict"),
         "stage": stage,
         "batch_size": own.batch_size,
-        "backend": own.backend,
+        "backend": own.runtime,  # the name in schema 3, whose chunks keep their digests
         "network": own.network_sha256,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=_plain).encode()).hexdigest()

@@ -9,7 +9,7 @@ from typing import Any
 from zoo_core.errors import RunError
 from zoo_core.files import read_regular_file
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of ``run.json`` and ``metrics.json``."""
 
 MAX_BYTES = 1 << 28
@@ -65,8 +65,11 @@ def migrated(content: dict[str, Any], path: Path) -> dict[str, Any]:
             _from_schema_1(content)
         if schema <= 2:
             _from_schema_2(content)
+        if schema <= 3:
+            _from_schema_3(content)
         return content
     added = {"change": None} if schema == 1 else {}
+    added |= {"simulation": None} if schema <= 3 else {}
     return {**content, "stages": _split_scores(content.get("stages"), added)}
 
 
@@ -109,6 +112,22 @@ def _from_schema_2(content: dict[str, Any]) -> None:
     ):
         if isinstance(content.get(part), dict):
             content[part] = {key: _added(value, name) for key, value in content[part].items()}
+
+
+def _from_schema_3(content: dict[str, Any]) -> None:
+    """Rename backends, which schema 4 calls runtimes, and set the fields that it added to null."""
+    for part in ("request", "settings"):
+        content[part] = _renamed(content.get(part), "backend", "runtime")
+    if isinstance(content.get("stages"), dict):
+        stages = {name: _renamed(stage, "backend", "runtime") for name, stage in content["stages"].items()}
+        content["stages"] = {
+            name: {"runtime_reason": None, "deployment": None, **stage} if isinstance(stage, dict) else stage
+            for name, stage in stages.items()
+        }
+
+
+def _renamed(part: Any, old: str, new: str) -> Any:
+    return {new if key == old else key: value for key, value in part.items()} if isinstance(part, dict) else part
 
 
 def _added(part: Any, name: str) -> Any:

@@ -21,12 +21,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingsRecord(Part):
-    """Settings of a run with every default resolved; ``recipe`` is the name or path as requested."""
+    """Settings of a run with every default resolved; ``recipe`` is the name or path as requested.
+
+    ``runtime`` is that of float stages as requested, perhaps ``auto``; each stage records its own.
+    """
 
     batch_size: int
     workers: int
     device: str
-    backend: str
+    runtime: str
     seed: int
     recipe: str
     stages: tuple[str, ...]
@@ -288,11 +291,109 @@ class BatchSizeRecord(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutedNodeRecord(Part):
+    """Node that a runtime computed in float, or elsewhere than on its own device; ``macs`` counts one image."""
+
+    name: str
+    operation: str
+    precision: str
+    device: str
+    elsewhere: bool
+    macs: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerParityRecord(Part):
+    """Quantized tensor of a runtime compared with the simulation's; ``differing`` is a share of its integers."""
+
+    name: str
+    differing: float
+    max_lsb: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputParityRecord(Part):
+    """Output of the network compared end to end; ``sqnr_db`` is None where nothing differs."""
+
+    name: str
+    sqnr_db: float | None
+    cosine: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityRecord(Part):
+    """Comparison of a runtime with the simulation, layer by layer, each layer fed the simulation's own integers.
+
+    A layer is over the threshold with ``differing > max_differing`` or ``max_lsb > max_lsb`` of this record.
+    """
+
+    images: tuple[str, ...]
+    layers: tuple[LayerParityRecord, ...]
+    max_differing: float
+    max_lsb: int
+    first_over_threshold: str | None
+    outputs: tuple[OutputParityRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyRecord(Part):
+    """Milliseconds per image at batch 1; ``float_*`` of the float network on the same runtime, in the same process."""
+
+    num_threads: int
+    num_passes: int
+    p50_ms: float
+    p90_ms: float
+    min_ms: float
+    max_ms: float
+    float_p50_ms: float | None
+    float_p90_ms: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostRecord(Part):
+    """Cost of an exported network on a runtime, each measured in a process of its own.
+
+    An emulator's latency and memory say nothing about the device, so ``latency`` is empty and ``peak_rss_bytes`` None.
+    """
+
+    latency: tuple[LatencyRecord, ...]
+    peak_rss_bytes: int | None
+    float_peak_rss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentRecord(Part):
+    """Exported network on a runtime.
+
+    ``source`` is that of the plugin that brings the runtime; None for a built-in one. ``remedy`` says what was done
+    because the runtime's fast 8-bit products were wrong here. ``integer_coverage`` is the share of multiply-accumulates
+    computed in integers, and ``nodes`` lists those that were not, and all that ran elsewhere. ``parity`` and ``cost``
+    are None until they are measured.
+    """
+
+    runtime: str
+    version: str | None
+    source: SourceRecord | None
+    emulated: bool
+    model_sha256: str
+    model_bytes: int
+    remedy: str | None
+    allow_fallback: bool
+    integer_coverage: float | None
+    nodes: tuple[ExecutedNodeRecord, ...]
+    parity: ParityRecord | None
+    cost: CostRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageRecord(Part):
     """Cost and conditions of a stage; values that are not measured yet are None.
 
-    ``num_nonfinite_images`` counts images for which the network returned infinities or not-a-number.
-    ``network_sha256`` covers structure, weights and encodings of the network; runs before schema 3 have none.
+    ``runtime`` computed its predictions; ``runtime_reason`` says why it is torch although ``auto`` was requested. A
+    stage of an exported network has a ``deployment``. ``num_nonfinite_images`` counts images for which the network
+    returned infinities or not-a-number. ``network_sha256`` covers structure, weights and encodings of the network, or
+    the exported file and what the runtime makes of it; runs before schema 3 have none.
     """
 
     warnings: tuple[str, ...]
@@ -300,7 +401,9 @@ class StageRecord(Part):
     batch_size: int
     weights_bytes: int
     network_sha256: str | None
-    backend: str | None
+    runtime: str | None
+    runtime_reason: str | None
+    deployment: DeploymentRecord | None
     agreement: AgreementRecord | None
     export_seconds: float | None
     num_images_timed: int | None
@@ -350,12 +453,26 @@ class ChangeRecord(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationChange(Part):
+    """Change of a deployed stage against the simulation of the same network.
+
+    ``change`` is as against fp32. ``counts`` has the task's kinds of change at scores of 0.5 or more, such as lost and
+    gained detections, and ``num_images_changed`` the images in which anything but the first kind occurs.
+    """
+
+    stage: str
+    change: ChangeRecord | None
+    counts: Mapping[str, int]
+    num_images_changed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageScores(Part):
     """Scores of a stage by protocol id.
 
     ``same_as`` names the stage whose network and predictions this one shares. ``drop_points`` is the fp32 headline
     value minus this stage's, in points: positive is worse. ``change`` is None for fp32 itself, without an fp32 stage
-    in the run, and for a task whose values cannot be resampled.
+    in the run, and for a task whose values cannot be resampled. ``simulation`` is None but for deployed stages.
     """
 
     quantized: bool
@@ -364,6 +481,7 @@ class StageScores(Part):
     same_as: str | None
     drop_points: float | None
     change: ChangeRecord | None
+    simulation: SimulationChange | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

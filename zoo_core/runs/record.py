@@ -126,6 +126,18 @@ class RunRecord(Part):
     files: Mapping[str, str] | None
     plugins_notified: bool
 
+    @property
+    def float_runtime(self) -> str:
+        """Return the runtime that computed the float stages; the requested one where it is not one and the same."""
+        used = {stage.runtime for stage in self.stages.values() if not stage.quantized and stage.runtime is not None}
+        return used.pop() if len(used) == 1 else self.settings.runtime
+
+    @property
+    def runtime_versions(self) -> dict[str, str | None]:
+        """Return the version of each runtime that executed the exported network."""
+        deployed = [stage.deployment for stage in self.stages.values() if stage.deployment is not None]
+        return {deployment.runtime: deployment.version for deployment in deployed}
+
     def conditions(self, purpose: Purpose) -> dict[str, Any]:
         """Return the conditions that must agree for ``purpose``, by name.
 
@@ -194,7 +206,7 @@ _CONDITIONS: tuple[_Condition, ...] = (
         "device", lambda run: run.settings.device, refuse=("resume", "predict"), mention=("report", "reproduce")
     ),
     _condition("batch size", lambda run: run.settings.batch_size, mention=("report", "reproduce")),
-    _condition("backend of float stages", lambda run: run.settings.backend, mention=("report",)),
+    _condition("runtime of float stages", lambda run: run.settings.runtime, mention=("report",)),
     _condition("seed", lambda run: run.settings.seed, mention=("report",)),
     _condition("recipe", lambda run: run.recipe.name, mention=("report",)),
     _condition("recipe content", lambda run: run.recipe.sha256, refuse=("resume",), mention=("report",), is_hash=True),
@@ -248,6 +260,7 @@ _CONDITIONS: tuple[_Condition, ...] = (
         refuse=("resume",),
         is_hash=True,
     ),
+    _condition("versions of runtimes", lambda run: run.runtime_versions, mention=("compare", "report", "reproduce")),
     _condition("processor", lambda run: run.environment.processor, mention=("resume", "reproduce")),
     _condition(
         "instruction set of torch's kernels",

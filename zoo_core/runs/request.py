@@ -16,6 +16,10 @@ DEFAULT_WORKERS = 2
 """Threads that decode images: at 2 ms per image, two of them can feed any network on a CPU."""
 
 
+AUTO = "auto"
+"""Runtime of float stages: ONNX Runtime where it agrees with torch, else torch."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluationRequest:
     """Options of one evaluation; ``zoo_core.api.evaluate`` documents them.
@@ -43,7 +47,9 @@ class EvaluationRequest:
     batch_sizes: tuple[int, ...] = ()
     workers: int = DEFAULT_WORKERS
     device: str = "auto"
-    backend: str = "torch"
+    runtime: str = AUTO
+    runtimes: tuple[str, ...] = ()
+    allow_fallback: bool = False
     seed: int = 0
     out: Path | None = None
     cache: bool = True

@@ -1,0 +1,160 @@
+"""Loads the exported network of a run on runtimes, compares them with the simulation, and measures what they cost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from zoo_core.datatypes import LoadOptions
+from zoo_core.errors import RuntimeUnsupportedError
+from zoo_core.evaluation.sources import sources_here
+from zoo_core.evaluation.stage_runner import StageNetwork
+from zoo_core.guards import Naming
+from zoo_core.quantization import saved
+from zoo_core.runs.hashes import QUANTIZED
+from zoo_core.runs.parts import (
+    DeploymentRecord,
+    ExecutedNodeRecord,
+)
+from zoo_core.runtimes.integer_coverage import integer_coverage
+from zoo_core.runtimes.probes import probed
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from zoo_core.datatypes import RuntimeSession
+    from zoo_core.evaluation.prepare import Job
+    from zoo_core.evaluation.stages import Stage
+    from zoo_core.plugins import PluginHost
+    from zoo_core.runs.directory import RunDirectory
+
+PARITY_IMAGES = 4
+"""Images on which every layer is compared, the first of the run."""
+
+_INPUT = "input"
+_MODEL = "model.onnx"
+
+
+class RuntimeNetwork(nn.Module):
+    """Computes an exported network of batch 1 on a runtime; called like the original network.
+
+    Several threads may call a session at once; a copy is therefore the same object.
+    """
+
+    def __init__(self, session: RuntimeSession) -> None:
+        super().__init__()
+        self._session = session
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the outputs for ``(B, C, H, W)`` float32, batch axis first."""
+        each = [list(self._session({_INPUT: image[None].contiguous().numpy()}).values()) for image in x]
+        return tuple(torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*each, strict=True))
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loaded:
+    """Exported network on a runtime.
+
+    Attributes:
+        own: The network of the stage.
+        record: What is known before anything is measured.
+        options: With which the runtime loads networks here.
+    """
+
+    own: StageNetwork
+    record: DeploymentRecord
+    options: LoadOptions
+
+
+class Deployment:
+    """Exported network of a run; create one when it is in the run's folder.
+
+    Args:
+        job: With runtimes.
+        run_dir: Has ``quantized/model.onnx``.
+        host: The plugins.
+        work_dir: Existing; for temporary files.
+
+    Raises:
+        ZooError: The network in the run's folder cannot be loaded.
+    """
+
+    def __init__(self, job: Job, run_dir: RunDirectory, host: PluginHost, work_dir: Path) -> None:
+        self._job = job
+        self._host = host
+        self._path = run_dir.path / QUANTIZED / _MODEL
+        self._model = self._path.read_bytes()
+        self._float_path = work_dir / "float.onnx"
+        ordinary = replace(job.bundle, network=job.bundle.network.cpu(), example_input=job.bundle.example_input.cpu())
+        checkpoint = None if job.optimized_checkpoint is None else job.optimized_checkpoint.path
+        self._bundle, self._integers = saved.load_integers(run_dir.path / QUANTIZED, ordinary, checkpoint)
+
+    def load(self, stage: Stage) -> Loaded:
+        """Load the network on a stage's runtime.
+
+        Raises:
+            RuntimeUnsupportedError: The runtime computes wrong integers, cannot execute the network, or only with a
+                fallback that the request does not allow.
+        """
+        owned = self._job.runtimes[str(stage.runtime)]
+        runtime, allow_fallback = owned.runtime, self._job.request.allow_fallback
+        with Naming(owned.plugin_id, f"runtime {runtime.name!r} of zoo_runtimes"):
+            version = runtime.availability().version
+            probe = probed(runtime, LoadOptions(allow_fallback=allow_fallback))
+            session = runtime.load(self._model, probe.options)
+            coverage = integer_coverage(self._model, session.coverage())
+        _refuse_fallback(runtime.name, [node.name for node in coverage.nodes if node.elsewhere], allow_fallback)
+        record = DeploymentRecord(
+            runtime=runtime.name,
+            version=version,
+            source=sources_here(self._host, [owned.plugin_id], None).get(owned.plugin_id),
+            emulated=runtime.emulated,
+            model_sha256=hashlib.sha256(self._model).hexdigest(),
+            model_bytes=len(self._model),
+            remedy=probe.remedy,
+            allow_fallback=allow_fallback,
+            integer_coverage=coverage.share,
+            nodes=tuple(
+                ExecutedNodeRecord(
+                    name=node.name,
+                    operation=node.operation,
+                    precision=node.precision,
+                    device=node.device,
+                    elsewhere=node.elsewhere,
+                    macs=node.macs,
+                    reason=node.reason,
+                )
+                for node in coverage.nodes
+            ),
+            parity=None,
+            cost=None,
+        )
+        own = StageNetwork(
+            network=RuntimeNetwork(session),
+            bundle=self._bundle,
+            size_bytes=len(self._model),
+            digest=hashlib.sha256(json.dumps(asdict(record), sort_keys=True).encode()).hexdigest(),
+            device="cpu",
+        )
+        return Loaded(own=own, record=record, options=probe.options)
+
+
+def _refuse_fallback(name: str, elsewhere: Sequence[str], allowed: bool) -> None:
+    if elsewhere and not allowed:
+        more = f" and {len(elsewhere) - 5} more" if len(elsewhere) > 5 else ""
+        raise RuntimeUnsupportedError(
+            f"The runtime {name!r} computes {len(elsewhere)} nodes elsewhere than on its own device: "
+            f"{', '.join(elsewhere[:5])}{more}.",
+            fix="export the network so that the device takes them, or record the fallback with --allow-fallback.",
+        )
