@@ -276,15 +276,17 @@ def test_quantize_saves_the_network_and_evaluates_nothing(
     assert result.record.status == "complete"
 
 
+@pytest.mark.parametrize("settings", [[], ["quantsim.input=quantized"]], ids=["recipe", "quantized input"])
 def test_what_quantize_wrote_is_evaluated_by_a_plugin_that_does_nothing_for_it(
-    host: PluginHost, evaluate: Evaluate, grid: Path, weights: Path, tmp_path: Path
+    settings: list[str], host: PluginHost, evaluate: Evaluate, grid: Path, weights: Path, tmp_path: Path
 ) -> None:
-    quantized = api.quantize("toy_squares", host=host, data=grid, checkpoint=weights, out=tmp_path / "quantized")
+    given: dict[str, Any] = {"host": host, "data": grid, "checkpoint": weights, "settings": settings}
+    quantized = api.quantize("toy_squares", out=tmp_path / "quantized", **given)
     network = quantized.run_dir / "quantized" / "network.safetensors"
 
     stages = "optimized_fp32,optimized_w8a8"
-    whole = evaluate(stages=stages, out=tmp_path / "whole")
-    loaded = evaluate(stages=stages, out=tmp_path / "loaded", optimized_checkpoint=network)
+    whole = evaluate(stages=stages, out=tmp_path / "whole", settings=settings)
+    loaded = evaluate(stages=stages, out=tmp_path / "loaded", optimized_checkpoint=network, settings=settings)
 
     for stage in stages.split(","):
         chunks = [sorted((run.run_dir / "predictions" / stage).iterdir()) for run in (whole, loaded)]
@@ -292,6 +294,8 @@ def test_what_quantize_wrote_is_evaluated_by_a_plugin_that_does_nothing_for_it(
         for one, other in zip(*chunks, strict=True):
             assert one.read_bytes() == other.read_bytes(), stage
     assert loaded.record.steps == ()
+    encodings = json.loads((network.parent / "encodings.json").read_text())["activation_encodings"]
+    assert any("input" in sides for sides in encodings.values()) == bool(settings)
 
 
 def test_plugins_are_told_when_the_run_is_complete(evaluate: Evaluate) -> None:

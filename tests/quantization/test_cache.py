@@ -320,6 +320,7 @@ def test_whatever_the_result_depends_on_is_in_the_key(
         "bits": (folded, dataclasses.replace(cached, quant=dataclasses.replace(quant, param_bw=4)), {}),
         "scheme": (folded, dataclasses.replace(cached, quant=dataclasses.replace(quant, quant_scheme="tf")), {}),
         "config": (folded, dataclasses.replace(cached, quant=dataclasses.replace(quant, config_file=config)), {}),
+        "input": (folded, dataclasses.replace(cached, quant=dataclasses.replace(quant, input="quantized")), {}),
     }
     keys = {}
     for name, (network, context, params) in cases.items():

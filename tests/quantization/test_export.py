@@ -214,6 +214,30 @@ def test_a_pair_that_repeats_the_one_before_it_goes() -> None:
     assert export_qdq(other, image()).summary.num_repeats_removed == 0
 
 
+def test_two_readers_that_round_a_tensor_alike_share_a_pair() -> None:
+    class Readers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.first(x), self.second(x)
+
+    network = Readers().eval().requires_grad_(False)
+    for high, num_pairs in ((1.0, 1), (0.5, 2)):
+        params = {f"{name}.weight": of_weight(network.get_parameter(f"{name}.weight")) for name in ("first", "second")}
+        inputs = {"first": encoding(0, 1), "second": encoding(0, high)}
+        activations = {name: {"input": {"0": one}} for name, one in inputs.items()}
+        own = IntegerNetwork.from_encodings(network, {"param_encodings": params, "activation_encodings": activations})
+        exported = export_qdq(own, image())
+        assert kinds(exported).count("QuantizeLinear") == num_pairs
+        assert exported.summary.num_repeats_removed == 2 - num_pairs
+        found = OnnxSession(exported.model, optimize=False)({"input": image().numpy()})
+        with torch.no_grad():
+            expected = own.simulation()(image())
+        assert all(np.allclose(one, two, atol=1e-6) for one, two in zip(found.values(), expected, strict=True))
+
+
 def test_int32_biases_have_the_scale_of_input_times_weight() -> None:
     network = convolution(nn.ReLU6())
     own = integers(network, {"1": encoding(0, 2), "2": encoding(-1, 1)}, per_channel=True)

@@ -63,12 +63,14 @@ class QuantSettings:
         output_bw: Bits of an activation.
         quant_scheme: ``tf_enhanced`` (SQNR range search) or ``tf`` (min-max).
         config_file: AIMET configuration: symmetry, per-channel, exceptions from quantization.
+        input: Replaces ``model_input.is_input_quantized`` of the configuration; None leaves the configuration's.
     """
 
     param_bw: int
     output_bw: int
     quant_scheme: Literal["tf", "tf_enhanced"]
     config_file: Path
+    input: Literal["float", "quantized"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

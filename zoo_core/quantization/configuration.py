@@ -10,6 +10,8 @@ import functools
 import importlib.util
 import json
 import runpy
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,9 @@ from zoo_core.errors import RecipeError
 from zoo_core.files import read_regular_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from zoo_core.datatypes import QuantSettings
 
 MAX_BYTES = 1 << 20
 """Largest configuration that is read; the largest of AIMET's own has 20 KB."""
@@ -50,6 +54,35 @@ def read_configuration(path: Path) -> tuple[Mapping[str, Any], bytes]:
     if problem is not None:
         raise RecipeError(f"{path} is not an AIMET configuration: {problem}", fix=_FIX)
     return content, data
+
+
+def configuration_of(quant: QuantSettings) -> Mapping[str, Any]:
+    """Return the configuration that a network is simulated with: the file's, with ``quant.input`` applied.
+
+    Raises:
+        RecipeError: As ``read_configuration``.
+    """
+    content, _ = read_configuration(quant.config_file)
+    if quant.input is None:
+        return content
+    # AIMET refuses "False" here: an input stays in float where the key is missing.
+    return {**content, "model_input": {"is_input_quantized": "True"} if quant.input == "quantized" else {}}
+
+
+@contextmanager
+def configuration_file(quant: QuantSettings) -> Iterator[Path]:
+    """Yield a file with ``configuration_of(quant)``, which AIMET takes as a path only.
+
+    Raises:
+        RecipeError: As ``read_configuration``.
+    """
+    if quant.input is None:
+        yield quant.config_file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / quant.config_file.name
+        path.write_text(json.dumps(configuration_of(quant)), encoding="utf-8")
+        yield path
 
 
 def _schema_problem(content: object) -> str | None:

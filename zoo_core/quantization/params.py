@@ -69,3 +69,6 @@ class QuantSimParams(StepParams):
     config_file: Annotated[Path, Field(strict=False)] = Field(
         description="AIMET configuration: the name of a shipped one, or a path relative to the recipe's folder"
     )
+    input: Literal["float", "quantized"] | None = Field(
+        default=None, description="whether the model's input is quantized; null leaves it to the configuration"
+    )

@@ -208,6 +208,7 @@ def _settings(params: QuantSimParams, recipe: Recipe, place: str, problems: list
         output_bw=params.output_bw,
         quant_scheme=params.quant_scheme,
         config_file=config_file.resolve(),
+        input=params.input,
     )
 
 

@@ -120,7 +120,9 @@ def _metadata(network: QuantNetwork, plan: Plan) -> dict[str, str]:
 
 def _quant_text(quant: QuantSettings) -> str:
     config = artifacts.sha256_of(quant.config_file)
-    return json.dumps([quant.param_bw, quant.output_bw, quant.quant_scheme, config])
+    known = [quant.param_bw, quant.output_bw, quant.quant_scheme, config]
+    # Files of zoo-eval before quantsim.input hold four values, which still fit a recipe without it.
+    return json.dumps(known if quant.input is None else [*known, quant.input])
 
 
 def is_saved_network(path: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.quantization.aimet.library import load
@@ -11,7 +10,6 @@ from zoo_core.quantization.coverage import Simulated, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from torch import nn
 
@@ -22,15 +20,15 @@ _FUNCTIONS = {"cat": "Concat", "add": "Add", "mul": "Mul", "div": "Div"}
 _OUTPUT_IN_FLOAT = "the configuration leaves the network's outputs in float"
 
 
-def simulated(sim: Any, prepared: nn.Module, config_file: Path) -> Simulated:
+def simulated(sim: Any, prepared: nn.Module, config: Mapping[str, Any]) -> Simulated:
     """Describe a calibrated simulation.
 
     Args:
         sim: AIMET's ``QuantizationSimModel``.
         prepared: The network that ``sim`` simulates, with the same names of modules and parameters.
-        config_file: The simulation's configuration, which AIMET has accepted.
+        config: The simulation's configuration, which AIMET has accepted.
     """
-    configuration = _Configuration(json.loads(config_file.read_text(encoding="utf-8")))
+    configuration = _Configuration(config)
     units = {}
     outputs = []
     known = dict(prepared.named_modules())

@@ -19,6 +19,7 @@ from zoo_core.quantization.aimet.library import load, quiet
 from zoo_core.quantization.aimet.quantsim import ROUNDABLE, scheme
 from zoo_core.quantization.cache import Part, StepCache
 from zoo_core.quantization.channel_clip import ChannelClip
+from zoo_core.quantization.configuration import configuration_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -61,7 +62,7 @@ def round_network(
     """
     aimet: Any = load()
     x = context.example_input
-    with quiet(), _bars_and_clips():
+    with quiet(), _bars_and_clips(), configuration_file(context.quant) as config_file:
         prepared = prepare(copy.deepcopy(network), x)
         register_foreign_modules(prepared)
         rounded = _layer_by_layer(context, cache or StepCache(None, {})).apply_adaround(
@@ -80,7 +81,7 @@ def round_network(
             filename_prefix="adaround",
             default_param_bw=context.quant.param_bw,
             default_quant_scheme=scheme(context.quant),
-            default_config_file=str(context.quant.config_file),
+            default_config_file=str(config_file),
         )
     written = json.loads((context.work_dir / "adaround.encodings").read_text(encoding="utf-8"))
     encodings: dict[str, Any] = written["param_encodings"]

@@ -18,7 +18,7 @@ from zoo_core.quantization.aimet.foreign import prepare, register_foreign_module
 from zoo_core.quantization.aimet.library import load, quiet
 from zoo_core.quantization.aimet.observing import fast_histograms
 from zoo_core.quantization.aimet.plain import ActivationGrids, Grid
-from zoo_core.quantization.configuration import read_configuration
+from zoo_core.quantization.configuration import configuration_file, configuration_of
 from zoo_core.quantization.graph import sole_consumers
 from zoo_core.quantization.rounding.engine import WeightGrid
 
@@ -52,8 +52,8 @@ def build(network: nn.Module, x: torch.Tensor, quant: QuantSettings, frozen: Map
         RecipeError: AIMET does not accept the configuration file.
     """
     aimet: Any = load()
-    with quiet():
-        _check_configuration(quant.config_file)
+    with quiet(), configuration_file(quant) as config_file:
+        _check_configuration(config_file, quant.config_file)
         prepared = prepare(network, x)
         register_foreign_modules(prepared)
         try:
@@ -63,14 +63,14 @@ def build(network: nn.Module, x: torch.Tensor, quant: QuantSettings, frozen: Map
                 quant_scheme=scheme(quant),
                 default_output_bw=quant.output_bw,
                 default_param_bw=quant.param_bw,
-                config_file=str(quant.config_file),
+                config_file=str(config_file),
             )
         except RuntimeError as error:
             raise PluginError(
                 f"AIMET cannot simulate {type(network).__name__}: {str(error).strip().splitlines()[0]}",
                 fix="let forward() be traceable by torch.jit.trace: no branches on values, no module called twice.",
             ) from error
-        _apply_supergroups(sim, prepared, x, quant.config_file)
+        _apply_supergroups(sim, prepared, x, configuration_of(quant))
         if frozen:
             _freeze(sim, frozen)
         sim.model.eval().requires_grad_(False)
@@ -116,21 +116,22 @@ def _same_grid(given: Sequence[Mapping[str, Any]], found: Sequence[Mapping[str, 
     )
 
 
-def _check_configuration(config_file: Path) -> None:
+def _check_configuration(config_file: Path, named: Path) -> None:
+    """Let AIMET read ``config_file``; errors name the file that the recipe names."""
     aimet: Any = load()
     try:
         aimet.common.quantsim_config.json_config_importer.JsonConfigImporter.import_json_config_file(str(config_file))
     except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise RecipeError(
-            f"{config_file}: AIMET does not accept it as a configuration: {reason}",
+            f"{named}: AIMET does not accept it as a configuration: {reason}",
             fix="follow AIMET's guide to configuration files; leave out what is not quantized by default.",
         ) from error
 
 
-def _apply_supergroups(sim: Any, network: nn.Module, x: torch.Tensor, config_file: Path) -> None:
+def _apply_supergroups(sim: Any, network: nn.Module, x: torch.Tensor, configuration: Mapping[str, Any]) -> None:
     """Switch off the output quantizer of each module that forms a supergroup with the one module that reads it."""
-    groups = read_configuration(config_file)[0].get("supergroups", [])
+    groups = configuration.get("supergroups", [])
     pairs = {pair for group in groups for pair in zip(group["op_list"], group["op_list"][1:], strict=False)}
     types = {name: operation_types(module) for name, module in network.named_modules()}
     for name, reader in sole_consumers(network, x).items():

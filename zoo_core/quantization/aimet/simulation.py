@@ -13,11 +13,11 @@ from zoo_core.quantization.aimet.accounting import simulated
 from zoo_core.quantization.aimet.foreign import prepare
 from zoo_core.quantization.aimet.library import logger, quiet
 from zoo_core.quantization.aimet.plain import plain_simulation
+from zoo_core.quantization.configuration import configuration_of
 from zoo_core.runs.coverage import COVERAGE_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from torch import nn
 
@@ -72,7 +72,7 @@ def simulate(network: QuantNetwork, context: StepContext) -> Simulation:
             "The plain simulation differs from the installed AIMET's; AIMET's own, which is slower, is used."
         )
     # AIMET's network is accounted for even where the plain one runs: they compute the same bits.
-    account, failure, weights_bytes = _account(sim, prepared, context.quant.config_file, image)
+    account, failure, weights_bytes = _account(sim, prepared, configuration_of(context.quant), image)
     return Simulation(
         network=plain if same and plain is not None else sim.model,
         encodings={"activation_encodings": activations, "param_encodings": params},
@@ -102,13 +102,13 @@ def _plain(prepared: nn.Module, sim: Any) -> nn.Module | None:
 
 
 def _account(
-    sim: Any, prepared: nn.Module, config_file: Path, image: torch.Tensor
+    sim: Any, prepared: nn.Module, config: Mapping[str, Any], image: torch.Tensor
 ) -> tuple[CoverageRecord | None, str, int]:
     """Account for a simulation and measure its weights in bytes.
 
     An error becomes a text, because the number of the stage does not depend on it.
     """
-    described = simulated(sim, prepared, config_file)
+    described = simulated(sim, prepared, config)
     try:
         with quiet():
             account = coverage.account(described, image)

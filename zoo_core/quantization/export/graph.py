@@ -43,7 +43,7 @@ class GraphSummary:
     Attributes:
         num_clips_removed: Clips that a quantizer's range implies.
         num_clips: Clips that stay, a cost on devices: of one value for all channels, or per channel.
-        num_repeats_removed: Q/DQ pairs that only repeated the pair before them.
+        num_repeats_removed: Q/DQ pairs that only repeated the pair before them, or another pair of the same tensor.
     """
 
     num_clips_removed: int
@@ -169,25 +169,21 @@ class QdqGraph:
     # ------------------------------------------------------------------ redundant nodes
 
     def _remove_repeats(self) -> None:
-        """Remove Q/DQ pairs that round to the grid on which their input lies already."""
-        producers = {output: node for node in self._nodes for output in node.output}
+        """Remove Q/DQ pairs that repeat the pair before them, or another pair of the same tensor."""
+        rounded: dict[tuple[str, Grid], str] = {}  # dequantized tensor by what a pair rounds, or has rounded
         for node in list(self._nodes):
-            if node.op_type != QUANTIZE:
-                continue
-            before = producers.get(node.input[0])
-            if before is None or before.op_type != DEQUANTIZE or not self._same_grid(node, before):
+            grid = self._grids.get(node.output[0])
+            if node.op_type != QUANTIZE or grid is None:
                 continue
             (after,) = self._readers(node.output[0])
-            if self._is_output(after.output[0]):
+            before = rounded.setdefault((node.input[0], grid), after.output[0])
+            if before == after.output[0] or self._is_output(after.output[0]):
+                rounded[after.output[0], grid] = after.output[0]
                 continue
-            self._replace(after.output[0], before.output[0])
+            self._replace(after.output[0], before)
             self._nodes.remove(node)
             self._nodes.remove(after)
             self._num_repeats_removed += 1
-
-    def _same_grid(self, one: onnx.NodeProto, other: onnx.NodeProto) -> bool:
-        mine, theirs = self._grids.get(one.output[0]), self._grids.get(other.input[0])
-        return mine is not None and mine == theirs
 
     def _remove_clip(self) -> bool:
         """Remove one clip whose only reader is a quantizer that clips as much, perhaps behind other clips."""
