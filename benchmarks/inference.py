@@ -58,7 +58,7 @@ def fp32(base: Scene) -> Sides:
     network = base.bundle.network
     own = {"torch": network}
     if importlib.util.find_spec("onnxruntime") is not None:
-        from zoo_core.evaluation.onnx_backend import OnnxNetwork, export
+        from zoo_core.evaluation.float_runtime import OnnxNetwork, export
 
         own["onnxruntime"] = OnnxNetwork(export(network, base.bundle.example_input))
     return Sides(plain=network, own=own)

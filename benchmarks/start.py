@@ -36,7 +36,7 @@ class UntilTheFirst(SilentReporter):
         if self.what == "fp32":
             os._exit(0)
 
-api.evaluate("ssd_mobilenetv2_lite_shapes", backend=sys.argv[1], out=sys.argv[2], reporter=UntilTheFirst())
+api.evaluate("ssd_mobilenetv2_lite_shapes", runtime=sys.argv[1], out=sys.argv[2], reporter=UntilTheFirst())
 sys.exit("no image was evaluated")
 """
 

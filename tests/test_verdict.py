@@ -36,6 +36,7 @@ def stage(
         same_as=same_as,
         drop_points=None if points is None else -points,
         change=change(points, *interval) if interval is not None and points is not None else None,
+        simulation=None,
     )
 
 

@@ -39,7 +39,9 @@ STAGE = StageRecord(
     batch_size=8,
     weights_bytes=12_000_000,
     network_sha256=None,
-    backend="torch",
+    runtime="torch",
+    runtime_reason=None,
+    deployment=None,
     agreement=None,
     export_seconds=None,
     num_images_timed=12,
@@ -90,7 +92,7 @@ def run_record(**changes: Any) -> RunRecord:
             batch_size=8,
             workers=2,
             device="cpu",
-            backend="torch",
+            runtime="torch",
             seed=0,
             recipe="w8a8_toy",
             stages=("fp32", "w8a8", "optimized_fp32"),
@@ -194,6 +196,7 @@ def metrics_record(**changes: Any) -> MetricsRecord:
             same_as=same_as,
             drop_points=100.0 * (0.75 - value),
             change=None,
+            simulation=None,
         )
 
     metrics = MetricsRecord(

@@ -16,7 +16,7 @@ from drawn_classes import write_classes
 from toy_detector import hooks as toy
 from zoo_core import api
 from zoo_core.datatypes import Checkpoint, Classification, Detections, ImageSize, ModelBundle, ModelEntry, Prediction
-from zoo_core.evaluation.onnx_backend import _difference
+from zoo_core.evaluation.float_runtime import _difference
 from zoo_core.hookspecs import hookimpl
 from zoo_core.inference import decode_finite
 from zoo_core.metrics.classification import rank_classes

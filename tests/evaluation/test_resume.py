@@ -81,7 +81,7 @@ def test_steps_are_not_taken_again_when_no_stage_needs_them(
 
     monkeypatch.setattr(pipeline, "run_step", forbidden)
     monkeypatch.setattr(pipeline, "simulate", forbidden)
-    monkeypatch.setattr("zoo_core.evaluation.run.predict", forbidden)
+    monkeypatch.setattr("zoo_core.evaluation.stage_runner.predict", forbidden)
 
     assert resume(run, host).record.status == "complete"
     assert files(run) == before
@@ -113,15 +113,15 @@ def test_a_stage_in_onnx_runtime_goes_on_in_onnx_runtime(
     begin: Begin, host: PluginHost, grid: Path, weights: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("onnxruntime")
-    run = begin("fp32", 68, stages="fp32", backend="onnxruntime", device="cpu")
+    run = begin("fp32", 68, stages="fp32", runtime="onnxruntime", device="cpu")
 
     found = resume(run, host).record.stages["fp32"]
 
-    assert found.backend == "onnxruntime"
+    assert found.runtime == "onnxruntime"
     assert found.agreement is not None
     assert found.agreement.num_images == 8
     options: dict[str, Any] = {"data": grid, "checkpoint": weights, "out": tmp_path / "whole", "device": "cpu"}
-    whole = api.evaluate("toy_squares", host=host, report=False, stages="fp32", backend="onnxruntime", **options)
+    whole = api.evaluate("toy_squares", host=host, report=False, stages="fp32", runtime="onnxruntime", **options)
     assert files(run) == files(whole.run_dir)
 
 

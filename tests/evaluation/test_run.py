@@ -189,7 +189,7 @@ def test_an_interrupted_run_says_so(evaluate: Evaluate, monkeypatch: pytest.Monk
     def interrupt(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("zoo_core.evaluation.run.predict", interrupt)
+    monkeypatch.setattr("zoo_core.evaluation.stage_runner.predict", interrupt)
 
     with pytest.raises(KeyboardInterrupt):
         evaluate(stages="fp32")

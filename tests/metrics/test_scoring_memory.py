@@ -54,7 +54,7 @@ def test_intervals_of_changes_keep_the_draws_once_and_no_predictions(tmp_path: P
     finally:
         tracemalloc.stop()
 
-    assert changes["w8a8"].num_resamples == num_resamples
+    assert changes.baseline["w8a8"].num_resamples == num_resamples
     assert peak / (num_images * num_resamples) < 12
 
 

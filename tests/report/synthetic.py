@@ -126,6 +126,7 @@ def write_run(
             same_as=None,
             drop_points=100.0 * (baseline - (scores[headline].headline or 0.0)),
             change=changes.get(stage),
+            simulation=None,
         )
         for stage, scores in scored.items()
     }
@@ -187,7 +188,7 @@ def record(
             batch_size=8,
             workers=2,
             device="cpu",
-            backend="torch",
+            runtime="torch",
             seed=0,
             recipe="recipe_of_the_test",
             stages=("fp32", "w8a8"),
@@ -321,7 +322,9 @@ def _stage(num_images: int, *, quantized: bool, weights_bytes: int) -> StageReco
         batch_size=8,
         weights_bytes=weights_bytes,
         network_sha256=None,
-        backend="torch",
+        runtime="torch",
+        runtime_reason=None,
+        deployment=None,
         agreement=None,
         export_seconds=None,
         num_nonfinite_images=0,

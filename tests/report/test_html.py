@@ -438,7 +438,7 @@ def test_the_reproducing_command_writes_every_default_out(run_dir: Path, host: P
     assert (
         f"zoo-eval run toy_squares \\ --data {grid} \\ --checkpoint /somewhere/weights.safetensors "
         "\\ --stages fp32,w8a8 \\ --calibration-size 64 \\ --workers 2 \\ --seed 0 "
-        "\\ --batch-size 8 \\ --device cpu \\ --backend torch \\ --set quantsim.param_bw=8"
+        "\\ --batch-size 8 \\ --device cpu \\ --runtime auto \\ --set quantsim.param_bw=8"
     ) in page.text
     assert "zoo-eval run toy_squares \\ --data 'a folder'" in page.text
 

@@ -116,8 +116,8 @@ OPTIONS: dict[str, list[tuple[str, Callable[[Record], None], str]]] = {
     "--labels": [
         ("notes", changes(request={"labels": "/labels.txt"}), "The 2 classes of the run are those of --labels")
     ],
-    "--backend": [
-        ("notes", changes(settings={"backend": "onnxruntime"}), "Float stages were computed with onnxruntime")
+    "--runtime": [
+        ("notes", changes(settings={"runtime": "onnxruntime"}), "Float stages were computed with onnxruntime")
     ],
     "--batch-size": [("notes", changes(settings={"batch_size": 8}), "The batch size was 8")],
     "--device": [("notes", changes(settings={"device": "cuda:0", "batch_size": 64}), "The run was computed on cuda:0")],

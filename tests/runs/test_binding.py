@@ -57,7 +57,7 @@ CHUNK = Chunk(
         dataset(image_ids_sha256="9" * 64),
         stage(network_sha256="9" * 64),
         stage(batch_size=9),
-        stage(backend="onnxruntime"),
+        stage(runtime="onnxruntime"),
     ],
 )
 def test_other_predictions_have_another_binding(change: dict[str, Any]) -> None:

@@ -54,7 +54,8 @@ def runtime_notes(stages: Mapping[str, StageRecord]) -> Iterator[str]:
             yield f"{name}: {deployment.remedy}"
         elsewhere = [node.name for node in deployment.nodes if node.elsewhere]
         if elsewhere:
-            yield f"{name}: {len(elsewhere)} nodes ran elsewhere than on the runtime's own device, first {elsewhere[0]}."
+            first = elsewhere[0]
+            yield f"{name}: {len(elsewhere)} nodes ran elsewhere than on the runtime's own device, first {first}."
         if deployment.emulated:
             yield f"{name}: an emulator, whose times and memory are not those of the device and are not shown."
         problem = parity_problem(deployment)
@@ -69,8 +70,8 @@ def parity_problem(deployment: DeploymentRecord) -> str | None:
         return None
     layer = next(one for one in parity.layers if one.name == parity.first_over_threshold)
     return (
-        f"layer {layer.name} differs from the simulation in {percent(layer.differing, digits=2)} % of its integers, by "
-        f"up to {layer.max_lsb}; rounding gives at most {percent(parity.max_differing, digits=0)} % and "
+        f"layer {layer.name} differs from the simulation in {percent(layer.differing_inside, digits=2)} % of its integers, "
+        f"by up to {layer.max_lsb}; rounding gives at most {percent(parity.max_differing, digits=0)} % and "
         f"{parity.max_lsb}."
     )
 

@@ -25,6 +25,8 @@ from zoo_core.runs.parts import (
     ExecutedNodeRecord,
 )
 from zoo_core.runtimes.integer_coverage import integer_coverage
+from zoo_core.runtimes.measuring import measure_alternately
+from zoo_core.runtimes.parity import measure_parity
 from zoo_core.runtimes.probes import probed
 
 if TYPE_CHECKING:
@@ -35,11 +37,13 @@ if TYPE_CHECKING:
     from zoo_core.evaluation.stages import Stage
     from zoo_core.plugins import PluginHost
     from zoo_core.runs.directory import RunDirectory
+    from zoo_core.runtimes.measuring import Cost
+
+logger = logging.getLogger("zoo_eval")
 
 PARITY_IMAGES = 4
 """Images on which every layer is compared, the first of the run."""
 
-_INPUT = "input"
 _MODEL = "model.onnx"
 
 
@@ -55,7 +59,7 @@ class RuntimeNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the outputs for ``(B, C, H, W)`` float32, batch axis first."""
-        each = [list(self._session({_INPUT: image[None].contiguous().numpy()}).values()) for image in x]
+        each = [list(self._session({INPUT: image[None].contiguous().numpy()}).values()) for image in x]
         return tuple(torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*each, strict=True))
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
@@ -148,6 +152,104 @@ class Deployment:
             device="cpu",
         )
         return Loaded(own=own, record=record, options=probe.options)
+
+    def parity(self, loaded: Loaded) -> ParityRecord:
+        """Compare each layer of the network on a runtime with the simulation, on the first images of the run.
+
+        Raises:
+            RuntimeUnsupportedError: The runtime cannot execute the graph that is cut at its quantizers.
+            DataError: An image cannot be read.
+        """
+        owned = self._job.runtimes[loaded.record.runtime]
+        with Naming(owned.plugin_id, f"runtime {owned.runtime.name!r} of zoo_runtimes"):
+            found = measure_parity(
+                owned.runtime,
+                self._model,
+                self._images(),
+                lambda x: self._integers.simulated(torch.from_numpy(x)),
+                options=loaded.options,
+            )
+        return ParityRecord(
+            images=self._image_ids,
+            layers=tuple(
+                LayerParityRecord(
+                    name=layer.name,
+                    differing=layer.differing,
+                    differing_inside=layer.differing_inside,
+                    max_lsb=layer.max_lsb,
+                )
+                for layer in found.layers
+            ),
+            max_differing=found.differing_threshold,
+            max_lsb=found.lsb_threshold,
+            first_over_threshold=found.first_over_threshold,
+            outputs=tuple(
+                OutputParityRecord(name=output.name, sqnr_db=output.sqnr_db, cosine=output.cosine)
+                for output in found.outputs
+            ),
+        )
+
+    def cost(self, loaded: Loaded) -> CostRecord:
+        """Measure latency and memory of the network on a runtime, beside those of the float network.
+
+        Raises:
+            RuntimeUnsupportedError: The process that measures failed.
+        """
+        runtime = self._job.runtimes[loaded.record.runtime].runtime
+        if runtime.emulated:
+            return CostRecord(latency=(), peak_rss_bytes=None, float_peak_rss_bytes=None)
+        inputs = {INPUT: self._images()[:1]}
+        models = [self._path, *self._float_model()]
+        costs = [
+            measure_alternately(
+                runtime,
+                models,
+                inputs,
+                num_threads=num_threads,
+                exact_products=loaded.options.exact_products,
+                allow_fallback=True,  # also of the float network, which a runtime for integers may not take as a whole
+            )
+            for num_threads in dict.fromkeys((1, os.cpu_count() or 1))
+        ]
+        return CostRecord(
+            latency=tuple(_latency(own) for own in costs),
+            peak_rss_bytes=costs[0][0].peak_rss_bytes,
+            float_peak_rss_bytes=costs[0][1].peak_rss_bytes if len(models) > 1 else None,
+        )
+
+    @property
+    def _image_ids(self) -> tuple[str, ...]:
+        return tuple(self._job.data.image_ids[:PARITY_IMAGES])
+
+    def _images(self) -> NDArray[np.float32]:
+        workers = self._job.settings.workers
+        inputs = load_inputs(self._job.data.dataset, self._image_ids, self._bundle.preprocess, workers)
+        return np.stack([x for x, _ in inputs])
+
+    def _float_model(self) -> list[Path]:
+        """Return the file of the original network for one image; empty if torch cannot export it."""
+        if not self._float_path.exists():
+            bundle = self._job.bundle
+            try:
+                self._float_path.write_bytes(export(bundle.network, bundle.example_input, batch_size=1))
+            except RunError as error:
+                logger.warning("fp32 is not measured on runtimes: %s", error.fact)
+                return []
+        return [self._float_path]
+
+
+def _latency(costs: Sequence[Cost]) -> LatencyRecord:
+    quantized, *others = costs
+    return LatencyRecord(
+        num_threads=quantized.num_threads,
+        num_passes=quantized.num_passes,
+        p50_ms=quantized.p50_ms,
+        p90_ms=quantized.p90_ms,
+        min_ms=quantized.min_ms,
+        max_ms=quantized.max_ms,
+        float_p50_ms=others[0].p50_ms if others else None,
+        float_p90_ms=others[0].p90_ms if others else None,
+    )
 
 
 def _refuse_fallback(name: str, elsewhere: Sequence[str], allowed: bool) -> None:

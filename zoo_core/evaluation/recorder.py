@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import ProtocolScore, StepResult
     from zoo_core.evaluation.batch_sizes import BatchSizeEffect
-    from zoo_core.evaluation.onnx_backend import Exported
+    from zoo_core.evaluation.float_runtime import Exported
     from zoo_core.evaluation.prepare import Job
     from zoo_core.evaluation.scoring import StageChanges
     from zoo_core.evaluation.stages import Stage

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from zoo_core.datatypes import ModelBundle
-    from zoo_core.evaluation.onnx_backend import Exported
+    from zoo_core.evaluation.float_runtime import Exported
     from zoo_core.evaluation.prepare import Job
     from zoo_core.evaluation.recorder import Recorder
     from zoo_core.evaluation.request import Reporter
@@ -230,7 +230,7 @@ class StageRunner:
         return exported.network
 
     def _exported(self, stage: Stage, own: StageNetwork, settings: InferenceSettings) -> Exported:
-        from zoo_core.evaluation.onnx_backend import export_checked
+        from zoo_core.evaluation.float_runtime import export_checked
 
         job = self._job
         exported = export_checked(own.network, own.bundle, job.data.dataset, job.data.image_ids, settings)

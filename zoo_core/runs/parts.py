@@ -305,10 +305,15 @@ class ExecutedNodeRecord(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerParityRecord(Part):
-    """Quantized tensor of a runtime compared with the simulation's; ``differing`` is a share of its integers."""
+    """Quantized tensor of a runtime compared with the simulation's.
+
+    ``differing`` is the share of its integers that differ, ``differing_inside`` of those that are not at the same end of
+    the grid in both.
+    """
 
     name: str
     differing: float
+    differing_inside: float
     max_lsb: int
 
 
@@ -325,7 +330,7 @@ class OutputParityRecord(Part):
 class ParityRecord(Part):
     """Comparison of a runtime with the simulation, layer by layer, each layer fed the simulation's own integers.
 
-    A layer is over the threshold with ``differing > max_differing`` or ``max_lsb > max_lsb`` of this record.
+    A layer is over the threshold with ``differing_inside`` above ``max_differing`` or a difference above ``max_lsb``.
     """
 
     images: tuple[str, ...]

@@ -76,7 +76,7 @@ def traced(integers: IntegerNetwork, x: torch.Tensor, *, opset: int, dynamic_bat
     axes = {name: {0: "batch"} for name in (INPUT, *names)} if dynamic_batch else None
     try:
         with warnings.catch_warnings():
-            # See evaluation.onnx_backend.export for the choice of the tracing exporter.
+            # See evaluation.float_runtime.export for the choice of the tracing exporter.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network,

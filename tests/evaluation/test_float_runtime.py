@@ -14,8 +14,8 @@ from toy_detector.model import load, untrained
 from zoo_core import api
 from zoo_core.datatypes import Detections, ModelBundle
 from zoo_core.errors import DataError, RunError
-from zoo_core.evaluation import onnx_backend, prepare
-from zoo_core.evaluation.onnx_backend import CHECKED_IMAGES, TOLERANCE, OnnxNetwork, export, export_checked
+from zoo_core.evaluation import float_runtime, prepare
+from zoo_core.evaluation.float_runtime import CHECKED_IMAGES, TOLERANCE, OnnxNetwork, export, export_checked
 from zoo_core.inference import InferenceSettings
 from zoo_core.plugins import PluginHost
 from zoo_core.runs.predictions import PredictionStore
@@ -43,13 +43,13 @@ SETTINGS = InferenceSettings(batch_size=3, workers=0, device="cpu")
 
 def test_float_stages_run_in_onnx_runtime_and_find_what_torch_finds(options: dict[str, Any], tmp_path: Path) -> None:
     runs = {
-        name: api.evaluate("toy_squares", out=tmp_path / name, stages="fp32,w8a8", backend=name, **options)
+        name: api.evaluate("toy_squares", out=tmp_path / name, stages="fp32,w8a8", runtime=name, **options)
         for name in ("torch", "onnxruntime")
     }
 
-    assert runs["onnxruntime"].record.settings.backend == "onnxruntime"
+    assert runs["onnxruntime"].record.settings.runtime == "onnxruntime"
     stages = runs["onnxruntime"].record.stages
-    assert {name: stage.backend for name, stage in stages.items()} == {"fp32": "onnxruntime", "w8a8": "torch"}
+    assert {name: stage.runtime for name, stage in stages.items()} == {"fp32": "onnxruntime", "w8a8": "torch"}
     agreement = stages["fp32"].agreement
     assert agreement is not None
     assert agreement.num_images == agreement.num_same_predictions == CHECKED_IMAGES
@@ -65,7 +65,7 @@ def test_float_stages_run_in_onnx_runtime_and_find_what_torch_finds(options: dic
         for run in runs.values()
     )
     assert sum(len(prediction.arrays()["scores"]) for prediction in one) > 12
-    assert all(onnx_backend.same_predictions(a, b) for a, b in zip(one, other, strict=True))
+    assert all(float_runtime.same_predictions(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_an_exported_network_takes_batches_of_any_size(bundle: ModelBundle) -> None:
@@ -91,7 +91,7 @@ def test_a_network_that_computes_something_else_is_refused(
     other = untrained(2)
     with torch.no_grad():
         other.head.weight.mul_(1 + 4 * TOLERANCE)
-    monkeypatch.setattr(onnx_backend, "export", lambda _network, x: export(other, x))
+    monkeypatch.setattr(float_runtime, "export", lambda _network, x: export(other, x))
 
     with pytest.raises(RunError, match=r"differ from torch's by 0\.00\d+ of the largest on the first 8 images"):
         export_checked(bundle.network, bundle, dataset, dataset.ids, SETTINGS)
@@ -106,22 +106,22 @@ class NotExportable(torch.nn.Module):
 def test_a_network_that_cannot_be_exported_is_named(bundle: ModelBundle) -> None:
     with pytest.raises(RunError, match="cannot export NotExportable to ONNX") as caught:
         export(NotExportable(), bundle.example_input)
-    assert caught.value.fix == "use --backend torch."
+    assert caught.value.fix == "use --runtime torch."
 
 
 @pytest.mark.parametrize(
-    ("backend", "device", "words"),
-    [("tensorrt", "cpu", "--backend is 'tensorrt'"), ("onnxruntime", "cuda:0", "runs only on the CPU")],
+    ("runtime", "device", "words"),
+    [("tensorrt", "cpu", "--runtime is 'tensorrt'"), ("onnxruntime", "cuda:0", "runs only on the CPU")],
 )
-def test_a_backend_that_cannot_be_used_is_refused(
+def test_a_runtime_that_cannot_be_used_is_refused(
     options: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    backend: str,
+    runtime: str,
     device: str,
     words: str,
 ) -> None:
     monkeypatch.setattr(prepare, "resolve_device", lambda _asked: device)
 
     with pytest.raises(DataError, match=words):
-        api.evaluate("toy_squares", out=tmp_path / "run", backend=backend, **options)
+        api.evaluate("toy_squares", out=tmp_path / "run", runtime=runtime, **options)
