@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from zoo_core.runtimes.parity import Simulated
+
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Layers whose weights have the output channels on axis 1; they are on axis 0 in all others."""
 
@@ -114,10 +116,20 @@ class IntegerNetwork:
         Args:
             x: ``(B, C, H, W)`` float32.
         """
+        return dict(self.simulated(x).integers)
+
+    def simulated(self, x: torch.Tensor) -> Simulated:
+        """Run the simulation and return the integers of each quantized tensor, and the network's outputs.
+
+        Args:
+            x: ``(B, C, H, W)`` float32.
+        """
+        from zoo_core.runtimes.parity import Simulated
+
         simulation = self.simulation()
         with _recorded(simulation, self.activations) as found, torch.no_grad():
-            simulation(x)
-        return found
+            outputs = simulation(x)
+        return Simulated(integers=found, outputs=[tensor.cpu().numpy() for tensor in tensors_in(outputs)])
 
 
 def tensor_name(module: str, side: str, index: int) -> str:

@@ -1,7 +1,7 @@
 """Compares an exported network with the simulation layer by layer, each layer fed the simulation's own integers.
 
 An end-to-end comparison cannot tell a bit-exact runtime from an inexact one, because one crossed rounding boundary
-changes everything behind it. Here no layer sees another layer's difference.
+changes everything behind it. Here no layer sees another layer's difference, so a wrong layer is named, and no other.
 """
 
 from __future__ import annotations
@@ -13,14 +13,48 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx
 
+from zoo_core.datatypes import LoadOptions
+from zoo_core.errors import RuntimeUnsupportedError, closest_hint
+from zoo_core.runtimes.agreement import OutputAgreement, OutputSums
+from zoo_core.runtimes.cutting import GIVEN, cut_at_quantizers, quantized_tensors
+from zoo_core.runtimes.layout import Layout, declared_shape, find_layout
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
-QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
-_GIVEN = ".given"
+    from zoo_core.datatypes import Runtime
+    from zoo_core.runtimes.layout import Shape
+
+__all__ = [
+    "LayerParity",
+    "OutputAgreement",
+    "Parity",
+    "Simulated",
+    "compare_layers",
+    "cut_at_quantizers",
+    "measure_parity",
+]
+
+MAX_DIFFERING = 0.35
+MAX_LSB = 5
 
 Session: TypeAlias = "Callable[[Mapping[str, NDArray[np.generic]]], Mapping[str, NDArray[np.generic]]]"
 """Computes the outputs of an ONNX model by name from its inputs by name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Simulated:
+    """Results of the simulation.
+
+    Attributes:
+        integers: By quantized tensor, counted from the lowest of its grid.
+        outputs: Of the network, float32, in its order.
+    """
+
+    integers: Mapping[str, NDArray[np.int64]]
+    outputs: Sequence[NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,37 +78,109 @@ class LayerParity:
         """Return the share of values that differ, in ``[0, 1]``."""
         return self.num_differing / self.num_values if self.num_values else 0.0
 
+    def plus(self, other: LayerParity) -> LayerParity:
+        """Return the difference over the images of both; they are of one layer."""
+        return LayerParity(
+            name=self.name,
+            num_values=self.num_values + other.num_values,
+            num_differing=self.num_differing + other.num_differing,
+            max_lsb=max(self.max_lsb, other.max_lsb),
+        )
 
-def cut_at_quantizers(model: bytes) -> bytes:
-    """Return a graph in which every dequantizer of an activation reads an input instead of the quantizer before it.
 
-    The input of the quantized tensor ``t`` is called ``t.given``, and the outputs are all quantized tensors, so one
-    pass computes every layer from the integers that it is given. The network's own input stays an input.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """Comparison of an exported network, executed by a runtime, with the simulation.
+
+    Attributes:
+        layers: One entry per quantized tensor of the graph, in its order.
+        not_in_graph: Quantized tensors that the simulation has and the graph lacks, so they were not compared: a Q/DQ
+            pair that only repeated the one before it, or one that a converter removed.
+        outputs: End to end, where each layer reads what the runtime computed before it.
+        num_images: Images compared.
+        differing_threshold: A layer is over the threshold if the share of its values that differ is ``>`` this, ...
+        lsb_threshold: ... or if its largest difference is ``>`` this.
     """
-    cut = onnx.load_model_from_string(model)
-    shapes = {value.name: value for value in onnx.shape_inference.infer_shapes(cut).graph.value_info}
-    names = quantized_tensors(cut)
-    for node in cut.graph.node:
-        if node.op_type == DEQUANTIZE and node.input[0] in names:
-            node.input[0] += _GIVEN
-    del cut.graph.output[:]
-    for name in names:
-        cut.graph.output.append(shapes[name])
-        given = onnx.ValueInfoProto()
-        given.CopyFrom(shapes[name])
-        given.name += _GIVEN
-        cut.graph.input.append(given)
-    serialized: bytes = cut.SerializeToString()
-    return serialized
+
+    layers: Sequence[LayerParity]
+    not_in_graph: Sequence[str]
+    outputs: Sequence[OutputAgreement]
+    num_images: int
+    differing_threshold: float = MAX_DIFFERING
+    lsb_threshold: int = MAX_LSB
+
+    @property
+    def over_threshold(self) -> Sequence[LayerParity]:
+        """Return the layers whose difference rounding does not explain, in the order of the graph."""
+        return [
+            one for one in self.layers if one.differing > self.differing_threshold or one.max_lsb > self.lsb_threshold
+        ]
+
+    @property
+    def first_over_threshold(self) -> str | None:
+        """Return the name of the first of them: where to start looking."""
+        return next((one.name for one in self.over_threshold), None)
 
 
-def quantized_tensors(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the quantized activations, in the order of the graph."""
-    return [node.output[0] for node in model.graph.node if node.op_type == QUANTIZE]
+def measure_parity(
+    runtime: Runtime,
+    model: bytes,
+    x: NDArray[np.float32],
+    simulate: Callable[[NDArray[np.float32]], Simulated],
+    *,
+    options: LoadOptions | None = None,
+    differing_threshold: float = MAX_DIFFERING,
+    lsb_threshold: int = MAX_LSB,
+) -> Parity:
+    """Execute an exported network on a runtime and compare it with the simulation, layer by layer and end to end.
+
+    Args:
+        runtime: Loads the network twice: as it is, and cut at its quantizers.
+        model: Serialized Q/DQ graph with one input. Its tensors may have their channels last.
+        x: Images as the simulation's input, ``(N, C, H, W)``. They are computed in the batches that the graph declares,
+            one by one if it takes any number.
+        simulate: Computes the simulation of one such batch.
+        options: For the runtime.
+        differing_threshold: See ``Parity``.
+        lsb_threshold: See ``Parity``.
+
+    Raises:
+        RuntimeUnsupportedError: The runtime cannot execute the graph, the simulation lacks a quantized tensor of it, a
+            shape differs, or N is not a multiple of the graph's batch.
+    """
+    options = options or LoadOptions()
+    names = _Names.of(model)
+    cut, whole = runtime.load(cut_at_quantizers(model), options), runtime.load(model, options)
+    layers: dict[str, LayerParity] = {}
+    sums = [OutputSums(name) for name in names.outputs]
+    missing: list[str] = []
+    for images in _batches(x, names.shapes[names.input][0]):
+        simulated = simulate(images)
+        layout = names.layout(images, simulated)
+        missing = [name for name in simulated.integers if name not in names.quantized]
+        found = compare_layers(cut, images, simulated.integers, input_name=names.input, layout=layout)
+        for one in found:
+            layers[one.name] = layers[one.name].plus(one) if one.name in layers else one
+        outputs = whole({names.input: layout.to_graph(names.input, images)})
+        for total, expected in zip(sums, simulated.outputs, strict=True):
+            total.add(expected, layout.from_graph(total.name, outputs[total.name]))
+    return Parity(
+        layers=tuple(layers[name] for name in names.quantized),
+        not_in_graph=tuple(missing),
+        outputs=tuple(one.agreement() for one in sums),
+        num_images=len(x),
+        differing_threshold=differing_threshold,
+        lsb_threshold=lsb_threshold,
+    )
 
 
 def compare_layers(
-    session: Session, x: NDArray[np.float32], integers: Mapping[str, NDArray[np.int64]], *, input_name: str
+    session: Session,
+    x: NDArray[np.float32],
+    integers: Mapping[str, NDArray[np.int64]],
+    *,
+    input_name: str,
+    layout: Layout | None = None,
 ) -> Sequence[LayerParity]:
     """Compute every layer from the simulation's integers and compare the results with them.
 
@@ -83,16 +189,94 @@ def compare_layers(
         x: The input from which the simulation computed ``integers``, ``(B, C, H, W)``.
         integers: By quantized tensor, counted from the lowest of its grid.
         input_name: Name of the network's input.
+        layout: Of the graph; None if its tensors have the simulation's axes.
 
     Returns:
         One entry per quantized tensor of the graph, in its order.
+
+    Raises:
+        RuntimeUnsupportedError: The runtime returns a tensor of another shape.
     """
-    given = {f"{name}{_GIVEN}": values for name, values in integers.items()}
-    outputs = session({input_name: x, **given})
-    return [_compared(name, output, integers[name]) for name, output in outputs.items()]
+    layout = layout or Layout(orders={})
+    given = {f"{name}{GIVEN}": layout.to_graph(name, values) for name, values in integers.items()}
+    outputs = session({input_name: layout.to_graph(input_name, x), **given})
+    return [_compared(name, layout.from_graph(name, output), integers[name]) for name, output in outputs.items()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Names:
+    """Names and declared shapes of a graph's tensors that are compared.
+
+    Attributes:
+        input: Of the network.
+        quantized: The quantized activations, in the order of the graph.
+        outputs: Of the network.
+        shapes: Of all of them, in the order of the graph.
+    """
+
+    input: str
+    quantized: Sequence[str]
+    outputs: Sequence[str]
+    shapes: Mapping[str, Shape]
+
+    @classmethod
+    def of(cls, model: bytes) -> _Names:
+        loaded = onnx.load_model_from_string(model)
+        graph = onnx.shape_inference.infer_shapes(loaded).graph
+        constants = {tensor.name for tensor in graph.initializer}
+        inputs = [value.name for value in graph.input if value.name not in constants]
+        if len(inputs) != 1:
+            raise RuntimeUnsupportedError(
+                f"The graph has {len(inputs)} inputs: {', '.join(inputs[:5])}.",
+                fix="compare a graph whose only input is the image.",
+            )
+        declared = {value.name: declared_shape(value) for value in (*graph.input, *graph.value_info, *graph.output)}
+        quantized, outputs = quantized_tensors(loaded), [value.name for value in graph.output]
+        return cls(
+            input=inputs[0],
+            quantized=quantized,
+            outputs=outputs,
+            shapes={name: declared[name] for name in (*inputs, *quantized, *outputs)},
+        )
+
+    def layout(self, images: NDArray[np.float32], simulated: Simulated) -> Layout:
+        """Return the axes of the graph's tensors.
+
+        Raises:
+            RuntimeUnsupportedError: The graph has tensors or outputs that the simulation lacks, or of another shape.
+        """
+        unknown = [name for name in self.quantized if name not in simulated.integers]
+        if unknown or len(self.outputs) != len(simulated.outputs):
+            hint = closest_hint(unknown[0], simulated.integers) if unknown else ""
+            raise RuntimeUnsupportedError(
+                f"The simulation lacks {len(unknown)} quantized tensors of the graph: {', '.join(unknown[:3])}{hint}."
+                if unknown
+                else f"The graph has {len(self.outputs)} outputs, the simulation {len(simulated.outputs)}.",
+                fix="compare the graph with the simulation of the network from which it was exported; a converter must "
+                "keep the names of quantized tensors.",
+            )
+        shapes = {name: simulated.integers[name].shape for name in self.quantized} | {self.input: images.shape}
+        shapes |= {name: value.shape for name, value in zip(self.outputs, simulated.outputs, strict=True)}
+        return find_layout(self.shapes, shapes, interface={self.input, *self.outputs})
+
+
+def _batches(x: NDArray[np.float32], declared: int | None) -> Iterator[NDArray[np.float32]]:
+    size = declared or 1
+    if not len(x) or len(x) % size:
+        raise RuntimeUnsupportedError(
+            f"{len(x)} images cannot be computed in batches of {size}, which the graph declares.",
+            fix=f"give a multiple of {size} images, or export the graph with another batch size.",
+        )
+    for start in range(0, len(x), size):
+        yield x[start : start + size]
 
 
 def _compared(name: str, output: NDArray[np.generic], expected: NDArray[np.int64]) -> LayerParity:
+    if output.shape != expected.shape:
+        raise RuntimeUnsupportedError(
+            f"The runtime returns {name} with shape {output.shape}; it has {expected.shape} in the simulation.",
+            fix="load the graph as it was exported; the shapes that it declares must be those of the results.",
+        )
     difference = np.abs(output.astype(np.int64) - expected)
     return LayerParity(
         name=name,
