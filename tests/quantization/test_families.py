@@ -32,6 +32,7 @@ RECIPES = (
     "w4a8_per_channel",
     "w8a8_published_relu6_replaced",
     "w8a8_relu6_kept_per_channel",
+    "w8a8_per_channel_symmetric",
     "w8a8_tf_enhanced_cle_adaround",
     "w8a8_per_channel_adaround",
 )

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from onnx import load_model_from_string, numpy_helper
 from torch import nn
 
 import ssd_mobilenetv2_lite
@@ -20,7 +21,9 @@ from ssd_mobilenetv2_lite.preprocess import preprocess
 from zoo_core.datatypes import QuantNetwork, StepContext, StepResult
 from zoo_core.quantization.aimet import quantsim
 from zoo_core.quantization.channel_clip import ChannelClip
+from zoo_core.quantization.export import export_qdq
 from zoo_core.quantization.graph import relative_change
+from zoo_core.quantization.integers import IntegerNetwork
 from zoo_core.quantization.pipeline import BoundStep, Plan, plan, run_step, simulate
 from zoo_core.recipes import load_recipe
 
@@ -31,6 +34,7 @@ RECIPES = Path(ssd_mobilenetv2_lite.__file__).parent / "recipes"
 DEFAULT = "w8a8_tf_enhanced_cle_adaround"
 REPLACED = "w8a8_published_relu6_replaced"
 KEPT = "w8a8_relu6_kept_per_channel"
+SYMMETRIC = "w8a8_per_channel_symmetric"
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 
 
@@ -239,6 +243,36 @@ def test_kept_relu6_has_the_same_quantizers_and_a_symmetric_weight_range_per_cha
         if isinstance(module, nn.Conv2d):
             assert ranges[name].shape == (module.out_channels, 1, 1, 1)
             assert ranges[name].symmetric
+
+
+def test_the_recipe_for_runtimes_differs_from_the_default_in_its_weights_and_its_input() -> None:
+    own, default = load_recipe(RECIPES / f"{SYMMETRIC}.yaml"), load_recipe(RECIPES / f"{DEFAULT}.yaml")
+    assert own.steps[:-1] == default.steps[:-1]
+    assert dict(own.steps[-1].params) == {
+        **default.steps[-1].params,
+        "config_file": "per_channel_symmetric",
+        "input": "quantized",
+    }
+
+
+def test_the_recipe_for_runtimes_exports_int8_weights_without_zero_points_and_a_quantized_input(
+    trained_network: nn.Module, shapes_images: torch.Tensor, tmp_path: Path
+) -> None:
+    ready = run_float_steps(SYMMETRIC, trained_network, shapes_images, tmp_path)[-1].result
+    simulation = simulate(ready, context_of(checked(SYMMETRIC), shapes_images, tmp_path))
+    integers = IntegerNetwork.from_encodings(simulation.prepared, simulation.encodings)
+    graph = load_model_from_string(export_qdq(integers, shapes_images[:1]).model).graph
+    values = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    weights = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in values]
+    assert len(weights) == 86
+    for node in weights:
+        weight, scale, zero_point = (values[name] for name in node.input)
+        assert weight.dtype == np.int8
+        assert scale.shape == zero_point.shape == weight.shape[:1]
+        assert not zero_point.any()
+    activations = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert {values[node.input[2]].dtype for node in activations} == {np.dtype(np.uint8)}
+    assert [node.op_type for node in graph.node if "input" in node.input] == ["QuantizeLinear"]
 
 
 def test_rounded_weights_keep_their_encodings_through_calibration(
