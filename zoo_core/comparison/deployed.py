@@ -69,10 +69,10 @@ def parity_problem(deployment: DeploymentRecord) -> str | None:
     if parity is None or parity.first_over_threshold is None:
         return None
     layer = next(one for one in parity.layers if one.name == parity.first_over_threshold)
+    share = percent(layer.differing_inside, digits=2)
     return (
-        f"layer {layer.name} differs from the simulation in {percent(layer.differing_inside, digits=2)} % of its integers, "
-        f"by up to {layer.max_lsb}; rounding gives at most {percent(parity.max_differing, digits=0)} % and "
-        f"{parity.max_lsb}."
+        f"layer {layer.name} differs from the simulation in {share} % of its integers, by up to {layer.max_lsb}; "
+        f"rounding gives at most {percent(parity.max_differing, digits=0)} % and {parity.max_lsb}."
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,15 +16,23 @@ import torch
 from torch import nn
 
 from zoo_core.datatypes import LoadOptions
-from zoo_core.errors import RuntimeUnsupportedError
+from zoo_core.errors import RunError, RuntimeUnsupportedError
+from zoo_core.evaluation.float_runtime import export
 from zoo_core.evaluation.sources import sources_here
 from zoo_core.evaluation.stage_runner import StageNetwork
 from zoo_core.guards import Naming
+from zoo_core.inference import load_inputs
 from zoo_core.quantization import saved
+from zoo_core.quantization.export.tracing import INPUT
 from zoo_core.runs.hashes import QUANTIZED
 from zoo_core.runs.parts import (
+    CostRecord,
     DeploymentRecord,
     ExecutedNodeRecord,
+    LatencyRecord,
+    LayerParityRecord,
+    OutputParityRecord,
+    ParityRecord,
 )
 from zoo_core.runtimes.integer_coverage import integer_coverage
 from zoo_core.runtimes.measuring import measure_alternately
@@ -30,6 +40,7 @@ from zoo_core.runtimes.parity import measure_parity
 from zoo_core.runtimes.probes import probed
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from typing_extensions import Self
 
     from zoo_core.datatypes import RuntimeSession
@@ -231,7 +242,7 @@ class Deployment:
         if not self._float_path.exists():
             bundle = self._job.bundle
             try:
-                self._float_path.write_bytes(export(bundle.network, bundle.example_input, batch_size=1))
+                self._float_path.write_bytes(export(bundle.network, bundle.example_input))
             except RunError as error:
                 logger.warning("fp32 is not measured on runtimes: %s", error.fact)
                 return []

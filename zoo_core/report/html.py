@@ -18,6 +18,7 @@ from zoo_core.report.against import compare_runs
 from zoo_core.report.coverage import coverage_table, unquantized_table
 from zoo_core.report.layers import layer_groups
 from zoo_core.report.loading import LoadedRun, find_task, load_run
+from zoo_core.report.runtimes import float_nodes, parity_groups, runtime_sentences, runtime_table
 from zoo_core.report.summary import summary
 from zoo_core.runs.directory import RunDirectory
 
@@ -85,7 +86,10 @@ def render_report(run_dir: Path, *, host: PluginHost | None = None, against: Pat
         "classes": sections.class_table(scores, run.pair, measured),
         "drops": _drops(scores, run.pair, measured),
         "pair": run.pair,
-        "layers": layer_groups(run),
+        "layers": [*parity_groups(run), *layer_groups(run)],
+        "runtimes": runtime_table(run),
+        "runtime_sentences": runtime_sentences(run),
+        "float_nodes": float_nodes(run),
         "origin": origin.provenance(run),
         "command": command.reproducing_command(run),
         "recorded_command": command.recorded_command(run),

@@ -307,8 +307,8 @@ class ExecutedNodeRecord(Part):
 class LayerParityRecord(Part):
     """Quantized tensor of a runtime compared with the simulation's.
 
-    ``differing`` is the share of its integers that differ, ``differing_inside`` of those that are not at the same end of
-    the grid in both.
+    ``differing`` is the share of its integers that differ, ``differing_inside`` the share among those that are not at
+    the same end of the grid in both.
     """
 
     name: str

@@ -1,0 +1,110 @@
+"""Shows what each runtime made of the exported network: a row per runtime, float nodes, and parity by layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zoo_core.comparison.deployed import COLUMNS, layers_text, runtime_notes, runtime_rows
+from zoo_core.display import DASH, counted
+from zoo_core.report.layers import LayerGroup
+from zoo_core.report.plots import layer_plot
+from zoo_core.report.sections import Table
+
+if TYPE_CHECKING:
+    from zoo_core.report.loading import LoadedRun
+    from zoo_core.runs.parts import DeploymentRecord, ParityRecord
+
+_NUM_WORST = 8
+_NUM_FLOAT = 20
+
+
+def runtime_table(run: LoadedRun) -> Table | None:
+    """Build one row per runtime; None for a run without runtimes."""
+    rows = tuple(tuple(cell or DASH for cell in row) for row in runtime_rows(run.record.stages, run.metrics.stages))
+    if not rows:
+        return None
+    return Table(
+        columns=COLUMNS,
+        rows=rows,
+        caption="Change in points, and changed predictions, against the simulation of the same network. Layers: those "
+        "with the simulation's integers, each layer fed the simulation's own. ms: one image, beside fp32 on the same "
+        "runtime. Peak: resident memory of a process that only runs the network.",
+    )
+
+
+def runtime_sentences(run: LoadedRun) -> list[str]:
+    """List what a reader must know of the runtimes."""
+    return list(runtime_notes(run.record.stages))
+
+
+def float_nodes(run: LoadedRun) -> Table | None:
+    """List the nodes that runtimes computed in float or elsewhere, those with the most products first; None if none."""
+    rows = []
+    for stage in run.record.stages.values():
+        deployment = stage.deployment
+        nodes = () if deployment is None else sorted(deployment.nodes, key=lambda node: -node.macs)
+        for node in nodes[:_NUM_FLOAT]:
+            where = f"{node.precision} on {node.device or 'an unknown device'}"
+            runtime = "" if deployment is None else deployment.runtime
+            rows.append((runtime, node.name, node.operation, where, f"{node.macs / 1e6:.2f}", node.reason or DASH))
+        if len(nodes) > _NUM_FLOAT and deployment is not None:
+            rows.append((deployment.runtime, f"and {counted(len(nodes) - _NUM_FLOAT, 'node')} more", *(DASH,) * 4))
+    if not rows:
+        return None
+    return Table(
+        columns=("runtime", "node", "operation", "computed in", "million products", "reason"),
+        rows=tuple(rows),
+        caption="Nodes of the exported network that a runtime computed in float, or elsewhere than on its own device.",
+    )
+
+
+def parity_groups(run: LoadedRun) -> list[LayerGroup]:
+    """Return the comparison of each runtime with the simulation, layer by layer."""
+    deployed = {name: stage.deployment for name, stage in run.record.stages.items() if stage.deployment is not None}
+    return [_group(name, one, one.parity) for name, one in deployed.items() if one.parity is not None]
+
+
+def _group(stage: str, deployment: DeploymentRecord, parity: ParityRecord) -> LayerGroup:
+    names = [layer.name for layer in parity.layers]
+    plot = layer_plot(
+        f"parity-{stage}",
+        f"Integers of {stage} that differ from the simulation's, and by how much",
+        "differing, %; largest, LSB",
+        names,
+        {
+            "differing, %": [100.0 * layer.differing_inside for layer in parity.layers],
+            "largest, LSB": [float(layer.max_lsb) for layer in parity.layers],
+        },
+        log=False,
+    )
+    order = sorted(range(len(names)), key=lambda index: (-parity.layers[index].max_lsb, -_share(parity, index)))
+    worst = [index for index in order if parity.layers[index].max_lsb][:_NUM_WORST]
+    rows = tuple(
+        (f"{index + 1}. {names[index]}", f"{100.0 * _share(parity, index):.2f}", str(parity.layers[index].max_lsb))
+        for index in sorted(worst)
+    )
+    table = Table(columns=("layer", "differing, %", "largest, LSB"), rows=rows, caption="Layers that differ most.")
+    return LayerGroup(
+        heading=f"Parity of {stage} with the simulation",
+        text=f"{layers_text(deployment)}, on {counted(len(parity.images), 'image')}. Each layer gets the simulation's "
+        f"own integers, so a layer that differs is wrong itself. {_end_to_end(parity)}",
+        plots=[plot],
+        worst=table if rows else None,
+    )
+
+
+def _share(parity: ParityRecord, index: int) -> float:
+    return parity.layers[index].differing_inside
+
+
+def _end_to_end(parity: ParityRecord) -> str:
+    """Describe the outputs of the whole network, where each layer gets what the runtime computed before."""
+    parts = [
+        f"{output.name} {'equal' if output.sqnr_db is None else f'{output.sqnr_db:.1f} dB'}"
+        + ("" if output.cosine is None else f" (cosine {output.cosine:.5f})")
+        for output in parity.outputs
+    ]
+    return (
+        f"End to end, signal to difference: {', '.join(parts)}; this depends on which rounding boundaries are crossed "
+        "on the way and does not show whether a layer is wrong."
+    )
