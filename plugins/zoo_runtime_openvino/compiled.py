@@ -56,10 +56,10 @@ def executed_nodes(model: onnx.ModelProto, compiled: Any) -> list[ExecutedNode]:
 def _onnx_names(listed: str, kinds: dict[str, str]) -> Iterator[str]:
     """Yield the ONNX nodes in a list such as ``/conv/Conv/WithoutBiases,Multiply_89,/relu/QuantizeLinear``."""
     for name in listed.split(","):
-        for candidate in (name, name.rpartition("/")[0]):
-            if candidate in kinds:
-                yield candidate
-                break
+        while name and name not in kinds:  # OpenVINO adds parts such as /WithoutBiases/DequantizationMultiply
+            name = name.rpartition("/")[0]
+        if name:
+            yield name
 
 
 def _precision(info: dict[str, str]) -> Precision:
