@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo_core.datatypes import Availability, ExecutedNode, LoadOptions
+from zoo_core.errors import RuntimeUnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+_EXACT_PRODUCTS = "session.x64quantprecision"
+"""Key of ONNX Runtime that avoids instructions that saturate sums of 8-bit products on x86-64 without VNNI."""
 
 
 class OnnxRuntime:
@@ -26,8 +32,20 @@ class OnnxRuntime:
         return Availability(version=str(onnxruntime.__version__))
 
     def load(self, model: bytes, options: LoadOptions) -> OnnxSession:
-        """Load a model with all of ONNX Runtime's optimizations."""
-        return OnnxSession(model, optimize=True, num_threads=options.num_threads)
+        """Load a model with all of ONNX Runtime's optimizations.
+
+        Raises:
+            RuntimeUnsupportedError: ONNX Runtime cannot execute the model.
+        """
+        try:
+            return OnnxSession(
+                model, optimize=True, num_threads=options.num_threads, exact_products=options.exact_products
+            )
+        except Exception as error:  # its classes of errors have no common base
+            raise RuntimeUnsupportedError(
+                f"onnxruntime {self.availability().version} cannot load the network: {error}",
+                fix="upgrade onnxruntime, or replace the operation that it names.",
+            ) from error
 
 
 class OnnxSession:
@@ -38,9 +56,12 @@ class OnnxSession:
         optimize: Let ONNX Runtime rewrite the graph, which makes integer operations of Q/DQ pairs; without it every
             node is computed in float as the graph says.
         num_threads: Threads of an operation.
+        exact_products: Avoid instructions that saturate sums of 8-bit products.
     """
 
-    def __init__(self, model: bytes, *, optimize: bool, num_threads: int = 1) -> None:
+    def __init__(
+        self, model: bytes, *, optimize: bool, num_threads: int = 1, exact_products: bool = False
+    ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -48,7 +69,10 @@ class OnnxSession:
         options.log_severity_level = 3  # its warnings go to stderr, among the progress bars
         levels = onnxruntime.GraphOptimizationLevel
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-        self._session: Any = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        if exact_products:
+            options.add_session_config_entry(_EXACT_PRODUCTS, "1")
+        self._model, self._options = model, options
+        self._session = self._loaded()
         self._types = {node.name: _dtype(node.type) for node in self._session.get_inputs()}
         self._outputs = [node.name for node in self._session.get_outputs()]
 
@@ -58,8 +82,25 @@ class OnnxSession:
         return dict(zip(self._outputs, self._session.run(self._outputs, given), strict=True))
 
     def coverage(self) -> Sequence[ExecutedNode]:
-        """Return the nodes of the optimized graph."""
-        raise NotImplementedError
+        """Return the nodes of the optimized graph, for which the model is loaded a second time."""
+        import onnx
+
+        from zoo_core.runtimes.optimized import executed_nodes
+
+        with tempfile.TemporaryDirectory(prefix="zoo-eval-") as folder:
+            path = Path(folder) / "optimized.onnx"
+            self._options.optimized_model_filepath = str(path)
+            try:
+                self._loaded()
+            finally:
+                self._options.optimized_model_filepath = ""
+            optimized = onnx.load_model_from_string(path.read_bytes())
+        return executed_nodes(onnx.load_model_from_string(self._model), optimized)
+
+    def _loaded(self) -> Any:
+        import onnxruntime
+
+        return onnxruntime.InferenceSession(self._model, self._options, providers=["CPUExecutionProvider"])
 
 
 def _dtype(onnx_type: str) -> str:

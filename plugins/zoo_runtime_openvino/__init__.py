@@ -1,0 +1,1 @@
+"""Executes exported networks with OpenVINO on the CPU."""

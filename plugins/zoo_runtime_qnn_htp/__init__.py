@@ -1,0 +1,1 @@
+"""Executes exported networks on Qualcomm's emulator of the Hexagon Tensor Processor (HTP)."""

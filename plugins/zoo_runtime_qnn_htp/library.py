@@ -1,0 +1,53 @@
+"""Loads Qualcomm's execution provider into ONNX Runtime, once per process."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+PROVIDER = "QNNExecutionProvider"
+_LOCK = threading.Lock()
+
+
+def devices() -> Sequence[Any]:
+    """Return ONNX Runtime's devices of the provider, after registering its library if that was not done.
+
+    The order matters: libQnnHtp.so crashes the process when it is loaded before the provider (onnxruntime-qnn 2.7).
+    """
+    import onnxruntime
+    import onnxruntime_qnn
+
+    with _LOCK:
+        if not _registered():
+            onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+            with _stdout_discarded():
+                ctypes.CDLL(onnxruntime_qnn.get_qnn_htp_path())
+        return _registered()
+
+
+def _registered() -> list[Any]:
+    import onnxruntime
+
+    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+
+
+@contextmanager
+def _stdout_discarded() -> Iterator[None]:
+    """Discard what libraries write to stdout: the emulator greets there when it is loaded, amid a command's results."""
+    try:
+        saved = os.dup(1)
+    except OSError:  # stdout is closed
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(null)
