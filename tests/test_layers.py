@@ -45,6 +45,7 @@ FLOORS = {
     "boxes": 1,
     "errors": 1,
     "locks": 2,
+    "onnx_export": 2,
     "files": 1,
     "display": 1,
     "version": 1,

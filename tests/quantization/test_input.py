@@ -19,9 +19,9 @@ from zoo_core.datatypes import QuantNetwork, Recipe, StepContext, StepSpec
 from zoo_core.errors import RecipeError
 from zoo_core.quantization.aimet.simulation import Simulation
 from zoo_core.quantization.attention import with_attention_modules
-from zoo_core.quantization.export import export_qdq
+from zoo_core.quantization.export import export_encodings, export_qdq
 from zoo_core.quantization.integers import IntegerNetwork
-from zoo_core.quantization.pipeline import Plan, plan, simulate
+from zoo_core.quantization.pipeline import Plan, plan, simulate, walk
 from zoo_core.quantization.saved import fixed_encodings, save_quantized
 from zoo_core.recipes import load_recipe, override
 from zoo_core.runtimes.onnxruntime import OnnxSession
@@ -105,6 +105,46 @@ def test_an_exported_graph_quantizes_its_input_once_and_computes_every_layer(nam
     assert sum(one.num_values for one in found) > 3 * size * size
     assert max(one.max_lsb for one in found) <= 1
     assert sum(one.num_differing for one in found) <= 1e-4 * sum(one.num_values for one in found)
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "2.0.0"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_file_of_encodings_names_the_input_once(name: str, version: Any, context: StepContext) -> None:
+    build, size, _ = NETWORKS[name]
+    context = configured(context, size, config="float", choice="quantized")
+    simulation = simulate(built(build), context)
+    own = IntegerNetwork.from_encodings(simulation.prepared, simulation.encodings)
+    content = export_encodings(own, context.example_input, version).encodings
+
+    listed = content["encodings"] if version == "2.0.0" else content["activation_encodings"]
+    names = [one["name"] for one in listed]
+    assert names.count("input") == 1
+    assert len(set(names)) == len(names)
+
+
+def test_behind_a_quantized_input_the_first_layers_have_integer_biases(context: StepContext) -> None:
+    found = {}
+    for choice in ("quantized", "float"):
+        given = configured(context, 16, config="float", choice=choice)
+        simulation = simulate(built(SeveralReaders), given)
+        own = IntegerNetwork.from_encodings(simulation.prepared, simulation.encodings)
+        graph = onnx.load_model_from_string(export_qdq(own, given.example_input, int32_bias=True).model).graph
+        found[choice] = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.INT32}
+    assert found == {"quantized": {"wide.bias.quantized", "narrow.bias.quantized"}, "float": set()}
+
+
+def test_aimets_own_adaround_takes_the_choice(network: nn.Module, context: StepContext) -> None:
+    plans = [
+        planned(context, "adaround.engine=aimet", "adaround.num_iterations=3", *more)
+        for more in ((), ("quantsim.input=quantized",))
+    ]
+    rounded = []
+    for checked in plans:
+        given = dataclasses.replace(context, quant=checked.quant)
+        *_, last = walk(checked, QuantNetwork(network=network), lambda given=given: given)  # type: ignore[misc]
+        rounded.append(last.network.param_encodings)
+    assert rounded[0]
+    assert rounded[0] == rounded[1]  # ranges of weights do not depend on the input
 
 
 RECIPE = """\

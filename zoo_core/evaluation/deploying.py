@@ -17,13 +17,13 @@ from torch import nn
 
 from zoo_core.datatypes import LoadOptions
 from zoo_core.errors import RunError, RuntimeUnsupportedError
-from zoo_core.evaluation.float_runtime import export
+from zoo_core.evaluation.float_runtime import OPSET
 from zoo_core.evaluation.sources import sources_here
 from zoo_core.evaluation.stage_runner import StageNetwork
 from zoo_core.guards import Naming
 from zoo_core.inference import load_inputs
+from zoo_core.onnx_export import INPUT, export_onnx
 from zoo_core.quantization import saved
-from zoo_core.quantization.export.tracing import INPUT
 from zoo_core.runs.hashes import QUANTIZED
 from zoo_core.runs.parts import (
     CostRecord,
@@ -242,7 +242,10 @@ class Deployment:
         if not self._float_path.exists():
             bundle = self._job.bundle
             try:
-                self._float_path.write_bytes(export(bundle.network, bundle.example_input))
+                model = export_onnx(
+                    bundle.network, bundle.example_input, opset=OPSET, dynamic_batch=False, fix="leave out --runtimes."
+                )
+                self._float_path.write_bytes(model)
             except RunError as error:
                 logger.warning("fp32 is not measured on runtimes: %s", error.fact)
                 return []

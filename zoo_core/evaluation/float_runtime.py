@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +15,7 @@ from torch import nn
 
 from zoo_core.errors import RunError
 from zoo_core.inference import InferenceSettings, decode_finite, load_inputs, run_batch
+from zoo_core.onnx_export import INPUT, export_onnx
 from zoo_core.runs.parts import AgreementRecord
 from zoo_core.runtimes.onnxruntime import OnnxSession
 
@@ -35,8 +34,7 @@ TOLERANCE = 1e-3
 
 Sums in another order differ by 1e-6 on a network of 86 layers; a wrong operator differs by 1e-1 and more."""
 
-_OPSET = 17
-_INPUT = "x"
+OPSET = 17
 _USE_TORCH = "use --runtime torch."
 
 
@@ -56,7 +54,7 @@ class OnnxNetwork(nn.Module):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the outputs for ``(B, C, H, W)`` float32, batch axis first."""
-        return tuple(map(torch.from_numpy, self._session({_INPUT: x.contiguous().numpy()}).values()))
+        return tuple(map(torch.from_numpy, self._session({INPUT: x.contiguous().numpy()}).values()))
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
         return self
@@ -148,28 +146,7 @@ def export(network: nn.Module, example_input: torch.Tensor) -> bytes:
     Raises:
         RunError: torch cannot export it.
     """
-    file: Any = io.BytesIO()  # torch's annotation omits the types that the tracing exporter accepts
-    try:
-        with warnings.catch_warnings():
-            # The tracing exporter takes 1 s, its successor (dynamo=True) 6 s in torch 2.15 for the same graph; every
-            # supported torch has both. It warns that it is deprecated, and about every constant shape.
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                network,
-                (example_input,),
-                file,
-                input_names=[_INPUT],
-                dynamic_axes={_INPUT: {0: "batch"}},
-                opset_version=_OPSET,
-                dynamo=False,
-            )
-    except Exception as error:  # the exporter may raise anything on a plugin's network
-        raise RunError(
-            f"torch cannot export {type(network).__name__} to ONNX: {str(error).strip().splitlines()[0]}",
-            fix=_USE_TORCH,
-        ) from error
-    model: bytes = file.getvalue()
-    return model
+    return export_onnx(network, example_input, opset=OPSET, dynamic_batch=True, fix=_USE_TORCH)
 
 
 def _load(model: bytes, name: str) -> OnnxNetwork:

@@ -10,6 +10,9 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 GIVEN = ".given"
 """The input of the cut graph for the quantized tensor ``t`` is called ``t.given``."""
 
+UNCLIPPED = ".unclipped"
+"""The quantized tensor ``t.unclipped`` is ``t`` before the clip of its layer; the simulation has no such tensor."""
+
 
 def cut_at_quantizers(model: bytes) -> bytes:
     """Return a graph in which every dequantizer of an activation reads an input instead of the quantizer before it.
@@ -48,5 +51,9 @@ def cut_at_quantizers(model: bytes) -> bytes:
 
 
 def quantized_tensors(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the quantized activations, in the order of the graph."""
-    return [node.output[0] for node in model.graph.node if node.op_type == QUANTIZE]
+    """Return the names of the quantized activations, in the order of the graph; not those before a clip."""
+    return [
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == QUANTIZE and not node.output[0].endswith(UNCLIPPED)
+    ]

@@ -59,9 +59,7 @@ class OnnxSession:
         exact_products: Avoid instructions that saturate sums of 8-bit products.
     """
 
-    def __init__(
-        self, model: bytes, *, optimize: bool, num_threads: int = 1, exact_products: bool = False
-    ) -> None:
+    def __init__(self, model: bytes, *, optimize: bool, num_threads: int = 1, exact_products: bool = False) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

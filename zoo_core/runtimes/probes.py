@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from zoo_core.errors import RuntimeUnsupportedError
@@ -130,9 +129,7 @@ def _weight(layer: _Layer, kind: type[np.int8 | np.uint8]) -> NDArray[np.int8 | 
     return weight
 
 
-def _expected(
-    layer: _Layer, values: NDArray[np.uint8], weight: NDArray[np.int8 | np.uint8]
-) -> NDArray[np.int64]:
+def _expected(layer: _Layer, values: NDArray[np.uint8], weight: NDArray[np.int8 | np.uint8]) -> NDArray[np.int64]:
     """Compute a convolution in exact integers."""
     pad = layer.kernel // 2
     padded = np.pad(values[0].astype(np.int64), ((0, 0), (pad, pad), (pad, pad)))

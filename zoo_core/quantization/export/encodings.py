@@ -87,14 +87,15 @@ def encodings_file(
         weights: By parameter, which is also the name in the graph.
         version: Of the format.
     """
+    rounded = dict.fromkeys((tensor, grids[name]) for name, tensor in tensors.items())  # readers of one may agree
     if version == "1.0.0":
         return {
             "version": version,
-            "activation_encodings": [_grid_1(tensor, grids[name]) for name, tensor in tensors.items()],
+            "activation_encodings": [_grid_1(tensor, grid) for tensor, grid in rounded],
             "param_encodings": [_weight_1(name, weight) for name, weight in weights.items()],
             "excluded_layers": [],
         }
-    activations = [_grid_2(tensor, grids[name]) for name, tensor in tensors.items()]
+    activations = [_grid_2(tensor, grid) for tensor, grid in rounded]
     return {"version": version, "encodings": activations + [_weight_2(name, one) for name, one in weights.items()]}
 
 

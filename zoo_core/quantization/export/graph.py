@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from zoo_core.quantization.export.tracing import ACTIVATION, DOMAIN, WEIGHT
+from zoo_core.runtimes.cutting import UNCLIPPED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _CLIPS = ("Clip", "Min", "Max", "Relu")
+_WITH_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
 _TYPES = {
@@ -103,6 +105,7 @@ class QdqGraph:
         self._remove_repeats()
         while self._remove_clip():
             pass
+        self._round_before_clips()
         if self._int32_bias:
             self._quantize_biases()
         self._finish()
@@ -198,6 +201,41 @@ class QdqGraph:
                 self._num_clips_removed += 1
                 return True
         return False
+
+    def _round_before_clips(self) -> None:
+        """Put a Q/DQ pair of the same grid between a layer with products and the clips that stay behind it.
+
+        A runtime computes a layer in integers only if its output is quantized at once. The integers stay the same: clips
+        and rounding both keep the order of values, so rounding before a clip as well as after it changes nothing.
+        """
+        producers = {output: node for node in self._nodes for output in node.output}
+        for quantizer in [node for node in self._nodes if node.op_type == QUANTIZE and node.output[0] in self._grids]:
+            first, node = None, producers.get(quantizer.input[0])
+            while node is not None and node.op_type in _CLIPS and self._is_plain_clip(node):
+                (source,) = (name for name in node.input if name and name not in self._initializers)
+                first, node = node, producers.get(source)
+            grid = self._grids[quantizer.output[0]]
+            fills_type = grid.highest - grid.lowest == 2 ** activation_bits(grid) - 1
+            if first is not None and node is not None and node.op_type in _WITH_PRODUCTS and fills_type:
+                self._insert_pair(quantizer, node, first)
+
+    def _is_plain_clip(self, node: onnx.NodeProto) -> bool:
+        """Return True for a clip with constant bounds whose values nothing else reads."""
+        alone = len(self._readers(node.output[0])) == 1 and not self._is_output(node.output[0])
+        return alone and self._bounds(node) is not None
+
+    def _insert_pair(self, quantizer: onnx.NodeProto, layer: onnx.NodeProto, clip: onnx.NodeProto) -> None:
+        source, name, (scale, zero) = layer.output[0], f"{quantizer.output[0]}{UNCLIPPED}", quantizer.input[1:]
+        if len(self._readers(source)) != 1 or self._is_output(source):
+            return
+        rounded = f"{name}.dequantized"
+        pair = (
+            helper.make_node(QUANTIZE, [source, scale, zero], [name], name=f"{name}/{QUANTIZE}"),
+            helper.make_node(DEQUANTIZE, [name, scale, zero], [rounded], name=f"{name}/{DEQUANTIZE}"),
+        )
+        clip.input[:] = [rounded if one == source else one for one in clip.input]
+        at = self._nodes.index(clip)
+        self._nodes[at:at] = pair
 
     def _implied_behind(self, node: onnx.NodeProto) -> tuple[float, float] | None:
         """Return the range to which clips and the quantizer behind ``node`` clip; None if others read its values."""

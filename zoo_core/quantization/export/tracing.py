@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import io
-import warnings
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo_core.errors import RunError
+from zoo_core.onnx_export import export_onnx
 from zoo_core.quantization.integers import tensor_name
 
 if TYPE_CHECKING:
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
 DOMAIN = "zoo"
 ACTIVATION, WEIGHT = "Activation", "Weight"
 """Nodes that ``traced`` emits: ``name`` is the quantized tensor's or the parameter's."""
-
-INPUT = "input"
 
 
 class _Activation(torch.autograd.Function):
@@ -67,34 +63,15 @@ def traced(integers: IntegerNetwork, x: torch.Tensor, *, opset: int, dynamic_bat
     """
     import onnx as library
 
-    network = _marked(integers)
-    file: Any = io.BytesIO()  # torch's annotation omits the types that the tracing exporter accepts
-    with torch.no_grad():
-        outputs = network(x)
-    num_outputs = 1 if isinstance(outputs, torch.Tensor) else len(outputs)
-    names = ["output"] if num_outputs == 1 else [f"output_{index}" for index in range(num_outputs)]
-    axes = {name: {0: "batch"} for name in (INPUT, *names)} if dynamic_batch else None
-    try:
-        with warnings.catch_warnings():
-            # See evaluation.float_runtime.export for the choice of the tracing exporter.
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                network,
-                (x,),
-                file,
-                input_names=[INPUT],
-                output_names=names,
-                dynamic_axes=axes,
-                opset_version=opset,
-                custom_opsets={DOMAIN: 1},
-                dynamo=False,
-            )
-    except Exception as error:  # the exporter may raise anything on a plugin's network
-        raise RunError(
-            f"torch cannot export {type(integers.network).__name__} to ONNX: {str(error).strip().splitlines()[0]}",
-            fix="write the operation that it names with operations that ONNX has.",
-        ) from error
-    model: onnx.ModelProto = library.load_model_from_string(file.getvalue())
+    exported = export_onnx(
+        _marked(integers),
+        x,
+        opset=opset,
+        dynamic_batch=dynamic_batch,
+        fix="write the operation that it names with operations that ONNX has.",
+        custom_opsets={DOMAIN: 1},
+    )
+    model: onnx.ModelProto = library.load_model_from_string(exported)
     _inline_constants(model)
     return model
 
@@ -127,7 +104,7 @@ def _marked(integers: IntegerNetwork) -> nn.Module:
         module = network.get_submodule(name)
         if any(grids.inputs):
             module.register_forward_pre_hook(
-                lambda _module, args, name=name, own=grids.inputs: _rounded(args, iter(_named(name, INPUT, own)))
+                lambda _module, args, name=name, own=grids.inputs: _rounded(args, iter(_named(name, "input", own)))
             )
         if any(grids.outputs):
             module.register_forward_hook(
