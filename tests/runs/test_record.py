@@ -198,6 +198,11 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "number of calibration images": (part("calibration", num_images=9), "", "compare report"),
     "calibration images": (part("calibration", ids=("a2", "a1")), "resume", ""),
     "content of calibration images and annotations": (part("calibration", fingerprint="9" * 64), "resume", ""),
+    "versions of runtimes": (
+        part("stages", **{"w8a8": replace(STAGE, deployment=DEPLOYMENT)}),
+        "",
+        "compare report reproduce",
+    ),
     "processor": (part("environment", processor="another"), "", "resume reproduce"),
     "instruction set of torch's kernels": (part("environment", cpu_capability="9"), "", "resume report reproduce"),
     "environment variables that select kernels": (
