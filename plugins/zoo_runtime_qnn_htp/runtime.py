@@ -47,7 +47,8 @@ class QnnHtpRuntime:
             return Availability(
                 version=version,
                 reason=f"The emulator needs glibc {_joined(_MIN_GLIBC)}; this system has {library or 'another C library'} "
-                f"{glibc}".rstrip() + ".",
+                f"{glibc}".rstrip()
+                + ".",
                 fix="use a newer Linux distribution, e.g. Ubuntu 22.04 or Debian 12.",
             )
         if sys.version_info[:2] < _MIN_PYTHON:

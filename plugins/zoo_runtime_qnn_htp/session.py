@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.datatypes import ExecutedNode, LoadOptions
 from zoo_runtime_qnn_htp.compiled import executed_nodes, stem
-from zoo_runtime_qnn_htp.library import PROVIDER, devices
+from zoo_runtime_qnn_htp.library import devices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def fallback_nodes(model: onnx.ModelProto, options: LoadOptions) -> list[str]:
     allowed = LoadOptions(num_threads=options.num_threads, allow_fallback=True)
     try:
         session = _load(model, allowed, None)
-    except Exception:  # noqa: BLE001  # the error that is explained here is raised by the caller
+    except Exception:  # the error that is explained here is raised by the caller
         return []
     names = {node.name for node in model.graph.node}
     found = [stem(node.name, names) for node in _assigned(session).get("CPUExecutionProvider", ())]
