@@ -105,9 +105,7 @@ def integer_coverage(model: bytes, executed: Sequence[ExecutedNode]) -> IntegerC
     total = sum(counts.values())
     in_integers = sum(one.macs for one in nodes if one.precision == "integer")
     listed = [one for one in nodes if one.elsewhere or one.precision == "float"]
-    return IntegerCoverage(
-        share=in_integers / total if total else None, num_macs=total, nodes=(*listed, *others)
-    )
+    return IntegerCoverage(share=in_integers / total if total else None, num_macs=total, nodes=(*listed, *others))
 
 
 def _reason(owner: ExecutedNode | None, network: onnx.ModelProto, node: onnx.NodeProto) -> str:
