@@ -95,9 +95,11 @@ def _unsupported(version: str, words: str, nodes: Sequence[str]) -> RuntimeUnsup
         )
     named = ", ".join(nodes[:_NUM_NAMED])
     more = f" and {len(nodes) - _NUM_NAMED} more" if len(nodes) > _NUM_NAMED else ""
+    count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
     return RuntimeUnsupportedError(
-        f"{version} does not execute {len(nodes)} nodes on the HTP: {named}{more} ({words})",
-        fix="replace these operations, quantize their inputs and outputs, or allow them to run on the CPU.",
+        f"{version} does not execute {count} on the HTP: {named}{more} ({words})",
+        fix="quantize the inputs and outputs of the layers behind them, replace the operations, or let them run on the "
+        "CPU.",
     )
 
 

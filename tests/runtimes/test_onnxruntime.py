@@ -100,6 +100,13 @@ def test_an_operation_that_onnx_runtime_does_not_have_is_named() -> None:
         OnnxRuntime().load(model.SerializeToString(), LoadOptions())
 
 
+def test_an_onnx_runtime_that_cannot_be_imported_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    found = OnnxRuntime().availability()
+    assert (found.version, found.fix) == (None, "pip install onnxruntime")
+    assert "onnxruntime cannot be imported" in str(found.reason)
+
+
 def test_threads_and_exact_products_reach_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
     real = onnxruntime.InferenceSession

@@ -29,7 +29,12 @@ class OnnxRuntime:
 
     def availability(self) -> Availability:
         """Return the version of the library, which is a requirement of zoo-eval."""
-        return Availability(version=str(_library().__version__))
+        try:
+            return Availability(version=str(_library().__version__))
+        except ImportError as error:
+            return Availability(
+                version=None, reason=f"onnxruntime cannot be imported: {error}.", fix="pip install onnxruntime"
+            )
 
     def load(self, model: bytes, options: LoadOptions) -> OnnxSession:
         """Load a model with all of ONNX Runtime's optimizations.

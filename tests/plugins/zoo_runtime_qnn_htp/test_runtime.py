@@ -61,7 +61,7 @@ def test_every_layer_is_computed_in_integers_on_the_htp(per_channel: bool) -> No
 
 def test_a_node_that_would_run_on_the_cpu_is_named_and_refused() -> None:
     with pytest.raises(
-        RuntimeUnsupportedError, match=r"does not execute 1 nodes on the HTP: determinant \(.*fallback to CPU EP"
+        RuntimeUnsupportedError, match=r"does not execute 1 node on the HTP: determinant \(.*fallback to CPU EP"
     ):
         QnnHtpRuntime().load(with_unsupported_node(), LoadOptions())
 
