@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from runtimes.networks import QUANTIZED, conv_net, images, simulate
 from runtimes.planting import FAULTS, Graph, activation_zero_point_off_by_one, applicable, channels_last
 from zoo_core import api
+from zoo_core.datatypes import LoadOptions
 from zoo_core.errors import RuntimeUnsupportedError
 from zoo_core.plugins import PluginHost
 from zoo_core.quantization.export import export_qdq
@@ -159,6 +160,24 @@ def test_a_graph_of_another_network_is_refused_by_shape() -> None:
         RuntimeUnsupportedError, match=r"another shape .* input is \(1, 3, 12, 12\), simulated \(1, 3, 8"
     ):
         case.parity(other)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda values: values[..., :4], r"returns relu6 as uint8 with shape \(1, 8, 8, 4\); .* shape \(1, 8, 8, 8\)"),
+        (lambda values: values.astype(np.float32), "returns relu6 as float32"),
+    ],
+)
+def test_a_runtime_that_returns_something_else_is_refused(wrong: Any, message: str) -> None:
+    class Wrong(OnnxRuntime):
+        def load(self, model: bytes, options: LoadOptions) -> Any:
+            session = super().load(model, options)
+            return lambda inputs: {name: wrong(values) for name, values in session(inputs).items()}
+
+    case = small()
+    with pytest.raises(RuntimeUnsupportedError, match=message):
+        measure_parity(Wrong(), case.model, case.x, partial(simulate, case.integers))
 
 
 def test_a_graph_without_quantizers_is_refused() -> None:
