@@ -13,6 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from zoo_core.runtimes.cutting import UNCLIPPED, quantized_tensors
+
 CLIPS = ("Clip", "Min", "Relu")
 LINEAR = ("Conv", "Gemm")
 ELEMENTWISE = ("QuantizeLinear", "DequantizeLinear", "Relu", "Add")
@@ -29,15 +31,17 @@ class Graph:
 
     def layers(self, *, kinds: tuple[str, ...] = LINEAR) -> list[str]:
         """Return the layers that are computed by an operation of ``kinds``, in the order of the graph."""
-        tensors = [node.output[0] for node in self.graph.node if node.op_type == "QuantizeLinear"]
-        return [name for name in tensors if (node := self.operation(name)) is not None and node.op_type in kinds]
+        return [name for name in quantized_tensors(self.model) if (node := self.operation(name)) is not None and node.op_type in kinds]
 
     def operation(self, layer: str) -> onnx.NodeProto | None:
-        """Return what computes a layer, before its clips."""
+        """Return what computes a layer, before its clips and the rounding before them."""
         node = self._producers.get(self._producers[layer].input[0])
-        while node is not None and node.op_type in CLIPS:
+        while node is not None and (node.op_type in CLIPS or self._rounds_before_a_clip(node)):
             node = self._producers.get(node.input[0])
         return node
+
+    def _rounds_before_a_clip(self, node: onnx.NodeProto) -> bool:
+        return any(name.endswith(UNCLIPPED) for name in (node.input[0], node.output[0]))
 
     def clips(self, layer: str) -> list[onnx.NodeProto]:
         found = []
@@ -135,7 +139,7 @@ def applicable(model: bytes, fault: str) -> list[str]:
     graph = Graph(model)
     layers = graph.layers()
     if fault == "activation zero point":
-        return [node.output[0] for node in graph.graph.node if node.op_type == "QuantizeLinear"]
+        return quantized_tensors(graph.model)
     if fault == "scales":
         return [one for one in layers if graph.value(graph.weight(one)[1]).size > 1]
     if fault == "clips":
