@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core.comparison.deployed import layers_text, runtime_notes
+from zoo_core.comparison.deployed import CAPTION, layers_text, runtime_notes
 from zoo_core.comparison.deployed import runtime_table as table_of_runtimes
 from zoo_core.display import DASH, counted
 from zoo_core.report.layers import LayerGroup
@@ -26,8 +26,8 @@ def runtime_table(run: LoadedRun) -> Table | None:
     return Table(
         columns=("", *runtimes),
         rows=tuple(tuple(row) for row in rows),
-        caption="Each layer is fed the simulation's own integers. Times are of one image, beside fp32 on the same "
-        "runtime; they and the peak memory are measured in processes that only run the network.",
+        caption=f"{CAPTION[0].upper()}{CAPTION[1:]}. Times and peak memory are measured in processes that only run the "
+        "network.",
     )
 
 
