@@ -230,7 +230,13 @@ class _Run:
 
         targets = {image_id: job.data.targets[image_id] for image_id in job.data.image_ids}
         return stage_changes(
-            job.task, job.data.dataset.class_names, targets, list(stages), predictions, job.entry.headline
+            job.task,
+            job.data.dataset.class_names,
+            targets,
+            list(stages),
+            predictions,
+            job.entry.headline,
+            aliases={stage.name: stage.same_as for stage in job.stages if stage.same_as is not None},
         )
 
     def _walk(self, in_torch: Sequence[Stage], context: Callable[[], StepContext]) -> None:
