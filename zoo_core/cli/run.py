@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from zoo_core import api
-from zoo_core.cli.options import FILE, QUANTIZING, RUNTIME, RUNTIMES, options
+from zoo_core.cli.options import FILE, QUANTIZING, REPORT, RUNTIME, RUNTIMES, options
 from zoo_core.cli.progress import TerminalReporter
 from zoo_core.cli.quantize import command_line, print_quantized
 
@@ -49,7 +49,7 @@ def _numbers(_context: click.Context, _param: click.Parameter, text: str | None)
     callback=_numbers,
     help="Run every stage again at these batch sizes and record how its predictions change.",
 )
-@click.option("--report/--no-report", default=True, show_default=True, help="Write report.html into the run directory.")
+@options(REPORT)
 @click.pass_context
 def run(
     context: click.Context,
