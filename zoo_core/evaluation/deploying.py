@@ -25,7 +25,7 @@ from zoo_core.guards import Naming
 from zoo_core.inference import load_inputs
 from zoo_core.onnx_export import INPUT, export_onnx
 from zoo_core.quantization import saved
-from zoo_core.runs.hashes import QUANTIZED
+from zoo_core.runs.hashes import MODEL, QUANTIZED
 from zoo_core.runs.parts import (
     CostRecord,
     DeploymentRecord,
@@ -55,8 +55,6 @@ logger = logging.getLogger("zoo_eval")
 
 PARITY_IMAGES = 4
 """Images on which every layer is compared, the first of the run."""
-
-_MODEL = "model.onnx"
 
 
 class RuntimeNetwork(nn.Module):
@@ -115,7 +113,7 @@ class Deployment:
     def __init__(self, job: Job, run_dir: RunDirectory, host: PluginHost, work_dir: Path) -> None:
         self._job = job
         self._host = host
-        self._path = run_dir.path / QUANTIZED / _MODEL
+        self._path = run_dir.path / QUANTIZED / MODEL
         self._model = self._path.read_bytes()
         self._float_path = work_dir / "float.onnx"
         ordinary = replace(job.bundle, network=job.bundle.network.cpu(), example_input=job.bundle.example_input.cpu())

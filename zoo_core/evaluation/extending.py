@@ -16,7 +16,7 @@ from zoo_core.evaluation.runtimes import usable_runtimes
 from zoo_core.quantization import pipeline
 from zoo_core.recipes import load_recipe
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.hashes import INPUTS, METRICS
+from zoo_core.runs.hashes import INPUTS, METRICS, MODEL, QUANTIZED
 from zoo_core.runs.record import read_record, record_text
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def _reason_to_run_again(request: DeployRequest, record: RunRecord, host: Plugin
         return "other data are given"
     if not any(stage.startswith("optimized_w") for stage in record.settings.stages):
         return "the run has no optimized quantized stage"
+    if f"{QUANTIZED}/{MODEL}" not in (record.files or {}):
+        return "the run has no exported network"
     changes = program_changes(record, host)
     return f"the program has changed since ({'; '.join(changes)})" if changes else None
 

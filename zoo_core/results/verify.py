@@ -18,7 +18,7 @@ from zoo_core.guards import Naming
 from zoo_core.recipes import config_path, load_recipe, override
 from zoo_core.results.expected import differences, expected_metrics
 from zoo_core.runs import provenance
-from zoo_core.runs.hashes import IMAGE_IDS, INPUTS, METRICS, PREDICTIONS, QUANTIZED, file_problems
+from zoo_core.runs.hashes import IMAGE_IDS, INPUTS, METRICS, MODEL, PREDICTIONS, QUANTIZED, file_problems
 from zoo_core.runs.record import read_metrics
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def _runtimes(run: StoredRun, host: PluginHost) -> Iterator[Check]:
     except ZooError as error:
         yield Check(what="runtimes", state="unchecked", message=error.fact)
         return
-    model = f"{QUANTIZED}/model.onnx"
+    model = f"{QUANTIZED}/{MODEL}"
     for one in deployed:
         what = f"runtime {one.runtime}"
         problems = []
