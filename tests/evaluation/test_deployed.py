@@ -315,14 +315,31 @@ def test_a_runtime_that_is_wrong_whatever_it_is_told_is_refused(evaluate: Evalua
         evaluate(pretending.AlwaysWrong())
 
 
-def test_a_network_that_cannot_be_exported_says_why(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def unexportable(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_arguments: object, **_options: object) -> None:
         raise RunError("torch cannot export ToyNetwork to ONNX: aten::i0e", fix="replace the operation.")
 
     monkeypatch.setattr("zoo_core.quantization.export.export_qdq", failing)
 
-    with pytest.raises(RuntimeUnsupportedError, match=r"No runtime can execute the quantized network: .*aten::i0e"):
+
+CANNOT_BE_EXPORTED = r"No runtime can execute the quantized network: .*aten::i0e"
+
+
+@pytest.mark.usefixtures("unexportable")
+def test_a_network_that_cannot_be_exported_says_why_and_says_it_again(evaluate: Evaluate, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeUnsupportedError, match=CANNOT_BE_EXPORTED):
         evaluate(pretending.Emulator())
+    with pytest.raises(RuntimeUnsupportedError, match=CANNOT_BE_EXPORTED):
+        api.resume(tmp_path / "run", host=host_with(pretending.Emulator()))
+
+
+@pytest.mark.usefixtures("unexportable")
+def test_deploy_of_a_run_whose_network_could_not_be_exported_says_why(evaluate: Evaluate, tmp_path: Path) -> None:
+    run = evaluate().run_dir
+
+    with pytest.raises(RuntimeUnsupportedError, match=CANNOT_BE_EXPORTED):
+        deploy(run, tmp_path / "deployed", pretending.Emulator())
 
 
 # ------------------------------------------------------------------ deploy RUN
