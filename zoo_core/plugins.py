@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ DISTRIBUTION = "zoo-eval"
 
 CORE = "zoo_core"
 """Name under which the built-in answers to hooks are registered; not among ``PluginHost.plugin_ids``."""
+
+
+_RUNTIME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -402,12 +406,17 @@ class PluginHost:
         """Return the built-in runtimes and those of all plugins, by name.
 
         Raises:
-            PluginError: A name is claimed twice, or is ``torch``.
+            PluginError: A name is claimed twice, is ``torch``, or cannot be part of a file name.
         """
         self._load_all()
         found = {one.name: OwnedRuntime(plugin_id=CORE, runtime=one) for one in runtimes.built_in()}
         for plugin_id, contributed in self._ask_everyone("zoo_runtimes"):
             for one in cast("Sequence[Runtime]", contributed):
+                if not _RUNTIME_NAME.fullmatch(one.name):
+                    raise PluginError(
+                        f"Plugin {plugin_id!r} calls a runtime {one.name!r}.",
+                        fix="use letters, digits, '.', '_' and '-' only: the name becomes part of file names.",
+                    )
                 other = CORE if one.name == runtimes.TORCH else found[one.name].plugin_id if one.name in found else None
                 if other is not None:
                     raise PluginError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core.api.arguments import fraction, joined, names, optional_path, renamed, texts, the_host, the_reporter
-from zoo_core.errors import RuntimeUnsupportedError
+from zoo_core.errors import RecipeError, RuntimeUnsupportedError
 from zoo_core.runs.request import AUTO, DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS, EvaluationRequest
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ def deploy(
 
     Raises:
         RuntimeUnsupportedError: A runtime is not installed, cannot execute the network, or only with a fallback.
+        RecipeError: The source is a run, and options of a model are given.
         ZooError: As ``evaluate``.
     """
     from zoo_core.evaluation.extending import SIMULATED, DeployRequest, deploy_run
@@ -215,6 +216,13 @@ def deploy(
             command=command,
             host=host,
             reporter=reporter,
+        )
+    given = {"--recipe": recipe, "--set": settings, "--calibration-size": calibration_size != DEFAULT_CALIBRATION_SIZE}
+    for_models = [flag for flag, value in given.items() if value]
+    if for_models:
+        raise RecipeError(
+            f"{run} is a run, whose network is quantized already; {', '.join(for_models)} would have no effect.",
+            fix="leave it out, or deploy the model instead of the run.",
         )
     request = DeployRequest(
         run=run,

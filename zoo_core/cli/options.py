@@ -130,6 +130,9 @@ def runtimes(default: str | None, text: str) -> Option:
 DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Device to run on."
 )
+REPORT = click.option(
+    "--report/--no-report", default=True, show_default=True, help="Write report.html into the run directory."
+)
 SEED = click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed of the choice of calibration images and of every step."
 )

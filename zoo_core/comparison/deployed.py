@@ -83,11 +83,18 @@ def runtime_notes(stages: Mapping[str, StageRecord]) -> Iterator[str]:
 
 
 def parity_problem(deployment: DeploymentRecord) -> str | None:
-    """Name the first layer that is over the threshold of parity; None if there is none."""
+    """Name the first layer that is over the threshold of parity; None if there is none.
+
+    The layers themselves decide: a record may have been edited, or damaged, so that ``first_over_threshold`` differs.
+    """
     parity = deployment.parity
-    if parity is None or parity.first_over_threshold is None:
+    if parity is None:
         return None
-    layer = next(one for one in parity.layers if one.name == parity.first_over_threshold)
+    over = (one for one in parity.layers if one.differing_inside > parity.max_differing or one.max_lsb > parity.max_lsb)
+    layer = next(over, None)
+    named = parity.first_over_threshold
+    if layer is None:
+        return None if named is None else f"layer {named} is named as different, and no layer listed is."
     share = percent(layer.differing_inside, digits=2)
     return (
         f"layer {layer.name} differs from the simulation in {share} % of its integers, by up to {layer.max_lsb}; "

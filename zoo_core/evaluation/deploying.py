@@ -18,13 +18,14 @@ from torch import nn
 from zoo_core.datatypes import LoadOptions
 from zoo_core.errors import RunError, RuntimeUnsupportedError
 from zoo_core.evaluation.float_runtime import OPSET
-from zoo_core.evaluation.sources import sources_here
+from zoo_core.evaluation.runtimes import usable_runtimes
+from zoo_core.evaluation.sources import runtime_source
 from zoo_core.evaluation.stage_runner import StageNetwork
 from zoo_core.guards import Naming
 from zoo_core.inference import load_inputs
 from zoo_core.onnx_export import INPUT, export_onnx
 from zoo_core.quantization import saved
-from zoo_core.runs.hashes import QUANTIZED
+from zoo_core.runs.hashes import MODEL, QUANTIZED
 from zoo_core.runs.parts import (
     CostRecord,
     DeploymentRecord,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from zoo_core.datatypes import RuntimeSession
     from zoo_core.evaluation.prepare import Job
     from zoo_core.evaluation.stages import Stage
-    from zoo_core.plugins import PluginHost
+    from zoo_core.plugins import OwnedRuntime, PluginHost
     from zoo_core.runs.directory import RunDirectory
     from zoo_core.runtimes.measuring import Cost
 
@@ -55,22 +56,26 @@ logger = logging.getLogger("zoo_eval")
 PARITY_IMAGES = 4
 """Images on which every layer is compared, the first of the run."""
 
-_MODEL = "model.onnx"
-
 
 class RuntimeNetwork(nn.Module):
     """Computes an exported network of batch 1 on a runtime; called like the original network.
 
     Several threads may call a session at once; a copy is therefore the same object.
+
+    Args:
+        session: With the network.
+        naming: Names the runtime's plugin in errors of the session.
     """
 
-    def __init__(self, session: RuntimeSession) -> None:
+    def __init__(self, session: RuntimeSession, naming: Naming) -> None:
         super().__init__()
         self._session = session
+        self._naming = naming
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return the outputs for ``(B, C, H, W)`` float32, batch axis first."""
-        each = [list(self._session({INPUT: image[None].contiguous().numpy()}).values()) for image in x]
+        with self._naming:
+            each = [list(self._session({INPUT: image[None].contiguous().numpy()}).values()) for image in x]
         return tuple(torch.from_numpy(np.concatenate(outputs)) for outputs in zip(*each, strict=True))
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
@@ -108,7 +113,7 @@ class Deployment:
     def __init__(self, job: Job, run_dir: RunDirectory, host: PluginHost, work_dir: Path) -> None:
         self._job = job
         self._host = host
-        self._path = run_dir.path / QUANTIZED / _MODEL
+        self._path = run_dir.path / QUANTIZED / MODEL
         self._model = self._path.read_bytes()
         self._float_path = work_dir / "float.onnx"
         ordinary = replace(job.bundle, network=job.bundle.network.cpu(), example_input=job.bundle.example_input.cpu())
@@ -122,9 +127,9 @@ class Deployment:
             RuntimeUnsupportedError: The runtime computes wrong integers, cannot execute the network, or only with a
                 fallback that the request does not allow.
         """
-        owned = self._job.runtimes[str(stage.runtime)]
+        owned = self._owned(str(stage.runtime))
         runtime, allow_fallback = owned.runtime, self._job.request.allow_fallback
-        with Naming(owned.plugin_id, f"runtime {runtime.name!r} of zoo_runtimes"):
+        with _naming(owned):
             version = runtime.availability().version
             probe = probed(runtime, LoadOptions(allow_fallback=allow_fallback))
             session = runtime.load(self._model, probe.options)
@@ -133,7 +138,7 @@ class Deployment:
         record = DeploymentRecord(
             runtime=runtime.name,
             version=version,
-            source=sources_here(self._host, [owned.plugin_id], None).get(owned.plugin_id),
+            source=runtime_source(self._host, owned),
             emulated=runtime.emulated,
             model_sha256=hashlib.sha256(self._model).hexdigest(),
             model_bytes=len(self._model),
@@ -156,7 +161,7 @@ class Deployment:
             cost=None,
         )
         own = StageNetwork(
-            network=RuntimeNetwork(session),
+            network=RuntimeNetwork(session, _naming(owned)),
             bundle=self._bundle,
             size_bytes=len(self._model),
             digest=hashlib.sha256(json.dumps(asdict(record), sort_keys=True).encode()).hexdigest(),
@@ -171,8 +176,8 @@ class Deployment:
             RuntimeUnsupportedError: The runtime cannot execute the graph that is cut at its quantizers.
             DataError: An image cannot be read.
         """
-        owned = self._job.runtimes[loaded.record.runtime]
-        with Naming(owned.plugin_id, f"runtime {owned.runtime.name!r} of zoo_runtimes"):
+        owned = self._owned(loaded.record.runtime)
+        with _naming(owned):
             found = measure_parity(
                 owned.runtime,
                 self._model,
@@ -206,7 +211,7 @@ class Deployment:
         Raises:
             RuntimeUnsupportedError: The process that measures failed.
         """
-        runtime = self._job.runtimes[loaded.record.runtime].runtime
+        runtime = self._owned(loaded.record.runtime).runtime
         if runtime.emulated:
             return CostRecord(latency=(), peak_rss_bytes=None, float_peak_rss_bytes=None)
         inputs = {INPUT: self._images()[:1]}
@@ -227,6 +232,10 @@ class Deployment:
             peak_rss_bytes=costs[0][0].peak_rss_bytes,
             float_peak_rss_bytes=costs[0][1].peak_rss_bytes if len(models) > 1 else None,
         )
+
+    def _owned(self, name: str) -> OwnedRuntime:
+        known = self._job.runtimes
+        return known[name] if name in known else usable_runtimes(self._host, [name], self._job.plan)[name]
 
     @property
     def _image_ids(self) -> tuple[str, ...]:
@@ -250,6 +259,10 @@ class Deployment:
                 logger.warning("fp32 is not measured on runtimes: %s", error.fact)
                 return []
         return [self._float_path]
+
+
+def _naming(owned: OwnedRuntime) -> Naming:
+    return Naming(owned.plugin_id, f"runtime {owned.runtime.name!r} of zoo_runtimes")
 
 
 def _latency(costs: Sequence[Cost]) -> LatencyRecord:

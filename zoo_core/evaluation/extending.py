@@ -16,7 +16,7 @@ from zoo_core.evaluation.runtimes import usable_runtimes
 from zoo_core.quantization import pipeline
 from zoo_core.recipes import load_recipe
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.hashes import INPUTS, METRICS
+from zoo_core.runs.hashes import INPUTS, METRICS, MODEL, QUANTIZED
 from zoo_core.runs.record import read_record, record_text
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def deploy_run(
 ) -> EvaluationResult:
     """Evaluate the quantized network of a finished run on runtimes, in a run directory of its own.
 
-    The new directory starts as a copy of the run, so that only the runtimes are computed. With a limit, other data or
-    another version of the program it is a new run with the options of the old one.
+    The new directory starts as a copy of the run, so that only the named runtimes are computed, again if the run has
+    them. With a limit, other data or another version of the program it is a new run with the options of the old one.
 
     Raises:
         RunError: The run is not complete.
@@ -67,6 +67,7 @@ def deploy_run(
         )
     plan = pipeline.plan(load_recipe(request.run / INPUTS / "recipe.yaml"), host.recipe_steps())
     usable_runtimes(host, request.runtimes, plan)  # before anything is copied
+    host.recorded_model(record.model, record.registry)
     reason = _reason_to_run_again(request, record, host)
     if reason is not None:
         reporter.say(f"The network of {request.run} is quantized and simulated again: {reason}.")
@@ -75,7 +76,7 @@ def deploy_run(
     with run_dir.locked():
         run_dir.refuse_a_record()
         extended = _extended(request, record)
-        _copy(request.run, run_dir.path, record)
+        _copy(request.run, run_dir.path, extended)
         run_dir.write_text("run.json", record_text(extended))
         return continue_run(run_dir, extended, host, reporter, write_report)
 
@@ -89,6 +90,8 @@ def _reason_to_run_again(request: DeployRequest, record: RunRecord, host: Plugin
         return "other data are given"
     if not any(stage.startswith("optimized_w") for stage in record.settings.stages):
         return "the run has no optimized quantized stage"
+    if f"{QUANTIZED}/{MODEL}" not in (record.files or {}):
+        return "the run has no exported network"
     changes = program_changes(record, host)
     return f"the program has changed since ({'; '.join(changes)})" if changes else None
 
@@ -111,31 +114,42 @@ def _new_request(request: DeployRequest, record: RunRecord) -> EvaluationRequest
 
 
 def _extended(request: DeployRequest, record: RunRecord) -> RunRecord:
-    """Return the record of the copy: that of the run, with the stages of the runtimes still to be computed."""
+    """Return the record of the copy: that of the run, with the stages of the named runtimes still to be computed."""
     runtimes = tuple(dict.fromkeys([*record.request.runtimes, *request.runtimes]))
+    kept = {
+        name: stage
+        for name, stage in record.stages.items()
+        if stage.deployment is None or stage.deployment.runtime not in request.runtimes
+    }
     simulated = f"optimized_w{record.recipe.param_bw}a{record.recipe.output_bw}"
     stages = dict.fromkeys([*record.settings.stages, *(deployed_name(simulated, name) for name in runtimes)])
-    files = {name: digest for name, digest in (record.files or {}).items() if name != METRICS}
+    files = {
+        name: digest
+        for name, digest in (record.files or {}).items()
+        if name != METRICS and not set(PurePosixPath(name).parts) & (record.stages.keys() - kept.keys())
+    }
     return replace(
         record,
         request=replace(
             record.request,
             runtimes=runtimes,
-            allow_fallback=request.allow_fallback or record.request.allow_fallback,
+            allow_fallback=request.allow_fallback
+            or any(stage.deployment is not None and stage.deployment.allow_fallback for stage in kept.values()),
             command=request.command,
         ),
         settings=replace(record.settings, stages=tuple(stages)),
+        stages=kept,
         files=files,
         plugins_notified=False,
     )
 
 
 def _copy(source: Path, target: Path, record: RunRecord) -> None:
-    """Copy the recorded files but ``metrics.json``; the copy is checked against their hashes when the run goes on."""
+    """Copy the files of the extended record; the copy is checked against their hashes when the run goes on."""
     try:
         for name in record.files or {}:
             parts = PurePosixPath(name).parts
-            if name == METRICS or ".." in parts or not (source / name).is_file():
+            if ".." in parts or not (source / name).is_file():
                 continue
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target / name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +82,7 @@ def prepare(
     *,
     evaluate: bool = True,
     resumes: bool = False,
+    measured: Collection[str] = (),
     compare_splits: bool = True,
 ) -> Job:
     """Resolve and check a request.
@@ -93,6 +94,7 @@ def prepare(
         evaluate: False only quantizes: the evaluated split is opened and its images are hashed, so that calibration
             avoids them; images that cannot be read are counted.
         resumes: ``request.out`` is the run to resume.
+        measured: Runtimes that the run to resume has measured; they need not be usable here.
         compare_splits: False compares ids only, for a result that is no number.
 
     Raises:
@@ -104,12 +106,12 @@ def prepare(
     task = host.task(entry)
     plan = pipeline.plan(_recipe(request, entry, host), host.recipe_steps())
     program = program_of(host, entry, plan)  # at once, so that an edit during the preparation is seen as a change later
-    runtimes = usable_runtimes(host, request.runtimes, plan)
+    runtimes = usable_runtimes(host, [name for name in request.runtimes if name not in measured], plan)
     possible = stage_names.all_stages(
         [bound.step.name for bound in plan.steps],
         plan.tag,
         optimized_checkpoint=request.optimized_checkpoint is not None,
-        runtimes=tuple(runtimes),
+        runtimes=tuple(dict.fromkeys(request.runtimes)),
     )
     chosen = stage_names.choose(possible, request.stages, plan.tag)
     if not resumes:

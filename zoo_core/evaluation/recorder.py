@@ -231,6 +231,11 @@ class Recorder:
         own = self.record.stages.get(stage.name)
         return None if own is None else own.runtime
 
+    def runtime_reason(self, stage: Stage) -> str | None:
+        """Return why a stage's predictions were started in torch although ``auto`` was requested."""
+        own = self.record.stages.get(stage.name)
+        return None if own is None else own.runtime_reason
+
     def add_runtime(
         self, stage: Stage, name: str, *, exported: Exported | None = None, reason: str | None = None
     ) -> None:
@@ -259,7 +264,9 @@ class Recorder:
         return deployment
 
     def add_inference(self, stage: Stage, stats: InferenceStats) -> None:
-        """Record the cost of running a stage."""
+        """Record the cost of running a stage; that of an earlier start stays where nothing was left to run."""
+        if not stats.num_images:
+            return
         self._save_stage(
             stage,
             replace(

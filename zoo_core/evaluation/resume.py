@@ -133,7 +133,9 @@ def continue_run(
     _refuse(run_dir, record, _program_here(record, host))  # before data are read, which takes long
     host.recorded_model(record.model, record.registry)  # of a registry file that was given for the run's own call
     with provenance.fixed_threads(record.environment.torch_threads):
-        job = prepare(request, host, reporter, evaluate=record.evaluate, resumes=True)
+        job = prepare(
+            request, host, reporter, evaluate=record.evaluate, resumes=True, measured=record.measured_runtimes
+        )
         here = new_record(job, evaluate=record.evaluate, prepare_seconds=0.0)
         _refuse(run_dir, record, here)
         warnings = [

@@ -216,7 +216,11 @@ class _Run:
         return frozenset(stage.name for stage in own if self._stages.is_open(stage))
 
     def _needs_network(self, stage: Stage) -> bool:
-        return stage.name in self._open or (stage.optimized and self._unsaved)
+        return stage.name in self._open or (self._unsaved and self._holds_optimized(stage))
+
+    def _holds_optimized(self, stage: Stage) -> bool:
+        """Return True if a stage is the optimized network, perhaps under another name."""
+        return any(one.optimized and stage.name in (one.name, one.same_as) for one in self.job.stages)
 
     # ------------------------------------------------------------------ networks
 
@@ -230,7 +234,13 @@ class _Run:
 
         targets = {image_id: job.data.targets[image_id] for image_id in job.data.image_ids}
         return stage_changes(
-            job.task, job.data.dataset.class_names, targets, list(stages), predictions, job.entry.headline
+            job.task,
+            job.data.dataset.class_names,
+            targets,
+            list(stages),
+            predictions,
+            job.entry.headline,
+            aliases={stage.name: stage.same_as for stage in job.stages if stage.same_as is not None},
         )
 
     def _walk(self, in_torch: Sequence[Stage], context: Callable[[], StepContext]) -> None:
@@ -284,11 +294,11 @@ class _Run:
                 problem = saved.save_quantized(
                     folder, network, simulation, self.job.plan, self.job.bundle.example_input, loaded=loaded
                 )
-            self.recorder.add_files(QUANTIZED)
-            if problem is not None and self.job.runtimes:
+            if problem is not None and self.job.runtimes:  # not recorded, so that a resumed run says the same
                 raise RuntimeUnsupportedError(
                     f"No runtime can execute the quantized network: {problem}", fix="leave out --runtimes."
                 )
+            self.recorder.add_files(QUANTIZED)
             if problem is not None:
                 logger.warning(problem)
                 self.reporter.warn(problem)

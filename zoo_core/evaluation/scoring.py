@@ -94,6 +94,8 @@ def stage_changes(
     stages: Sequence[str],
     predictions: Callable[[str], Mapping[str, Prediction]],
     headline: str,
+    *,
+    aliases: Mapping[str, str] | None = None,
 ) -> StageChanges:
     """Compute the changes of each stage from stored predictions.
 
@@ -104,7 +106,9 @@ def stage_changes(
         stages: Names of the stages with predictions of their own.
         predictions: Returns those of a stage by image id.
         headline: The headline protocol.
+        aliases: Further names of these stages: the simulation of a deployed stage may be one of them.
     """
+    holders = {**{name: name for name in stages}, **(aliases or {})}
 
     def against(baseline: str, names: Sequence[str]) -> dict[str, ChangeRecord]:
         others = ((name, predictions(name)) for name in names)
@@ -112,11 +116,11 @@ def stage_changes(
         return headline_changes(task, class_names, list(targets), list(targets.values()), before, others, headline)
 
     found: dict[str, SimulationChange] = {}
-    for simulated in stages:
+    for simulated, holder in holders.items():
         deployed = [name for name in stages if simulation_of(name) == simulated]
-        changes = against(simulated, deployed) if deployed else {}
+        changes = against(holder, deployed) if deployed else {}
         for name in deployed:
-            counts, num_changed = _count(task, class_names, targets, predictions(simulated), predictions(name))
+            counts, num_changed = _count(task, class_names, targets, predictions(holder), predictions(name))
             found[name] = SimulationChange(
                 stage=simulated, change=changes.get(name), counts=counts, num_images_changed=num_changed
             )

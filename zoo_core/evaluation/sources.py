@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from zoo_core.plugins import CORE
 from zoo_core.runs.parts import SourceRecord
 from zoo_core.runs.sources import source_record
 from zoo_core.version import __version__
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
     from zoo_core.datatypes import ModelEntry
-    from zoo_core.plugins import PluginHost
+    from zoo_core.plugins import OwnedRuntime, PluginHost
     from zoo_core.quantization.pipeline import Plan
 
 ZOO_EVAL = "zoo-eval"
@@ -74,6 +75,11 @@ def sources_here(host: PluginHost, names: Iterable[str], entry: ModelEntry | Non
             None if distribution is None else distribution.version,
         )
     return records
+
+
+def runtime_source(host: PluginHost, owned: OwnedRuntime) -> SourceRecord | None:
+    """Return the sources of the plugin that brings a runtime; None for a built-in one, which is part of zoo-eval."""
+    return None if owned.plugin_id == CORE else sources_here(host, [owned.plugin_id], None).get(owned.plugin_id)
 
 
 def source_name(name: str) -> str:

@@ -216,7 +216,7 @@ class StageRunner:
             return own.network
         name = self._recorder.runtime(stage) or self._job.request.runtime
         if name == TORCH or (name == AUTO and settings.device != "cpu"):
-            self._recorder.add_runtime(stage, TORCH)
+            self._recorder.add_runtime(stage, TORCH, reason=self._recorder.runtime_reason(stage))
             return own.network
         try:
             exported = self._exported(stage, own, settings)

@@ -103,6 +103,12 @@ def choose(stages: Sequence[Stage], requested: str | None, tag: str) -> tuple[St
     unknown = [name for name in names if name not in by_name]
     if unknown or not names:
         hint = closest_hint(unknown[0], by_name) if unknown else ""
+        runtime = unknown[0].removeprefix(deployed_name(simulated, "")) if unknown else ""
+        if unknown and runtime != unknown[0]:
+            raise RecipeError(
+                f"No runtime {runtime!r} was requested, so there is no stage {unknown[0]!r}.",
+                fix=f"add --runtimes {runtime}, which evaluates this stage.",
+            )
         raise RecipeError(
             f"The recipe has no stage {unknown[0]!r}{hint}." if unknown else "No stage was requested.",
             fix=f"choose from {', '.join(by_name)}, or `all`.",

@@ -63,6 +63,7 @@ def expected_metrics(run: StoredRun, entry: ModelEntry, dataset: EvalDataset, ho
         list(scores),
         lambda name: run.predictions(name, task.prediction_type),
         record.headline,
+        aliases={stage.name: stage.same_as for stage in stages if stage.same_as is not None},
     )
     warnings = [text for text in record.warnings if not is_plugin_failure(text)]  # plugins are notified later
     return metrics_record(record, stages, scores, changes, warnings)

@@ -12,12 +12,13 @@ from zoo_core import artifacts
 from zoo_core.datatypes import DatasetRequest
 from zoo_core.errors import ArtifactError, ZooError
 from zoo_core.evaluation.prepare import fingerprint
-from zoo_core.evaluation.sources import source_name, sources_here
+from zoo_core.evaluation.sources import runtime_source, source_name, sources_here
 from zoo_core.evaluation.starting import hash_of_ids
+from zoo_core.guards import Naming
 from zoo_core.recipes import config_path, load_recipe, override
 from zoo_core.results.expected import differences, expected_metrics
 from zoo_core.runs import provenance
-from zoo_core.runs.hashes import IMAGE_IDS, INPUTS, METRICS, PREDICTIONS, QUANTIZED, file_problems
+from zoo_core.runs.hashes import IMAGE_IDS, INPUTS, METRICS, MODEL, PREDICTIONS, QUANTIZED, file_problems
 from zoo_core.runs.record import read_metrics
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def _runtimes(run: StoredRun, host: PluginHost) -> Iterator[Check]:
     except ZooError as error:
         yield Check(what="runtimes", state="unchecked", message=error.fact)
         return
-    model = f"{QUANTIZED}/model.onnx"
+    model = f"{QUANTIZED}/{MODEL}"
     for one in deployed:
         what = f"runtime {one.runtime}"
         problems = []
@@ -232,11 +233,15 @@ def _runtimes(run: StoredRun, host: PluginHost) -> Iterator[Check]:
             yield Check(what=what, state="unchecked", message="no plugin brings it here")
             continue
         owned = known[one.runtime]
-        version = owned.runtime.availability().version
+        try:
+            with Naming(owned.plugin_id, "availability of zoo_runtimes"):
+                version = owned.runtime.availability().version
+        except ZooError as error:
+            yield Check(what=what, state="unchecked", message=error.fact)
+            continue
         if version != one.version:
             problems.append(f"version {version or 'not installed'} instead of {one.version}")
-        source = sources_here(host, [owned.plugin_id], None).get(owned.plugin_id)
-        if source != one.source:
+        if runtime_source(host, owned) != one.source:
             problems.append(f"the sources of plugin {owned.plugin_id} have changed since")
         state: State = "stale" if problems else "holds"
         yield Check(what=what, state=state, message="; ".join(problems) or f"version {one.version} and its plugin")

@@ -16,6 +16,9 @@ INPUTS = "inputs"
 QUANTIZED = "quantized"
 """Folder of a run with the optimized network; written atomically."""
 
+MODEL = "model.onnx"
+"""Exported network in ``QUANTIZED``; missing where it cannot be exported."""
+
 PREDICTIONS = "predictions"
 """Folder of a run with a folder of chunks for each stage."""
 

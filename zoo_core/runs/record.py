@@ -138,6 +138,12 @@ class RunRecord(Part):
         deployed = [stage.deployment for stage in self.stages.values() if stage.deployment is not None]
         return {deployment.runtime: deployment.version for deployment in deployed}
 
+    @property
+    def measured_runtimes(self) -> frozenset[str]:
+        """Return the runtimes whose stages have everything but perhaps chunks that were damaged since."""
+        deployed = [stage.deployment for stage in self.stages.values() if stage.deployment is not None]
+        return frozenset(one.runtime for one in deployed if one.parity is not None and one.cost is not None)
+
     def conditions(self, purpose: Purpose) -> dict[str, Any]:
         """Return the conditions that must agree for ``purpose``, by name.
 
