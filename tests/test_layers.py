@@ -206,6 +206,7 @@ def imported_packages(path: Path) -> set[str]:
         "import zoo_torchvision_classification.hooks",
         "import zoo_aimet_steps.hooks",
         "import zoo_torchvision_detection.hooks",
+        "import zoo_efficientnet_lite.hooks",
         "import zoo_mlflow_tracker.hooks",
         "from zoo_core.registry import *; load_registry(builtin_registry())",
         "from zoo_core.cli.main import main; main(['--help'])",
