@@ -208,6 +208,8 @@ def imported_packages(path: Path) -> set[str]:
         "import zoo_torchvision_detection.hooks",
         "import zoo_efficientnet_lite.hooks",
         "import zoo_mlflow_tracker.hooks",
+        "import zoo_runtime_openvino.hooks; zoo_runtime_openvino.hooks.zoo_runtimes()",
+        "import zoo_runtime_qnn_htp.hooks; zoo_runtime_qnn_htp.hooks.zoo_runtimes()[0].availability()",
         "from zoo_core.registry import *; load_registry(builtin_registry())",
         "from zoo_core.cli.main import main; main(['--help'])",
         "from zoo_core.cli.main import main; main(['list'])",

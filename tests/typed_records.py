@@ -10,13 +10,20 @@ from zoo_core.runs.parts import (
     BatchSizeRecord,
     CalibrationRecord,
     CheckpointRecord,
+    CostRecord,
     CoverageRecord,
     DatasetRecord,
+    DeploymentRecord,
     EnvironmentRecord,
+    ExecutedNodeRecord,
     GitRecord,
+    LatencyRecord,
+    LayerParityRecord,
     LayerRecord,
     OperationRecord,
+    OutputParityRecord,
     ParameterRecord,
+    ParityRecord,
     ProtocolRecord,
     RecipeRecord,
     ResumeRecord,
@@ -64,6 +71,56 @@ STAGE = StageRecord(
             seconds=12.0,
         )
     },
+)
+
+DEPLOYMENT = DeploymentRecord(
+    runtime="onnxruntime",
+    version="1.32.0",
+    source=None,
+    emulated=False,
+    model_sha256="7" * 64,
+    model_bytes=3_600_000,
+    remedy=None,
+    allow_fallback=False,
+    integer_coverage=0.9,
+    nodes=(
+        ExecutedNodeRecord(
+            name="/stem/Conv",
+            operation="Conv",
+            precision="float",
+            device="CPU",
+            elsewhere=False,
+            macs=1_000_000,
+            reason="its input is not quantized",
+        ),
+    ),
+    parity=ParityRecord(
+        images=("a1",),
+        layers=(
+            LayerParityRecord(name="stem", differing=0.0, differing_inside=0.0, max_lsb=0),
+            LayerParityRecord(name="head", differing=0.01, differing_inside=0.02, max_lsb=1),
+        ),
+        max_differing=0.25,
+        max_lsb=3,
+        first_over_threshold=None,
+        outputs=(OutputParityRecord(name="output", sqnr_db=40.0, cosine=0.9999),),
+    ),
+    cost=CostRecord(
+        latency=(
+            LatencyRecord(
+                num_threads=1,
+                num_passes=50,
+                p50_ms=10.0,
+                p90_ms=11.0,
+                min_ms=9.5,
+                max_ms=15.0,
+                float_p50_ms=9.0,
+                float_p90_ms=9.5,
+            ),
+        ),
+        peak_rss_bytes=100_000_000,
+        float_peak_rss_bytes=120_000_000,
+    ),
 )
 
 STEP = StepRecord(

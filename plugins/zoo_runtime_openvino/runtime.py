@@ -46,9 +46,11 @@ class OpenVinoRuntime:
             raise RuntimeUnsupportedError(f"The runtime openvino cannot be used: {available.reason}", fix=available.fix)
         try:
             return OpenVinoSession(model, options)
-        except (RuntimeError, ImportError) as error:  # OpenVINO raises RuntimeError and its subclasses
+        except ImportError as error:
+            raise RuntimeUnsupportedError(f"The runtime openvino cannot be used: {error}", fix=_INSTALL) from error
+        except RuntimeError as error:  # the class of all of OpenVINO's errors
             raise RuntimeUnsupportedError(
-                f"openvino {available.version} cannot load the network: {error}",
+                f"openvino {available.version} cannot load the network: {_words(error)}",
                 fix="upgrade openvino, or replace the operation that it names.",
             ) from error
 
@@ -105,9 +107,15 @@ class OpenVinoSession:
         return executed_nodes(self._model, self._compiled.get_runtime_model())
 
 
+def _words(error: RuntimeError) -> str:
+    """Return the message without the lines on OpenVINO's own source files."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return "; ".join(line for line in lines if line and not line.startswith(("Exception from ", "Check ", "FrontEnd ")))
+
+
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """Hide OpenVINO's telemetry, which otherwise reports every import of OpenVINO to a server; it has a stub for this."""
+    """Hide OpenVINO's telemetry, which reports every import to a server; OpenVINO has a stub for its absence."""
     missing = object()
     found = sys.modules.get(_TELEMETRY, missing)
     sys.modules[_TELEMETRY] = None  # type: ignore[assignment]  # makes an import fail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -13,26 +14,30 @@ PROVIDER = "QNNExecutionProvider"
 _LOCK = threading.Lock()
 
 
+def onnxruntime() -> Any:
+    """Import ONNX Runtime with its telemetry off, as ``zoo_core.runtimes.onnxruntime`` does."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return importlib.import_module("onnxruntime")
+
+
 def devices() -> Sequence[Any]:
     """Return ONNX Runtime's devices of the provider, after registering its library if that was not done.
 
     The order matters: libQnnHtp.so crashes the process when it is loaded before the provider (onnxruntime-qnn 2.7).
     """
-    import onnxruntime
+    library = onnxruntime()
     import onnxruntime_qnn
 
     with _LOCK:
         if not _registered():
-            onnxruntime.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
+            library.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
             with _stdout_discarded():
                 ctypes.CDLL(onnxruntime_qnn.get_qnn_htp_path())
         return _registered()
 
 
 def _registered() -> list[Any]:
-    import onnxruntime
-
-    return [device for device in onnxruntime.get_ep_devices() if device.ep_name == PROVIDER]
+    return [device for device in onnxruntime().get_ep_devices() if device.ep_name == PROVIDER]
 
 
 @contextmanager

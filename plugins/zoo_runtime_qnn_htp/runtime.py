@@ -44,10 +44,10 @@ class QnnHtpRuntime:
             )
         library, glibc = platform.libc_ver()
         if library != "glibc" or _numbers(glibc) < _MIN_GLIBC:
+            found = f"glibc {glibc}" if library == "glibc" else "another C library"
             return Availability(
                 version=version,
-                reason=f"The emulator needs glibc {_joined(_MIN_GLIBC)}; this system has {library or 'another C library'} "
-                f"{glibc}".rstrip() + ".",
+                reason=f"The emulator needs glibc {_joined(_MIN_GLIBC)}; this system has {found}.",
                 fix="use a newer Linux distribution, e.g. Ubuntu 22.04 or Debian 12.",
             )
         if sys.version_info[:2] < _MIN_PYTHON:
@@ -78,6 +78,8 @@ class QnnHtpRuntime:
 
         try:
             return QnnHtpSession(network, options)
+        except ImportError as error:
+            raise RuntimeUnsupportedError(f"The runtime qnn-htp cannot be used: {error}", fix=_INSTALL) from error
         except Exception as error:  # ONNX Runtime's classes of errors have no common base
             words = str(error)
             nodes = [] if options.allow_fallback else fallback_nodes(network, options)
@@ -93,9 +95,11 @@ def _unsupported(version: str, words: str, nodes: Sequence[str]) -> RuntimeUnsup
         )
     named = ", ".join(nodes[:_NUM_NAMED])
     more = f" and {len(nodes) - _NUM_NAMED} more" if len(nodes) > _NUM_NAMED else ""
+    count = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
     return RuntimeUnsupportedError(
-        f"{version} does not execute {len(nodes)} nodes on the HTP: {named}{more} ({words})",
-        fix="replace these operations, quantize their inputs and outputs, or allow them to run on the CPU.",
+        f"{version} does not execute {count} on the HTP: {named}{more} ({words})",
+        fix="quantize the inputs and outputs of the layers behind them, replace the operations, or let them run on the "
+        "CPU.",
     )
 
 

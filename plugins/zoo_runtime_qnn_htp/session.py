@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.datatypes import ExecutedNode, LoadOptions
 from zoo_runtime_qnn_htp.compiled import executed_nodes, stem
-from zoo_runtime_qnn_htp.library import PROVIDER, devices
+from zoo_runtime_qnn_htp.library import devices, onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SOC_MODEL = "69"
-"""The chip that is emulated: SM8750 (Snapdragon 8 Elite) in Qualcomm's numbering."""
+"""The chip that is emulated: SM8750 (Snapdragon 8 Elite) in Qualcomm's numbering.
+
+Results depend on it. With onnxruntime-qnn 2.7 those of SM8550, SM8650 and SM8750 are equal; without a choice, an older
+chip is emulated, which rounds differently and has too little memory for some networks with layers in float.
+"""
+
+_FAST_PREPARATION = {"htp_graph_finalization_optimization_mode": "1"}
+"""Does not optimize across layers; the results are the same."""
 
 
 class QnnHtpSession:
@@ -54,7 +61,7 @@ def fallback_nodes(model: onnx.ModelProto, options: LoadOptions) -> list[str]:
     allowed = LoadOptions(num_threads=options.num_threads, allow_fallback=True)
     try:
         session = _load(model, allowed, None)
-    except Exception:  # noqa: BLE001  # the error that is explained here is raised by the caller
+    except Exception:  # the error that is explained here is raised by the caller
         return []
     names = {node.name for node in model.graph.node}
     found = [stem(node.name, names) for node in _assigned(session).get("CPUExecutionProvider", ())]
@@ -63,10 +70,11 @@ def fallback_nodes(model: onnx.ModelProto, options: LoadOptions) -> list[str]:
 
 def _load(model: onnx.ModelProto, options: LoadOptions, folder: Path | None) -> Any:
     """Load a model; the compiled graphs are described in JSON files of ``folder``."""
-    import onnxruntime
+    library = onnxruntime()
     import onnxruntime_qnn
+    from onnx import TensorProto
 
-    settings = onnxruntime.SessionOptions()
+    settings = library.SessionOptions()
     settings.intra_op_num_threads, settings.inter_op_num_threads = options.num_threads, 1
     settings.log_severity_level = 4  # an error is raised too, and its line on stderr would hide that
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", str(int(not options.allow_fallback)))
@@ -76,10 +84,12 @@ def _load(model: onnx.ModelProto, options: LoadOptions, folder: Path | None) -> 
         "soc_model": SOC_MODEL,
         "offload_graph_io_quantization": "0",  # otherwise the first and last node go to the CPU where that is allowed
     }
+    if any(value.type.tensor_type.elem_type != TensorProto.FLOAT for value in model.graph.input):
+        provider |= _FAST_PREPARATION  # a graph cut into layers: optimizing takes a minute there and saves nothing
     if folder is not None:
         provider |= {"dump_json_qnn_graph": "1", "json_qnn_graph_dir": str(folder)}
     settings.add_provider_for_devices(devices(), provider)
-    return onnxruntime.InferenceSession(model.SerializeToString(), settings)
+    return library.InferenceSession(model.SerializeToString(), settings)
 
 
 def _assigned(session: Any) -> dict[str, list[Any]]:

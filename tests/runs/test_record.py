@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
-from typed_records import HEADLINE, metrics_record, run_record
+from typed_records import DEPLOYMENT, HEADLINE, STAGE, metrics_record, run_record
 from zoo_core.errors import RunError
 from zoo_core.runs.migration import SCHEMA
 from zoo_core.runs.parts import CheckpointRecord, SourceRecord
@@ -155,6 +155,14 @@ def test_a_file_that_is_no_record_is_refused(tmp_path: Path, text: str | None, m
         read_record(tmp_path)
 
 
+def test_a_deployed_stage_is_read_as_it_was_written(tmp_path: Path) -> None:
+    stage = dataclasses.replace(STAGE, quantized=True, runtime="onnxruntime", deployment=DEPLOYMENT)
+    record = dataclasses.replace(run_record(), stages={"optimized_w8a8@onnxruntime": stage})
+    (tmp_path / "run.json").write_text(record_text(record), encoding="utf-8")
+
+    assert read_record(tmp_path) == record
+
+
 # --------------------------------------------------------------------------- differences
 
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
@@ -198,6 +206,11 @@ CONDITIONS: dict[str, tuple[dict[str, Any], str, str]] = {
     "number of calibration images": (part("calibration", num_images=9), "", "compare report"),
     "calibration images": (part("calibration", ids=("a2", "a1")), "resume", ""),
     "content of calibration images and annotations": (part("calibration", fingerprint="9" * 64), "resume", ""),
+    "versions of runtimes": (
+        {"stages": {**run_record().stages, "w8a8": dataclasses.replace(STAGE, deployment=DEPLOYMENT)}},
+        "",
+        "compare report reproduce",
+    ),
     "processor": (part("environment", processor="another"), "", "resume reproduce"),
     "instruction set of torch's kernels": (part("environment", cpu_capability="9"), "", "resume report reproduce"),
     "environment variables that select kernels": (

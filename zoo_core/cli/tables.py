@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo_core.cli.terminal import make_console
-from zoo_core.comparison.deployed import COLUMNS, runtime_notes, runtime_rows
+from zoo_core.comparison.deployed import runtime_notes, runtime_table
 from zoo_core.comparison.stages import BASELINE
 from zoo_core.comparison.verdict import change_cell, verdict
 from zoo_core.display import DASH, MINUS, percent, points
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
 
 NUM_WORST_CLASSES = 3
 
-RUNTIMES_CAPTION = (
-    "change in points with its 95 % interval; layers: integers equal to the simulation's, each layer fed the "
-    "simulation's own; ms: one image, fp32 on the same runtime"
-)
+RUNTIMES_CAPTION = "each layer is fed the simulation's own integers; times are of one image, in a process of its own"
 
 
 def table_console(width: int = 100) -> Console:
@@ -71,12 +68,12 @@ def print_result(result: EvaluationResult, metrics: MetricsRecord, console: Cons
 
 def print_runtimes(record: RunRecord, metrics: MetricsRecord, console: Console) -> None:
     """Print what each runtime made of the exported network; nothing for a run without runtimes."""
-    rows = list(runtime_rows(record.stages, metrics.stages))
+    runtimes, rows = runtime_table(record.stages, metrics.stages)
     if not rows:
         return
     table = Table(title="the exported network on runtimes", caption=RUNTIMES_CAPTION)
-    for index, name in enumerate(COLUMNS):
-        table.add_column(name, justify="left" if index == 0 else "right")
+    for index, name in enumerate(("", *runtimes)):
+        table.add_column(Text(name), justify="left" if index == 0 else "right")
     for row in rows:
         table.add_row(*(Text(cell.replace(MINUS, "-").replace(DASH, "-")) for cell in row))
     console.print(table)

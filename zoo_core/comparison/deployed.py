@@ -5,43 +5,49 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoo_core.comparison.verdict import points_cell
-from zoo_core.display import percent
+from zoo_core.display import DASH, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from zoo_core.runs.parts import DeploymentRecord, LatencyRecord, SimulationChange, StageRecord, StageScores
 
-COLUMNS = (
-    "runtime",
-    "change against the simulation",
-    "predictions",
-    "layers",
-    "in integers, %",
-    "ms p50 (p90)",
-    "fp32 ms",
-    "peak MB",
-    "file MB",
-)
 
+def runtime_table(
+    stages: Mapping[str, StageRecord], scores: Mapping[str, StageScores]
+) -> tuple[list[str], list[list[str]]]:
+    """Return the runtimes of all deployed stages with scores, and a row of cells for each quantity.
 
-def runtime_rows(stages: Mapping[str, StageRecord], scores: Mapping[str, StageScores]) -> Iterator[list[str]]:
-    """Yield the cells of each deployed stage with scores, in the order of COLUMNS."""
+    The first cell of a row names the quantity. Both are empty for a run without runtimes.
+    """
+    columns: dict[str, dict[str, str]] = {}
     for name, stage in stages.items():
         deployment, own = stage.deployment, scores.get(name)
-        if deployment is None or own is None:
-            continue
-        version = f" {deployment.version}" if deployment.version else ""
-        yield [
-            f"{deployment.runtime}{version}",
-            "" if own.simulation is None or own.simulation.change is None else points_cell(own.simulation.change),
-            "" if own.simulation is None else _changes(own.simulation),
-            layers_text(deployment),
-            percent(deployment.integer_coverage, digits=1),
-            *_latency(deployment),
-            _megabytes(None if deployment.cost is None else deployment.cost.peak_rss_bytes),
-            _megabytes(deployment.model_bytes, digits=2),
-        ]
+        if deployment is not None and own is not None:
+            version = f" {deployment.version}" if deployment.version else ""
+            columns[f"{deployment.runtime}{version}"] = _cells(deployment, own.simulation)
+    quantities = dict.fromkeys(quantity for cells in columns.values() for quantity in cells)
+    rows = [[quantity, *(cells.get(quantity) or DASH for cells in columns.values())] for quantity in quantities]
+    return list(columns), rows
+
+
+def _cells(deployment: DeploymentRecord, simulation: SimulationChange | None) -> dict[str, str]:
+    """Return the cells of a runtime by quantity."""
+    cost = deployment.cost
+    change = None if simulation is None else simulation.change
+    return {
+        "against the simulation, points": "" if change is None else points_cell(change),
+        "predictions against the simulation": "" if simulation is None else _changes(simulation),
+        "layers with the simulation's integers": layers_text(deployment),
+        "products in integers, %": percent(deployment.integer_coverage, digits=1),
+        **{
+            quantity: cell
+            for latency in (() if cost is None else cost.latency)
+            for quantity, cell in _latency(latency).items()
+        },
+        "peak memory, MB": _megabytes(None if cost is None else cost.peak_rss_bytes),
+        "file, MB": _megabytes(deployment.model_bytes, digits=2),
+    }
 
 
 def runtime_notes(stages: Mapping[str, StageRecord]) -> Iterator[str]:
@@ -101,18 +107,13 @@ def _changes(change: SimulationChange) -> str:
     return ", ".join(f"{num} {kind}" for kind, num in kinds)
 
 
-def _latency(deployment: DeploymentRecord) -> tuple[str, str]:
-    """One line per number of threads: of the quantized network, and of the float network on the same runtime."""
-    cost = deployment.cost
-    measured: tuple[LatencyRecord, ...] = () if cost is None else cost.latency
-    return (
-        "\n".join(f"{_threads(one)}{one.p50_ms:.1f} ({one.p90_ms:.1f})" for one in measured),
-        "\n".join("" if one.float_p50_ms is None else f"{one.float_p50_ms:.1f}" for one in measured),
-    )
-
-
-def _threads(latency: LatencyRecord) -> str:
-    return f"{latency.num_threads} thread{'s' if latency.num_threads > 1 else ''}: "
+def _latency(latency: LatencyRecord) -> dict[str, str]:
+    threads = f"ms, {latency.num_threads} thread{'s' if latency.num_threads > 1 else ''}"
+    floats = latency.float_p50_ms is not None and latency.float_p90_ms is not None
+    return {
+        f"{threads}: p50 (p90)": f"{latency.p50_ms:.1f} ({latency.p90_ms:.1f})",
+        f"{threads}, fp32": f"{latency.float_p50_ms:.1f} ({latency.float_p90_ms:.1f})" if floats else "",
+    }
 
 
 def _megabytes(num_bytes: int | None, *, digits: int = 0) -> str:

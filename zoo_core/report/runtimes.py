@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core.comparison.deployed import COLUMNS, layers_text, runtime_notes, runtime_rows
+from zoo_core.comparison.deployed import layers_text, runtime_notes
+from zoo_core.comparison.deployed import runtime_table as table_of_runtimes
 from zoo_core.display import DASH, counted
 from zoo_core.report.layers import LayerGroup
 from zoo_core.report.plots import layer_plot
@@ -19,16 +20,15 @@ _NUM_FLOAT = 20
 
 
 def runtime_table(run: LoadedRun) -> Table | None:
-    """Build one row per runtime; None for a run without runtimes."""
-    rows = tuple(tuple(cell or DASH for cell in row) for row in runtime_rows(run.record.stages, run.metrics.stages))
+    """Build one column per runtime; None for a run without runtimes."""
+    runtimes, rows = table_of_runtimes(run.record.stages, run.metrics.stages)
     if not rows:
         return None
     return Table(
-        columns=COLUMNS,
-        rows=rows,
-        caption="Change in points, and changed predictions, against the simulation of the same network. Layers: those "
-        "with the simulation's integers, each layer fed the simulation's own. ms: one image, beside fp32 on the same "
-        "runtime. Peak: resident memory of a process that only runs the network.",
+        columns=("", *runtimes),
+        rows=tuple(tuple(row) for row in rows),
+        caption="Each layer is fed the simulation's own integers. Times are of one image, beside fp32 on the same "
+        "runtime; they and the peak memory are measured in processes that only run the network.",
     )
 
 

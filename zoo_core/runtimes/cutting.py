@@ -15,7 +15,7 @@ UNCLIPPED = ".unclipped"
 
 
 def cut_at_quantizers(model: bytes) -> bytes:
-    """Return a graph in which every dequantizer of an activation reads an input instead of the quantizer before it.
+    """Return a graph in which everything behind a quantizer of an activation reads an input instead of its output.
 
     The input of the quantized tensor ``t`` is called ``t.given``, and the outputs are all quantized tensors, so one
     pass computes every layer from the integers that it is given. The network's own input stays an input. What comes
@@ -37,8 +37,7 @@ def cut_at_quantizers(model: bytes) -> bytes:
             fix="use a graph of Q/DQ pairs with static shapes, as `zoo-eval export` writes it.",
         )
     for node in cut.graph.node:
-        if node.op_type == DEQUANTIZE and node.input[0] in names:
-            node.input[0] += GIVEN
+        node.input[:] = [f"{name}{GIVEN}" if name in names else name for name in node.input]
     del cut.graph.output[:]
     for name in names:
         cut.graph.output.append(shapes[name])

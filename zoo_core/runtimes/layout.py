@@ -34,7 +34,7 @@ class Layout:
     def to_graph(self, name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Return a tensor of the simulation with the graph's axes."""
         order = self.orders.get(name)
-        return values if order is None else np.ascontiguousarray(values.transpose(order))
+        return values if order is None else np.asarray(values.transpose(order), order="C")
 
     def from_graph(self, name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
         """Return a tensor of the graph with the simulation's axes; one of another rank is returned unchanged."""

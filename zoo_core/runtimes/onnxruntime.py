@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +29,12 @@ class OnnxRuntime:
 
     def availability(self) -> Availability:
         """Return the version of the library, which is a requirement of zoo-eval."""
-        import onnxruntime
-
-        return Availability(version=str(onnxruntime.__version__))
+        try:
+            return Availability(version=str(_library().__version__))
+        except ImportError as error:
+            return Availability(
+                version=None, reason=f"onnxruntime cannot be imported: {error}.", fix="pip install onnxruntime"
+            )
 
     def load(self, model: bytes, options: LoadOptions) -> OnnxSession:
         """Load a model with all of ONNX Runtime's optimizations.
@@ -60,8 +65,7 @@ class OnnxSession:
     """
 
     def __init__(self, model: bytes, *, optimize: bool, num_threads: int = 1, exact_products: bool = False) -> None:
-        import onnxruntime
-
+        onnxruntime = _library()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
         options.log_severity_level = 3  # its warnings go to stderr, among the progress bars
@@ -96,9 +100,17 @@ class OnnxSession:
         return executed_nodes(onnx.load_model_from_string(self._model), optimized)
 
     def _loaded(self) -> Any:
-        import onnxruntime
+        return _library().InferenceSession(self._model, self._options, providers=["CPUExecutionProvider"])
 
-        return onnxruntime.InferenceSession(self._model, self._options, providers=["CPUExecutionProvider"])
+
+def _library() -> Any:
+    """Import ONNX Runtime with its telemetry off, unless the user turned it on.
+
+    Since 1.32 at the latest it sends events from Linux too, and writes a device's identifier into the home directory;
+    only this variable prevents both, and only before the import.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return importlib.import_module("onnxruntime")
 
 
 def _dtype(onnx_type: str) -> str:

@@ -8,26 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx
 
 from zoo_core.datatypes import LoadOptions
 from zoo_core.errors import RuntimeUnsupportedError, closest_hint
 from zoo_core.runtimes.agreement import OutputAgreement, OutputSums
-from zoo_core.runtimes.cutting import GIVEN, cut_at_quantizers, quantized_tensors
-from zoo_core.runtimes.layout import Layout, declared_shape, find_layout
+from zoo_core.runtimes.comparing import MAX_DIFFERING, MAX_LSB, LayerParity, compare_layers
+from zoo_core.runtimes.cutting import cut_at_quantizers, quantized_tensors
+from zoo_core.runtimes.layout import declared_shape, find_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from zoo_core.datatypes import Runtime
-    from zoo_core.runtimes.layout import Shape
+    from zoo_core.runtimes.layout import Layout, Shape
 
 __all__ = [
+    "MAX_DIFFERING",
+    "MAX_LSB",
     "LayerParity",
     "OutputAgreement",
     "Parity",
@@ -36,12 +39,6 @@ __all__ = [
     "cut_at_quantizers",
     "measure_parity",
 ]
-
-MAX_DIFFERING = 0.35
-MAX_LSB = 5
-
-Session: TypeAlias = "Callable[[Mapping[str, NDArray[np.generic]]], Mapping[str, NDArray[np.generic]]]"
-"""Computes the outputs of an ONNX model by name from its inputs by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,37 +55,6 @@ class Simulated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerParity:
-    """Difference of one quantized tensor between a runtime and the simulation.
-
-    Attributes:
-        name: Of the tensor: the module whose output it is.
-        num_values: Values compared.
-        num_differing: Those with another integer.
-        max_lsb: Largest difference of two integers.
-    """
-
-    name: str
-    num_values: int
-    num_differing: int
-    max_lsb: int
-
-    @property
-    def differing(self) -> float:
-        """Return the share of values that differ, in ``[0, 1]``."""
-        return self.num_differing / self.num_values if self.num_values else 0.0
-
-    def plus(self, other: LayerParity) -> LayerParity:
-        """Return the difference over the images of both; they are of one layer."""
-        return LayerParity(
-            name=self.name,
-            num_values=self.num_values + other.num_values,
-            num_differing=self.num_differing + other.num_differing,
-            max_lsb=max(self.max_lsb, other.max_lsb),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
     """Comparison of an exported network, executed by a runtime, with the simulation.
 
@@ -98,7 +64,7 @@ class Parity:
             pair that only repeated the one before it, or one that a converter removed.
         outputs: End to end, where each layer reads what the runtime computed before it.
         num_images: Images compared.
-        differing_threshold: A layer is over the threshold if the share of its values that differ is ``>`` this, ...
+        differing_threshold: A layer is over the threshold if its ``differing_inside`` is ``>`` this, ...
         lsb_threshold: ... or if its largest difference is ``>`` this.
     """
 
@@ -113,7 +79,9 @@ class Parity:
     def over_threshold(self) -> Sequence[LayerParity]:
         """Return the layers whose difference rounding does not explain, in the order of the graph."""
         return [
-            one for one in self.layers if one.differing > self.differing_threshold or one.max_lsb > self.lsb_threshold
+            one
+            for one in self.layers
+            if one.differing_inside > self.differing_threshold or one.max_lsb > self.lsb_threshold
         ]
 
     @property
@@ -172,35 +140,6 @@ def measure_parity(
         differing_threshold=differing_threshold,
         lsb_threshold=lsb_threshold,
     )
-
-
-def compare_layers(
-    session: Session,
-    x: NDArray[np.float32],
-    integers: Mapping[str, NDArray[np.int64]],
-    *,
-    input_name: str,
-    layout: Layout | None = None,
-) -> Sequence[LayerParity]:
-    """Compute every layer from the simulation's integers and compare the results with them.
-
-    Args:
-        session: Of the graph of ``cut_at_quantizers``.
-        x: The input from which the simulation computed ``integers``, ``(B, C, H, W)``.
-        integers: By quantized tensor, counted from the lowest of its grid.
-        input_name: Name of the network's input.
-        layout: Of the graph; None if its tensors have the simulation's axes.
-
-    Returns:
-        One entry per quantized tensor of the graph, in its order.
-
-    Raises:
-        RuntimeUnsupportedError: The runtime returns a tensor of another shape.
-    """
-    layout = layout or Layout(orders={})
-    given = {f"{name}{GIVEN}": layout.to_graph(name, values) for name, values in integers.items()}
-    outputs = session({input_name: layout.to_graph(input_name, x), **given})
-    return [_compared(name, layout.from_graph(name, output), integers[name]) for name, output in outputs.items()]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,18 +208,3 @@ def _batches(x: NDArray[np.float32], declared: int | None) -> Iterator[NDArray[n
         )
     for start in range(0, len(x), size):
         yield x[start : start + size]
-
-
-def _compared(name: str, output: NDArray[np.generic], expected: NDArray[np.int64]) -> LayerParity:
-    if output.shape != expected.shape:
-        raise RuntimeUnsupportedError(
-            f"The runtime returns {name} with shape {output.shape}; it has {expected.shape} in the simulation.",
-            fix="load the graph as it was exported; the shapes that it declares must be those of the results.",
-        )
-    difference = np.abs(output.astype(np.int64) - expected)
-    return LayerParity(
-        name=name,
-        num_values=difference.size,
-        num_differing=int(np.count_nonzero(difference)),
-        max_lsb=int(difference.max(initial=0)),
-    )

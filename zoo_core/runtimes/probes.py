@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -117,7 +117,7 @@ def _input() -> NDArray[np.uint8]:
     return values
 
 
-def _weight(layer: _Layer, kind: type[np.int8 | np.uint8]) -> NDArray[np.int8 | np.uint8]:
+def _weight(layer: _Layer, kind: type[np.int8 | np.uint8]) -> NDArray[Any]:
     """Return ``(outputs, 64 / groups, k, k)``: every fourth channel the largest, smallest, alternating, random."""
     limits = np.iinfo(kind)
     low, high = max(int(limits.min), -127), int(limits.max)
@@ -129,7 +129,7 @@ def _weight(layer: _Layer, kind: type[np.int8 | np.uint8]) -> NDArray[np.int8 | 
     return weight
 
 
-def _expected(layer: _Layer, values: NDArray[np.uint8], weight: NDArray[np.int8 | np.uint8]) -> NDArray[np.int64]:
+def _expected(layer: _Layer, values: NDArray[np.uint8], weight: NDArray[Any]) -> NDArray[np.int64]:
     """Compute a convolution in exact integers."""
     pad = layer.kernel // 2
     padded = np.pad(values[0].astype(np.int64), ((0, 0), (pad, pad), (pad, pad)))
@@ -140,10 +140,11 @@ def _expected(layer: _Layer, values: NDArray[np.uint8], weight: NDArray[np.int8 
     else:
         sums = np.einsum("chwij,cij->chw", windows, centred[:, 0])
     rounded = np.rint(sums / 2**layer.shift).astype(np.int64) + _OUTPUT_ZERO_POINT
-    return np.clip(rounded, 0, 255)[None]
+    clipped: NDArray[np.int64] = np.clip(rounded, 0, 255)
+    return clipped[None]
 
 
-def _model(weights: Mapping[_Layer, NDArray[np.int8 | np.uint8]]) -> bytes:
+def _model(weights: Mapping[_Layer, NDArray[Any]]) -> bytes:
     """Return a network whose layers all read the quantized input; its outputs are uint8, named like the layers."""
     constants = {"x.scale": np.float32(_INPUT_SCALE), "x.zero_point": np.uint8(0), "w.scale": np.float32(_WEIGHT_SCALE)}
     nodes = [

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _CLIPS = ("Clip", "Min", "Max", "Relu")
 _WITH_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_MOVING = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
 _TYPES = {
@@ -106,6 +107,7 @@ class QdqGraph:
         while self._remove_clip():
             pass
         self._round_before_clips()
+        self._move_values_in_integers()
         if self._int32_bias:
             self._quantize_biases()
         self._finish()
@@ -205,8 +207,8 @@ class QdqGraph:
     def _round_before_clips(self) -> None:
         """Put a Q/DQ pair of the same grid between a layer with products and the clips that stay behind it.
 
-        A runtime computes a layer in integers only if its output is quantized at once. The integers stay the same: clips
-        and rounding both keep the order of values, so rounding before a clip as well as after it changes nothing.
+        A runtime computes a layer in integers only if its output is quantized at once. The integers stay the same:
+        clips and rounding keep the order of values, so rounding before a clip as well as after it changes nothing.
         """
         producers = {output: node for node in self._nodes for output in node.output}
         for quantizer in [node for node in self._nodes if node.op_type == QUANTIZE and node.output[0] in self._grids]:
@@ -218,6 +220,23 @@ class QdqGraph:
             fills_type = grid.highest - grid.lowest == 2 ** activation_bits(grid) - 1
             if first is not None and node is not None and node.op_type in _WITH_PRODUCTS and fills_type:
                 self._insert_pair(quantizer, node, first)
+
+    def _move_values_in_integers(self) -> None:
+        """Let operations that only move values read integers, so that the layer behind reads a dequantizer.
+
+        Runtimes compute a layer in integers where its inputs are dequantizers, which a Flatten between them hides.
+        """
+        producers = {output: node for node in self._nodes for output in node.output}
+        for node in self._nodes:
+            pair = producers.get(node.input[0]) if node.op_type in _MOVING else None
+            if pair is None or pair.op_type != DEQUANTIZE or pair.input[0] not in self._grids:
+                continue
+            if len(self._readers(pair.output[0])) != 1 or any(map(self._is_output, (*node.output, *pair.output))):
+                continue
+            moved = f"{pair.input[0]}/{node.op_type}"
+            node.input[0], pair.input[0], pair.output[0], node.output[0] = pair.input[0], moved, node.output[0], moved
+            self._nodes.remove(pair)
+            self._nodes.insert(self._nodes.index(node) + 1, pair)
 
     def _is_plain_clip(self, node: onnx.NodeProto) -> bool:
         """Return True for a clip with constant bounds whose values nothing else reads."""
