@@ -1,4 +1,4 @@
-"""The bundled demos on ONNX Runtime, OpenVINO and the HTP emulator: integers, layers and numbers are the simulation's."""
+"""The bundled demos on ONNX Runtime, OpenVINO and the HTP emulator give what the simulation gives."""
 
 from __future__ import annotations
 
