@@ -279,7 +279,8 @@ def test_a_truncated_image_is_named_with_the_run_that_keeps_what_was_complete(
     image = voc / "JPEGImages" / "000005.jpg"
     image.write_bytes(image.read_bytes()[:-100])
 
-    printed = fail(arguments(stages="fp32", batch_size=2))
+    # torch: ONNX Runtime is compared with it on the first images, this one among them, before any chunk
+    printed = fail(arguments(stages="fp32", batch_size=2, runtime="torch"))
 
     run = tmp_path / "run"
     assert re.search(r"000005\.jpg is not a complete image: .*truncated", printed.fact)

@@ -173,7 +173,7 @@ def test_a_resumed_run_prints_what_the_run_would_have_printed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("zoo_core.evaluation.run.predict", interrupt)
+        patched.setattr("zoo_core.evaluation.stage_runner.predict", interrupt)
         assert run_command_line([*arguments(stages="fp32", limit=2, out=run), "--json"]) == 130
     assert capfd.readouterr().err.endswith(f"resume with: zoo-eval run --resume '{run}'\n")
 

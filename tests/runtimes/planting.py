@@ -31,7 +31,11 @@ class Graph:
 
     def layers(self, *, kinds: tuple[str, ...] = LINEAR) -> list[str]:
         """Return the layers that are computed by an operation of ``kinds``, in the order of the graph."""
-        return [name for name in quantized_tensors(self.model) if (node := self.operation(name)) is not None and node.op_type in kinds]
+        return [
+            name
+            for name in quantized_tensors(self.model)
+            if (node := self.operation(name)) is not None and node.op_type in kinds
+        ]
 
     def operation(self, layer: str) -> onnx.NodeProto | None:
         """Return what computes a layer, before its clips and the rounding before them."""

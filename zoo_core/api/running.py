@@ -152,7 +152,7 @@ def resume(
 def deploy(
     source: Path | str,
     *,
-    runtimes: Sequence[str] = (),
+    runtimes: Sequence[str] = ("onnxruntime",),
     allow_fallback: bool = False,
     limit: int | None = None,
     recipe: Path | str | None = None,
@@ -173,7 +173,7 @@ def deploy(
 
     Args:
         source: Complete run directory, which stays as it is, or a model, which is quantized first.
-        runtimes: Names, such as ``onnxruntime``; at least one.
+        runtimes: Names; ``zoo-eval doctor`` lists them.
         allow_fallback: A runtime may compute nodes elsewhere than on its own device; the record lists them.
         limit: Evaluate the first ``limit`` images.
         recipe: Of a model: name or path of a recipe; None for the model's.

@@ -9,6 +9,7 @@ import click
 
 from zoo_core import api
 from zoo_core.cli.options import (
+    ALLOW_FALLBACK,
     CALIBRATION_SIZE,
     FILE,
     OFFLINE,
@@ -16,9 +17,9 @@ from zoo_core.cli.options import (
     RECIPE,
     REPORT,
     RUN_OUT,
-    RUNTIMES,
     SETTINGS,
     options,
+    runtimes,
 )
 from zoo_core.cli.progress import TerminalReporter
 from zoo_core.cli.quantize import command_line
@@ -26,10 +27,10 @@ from zoo_core.cli.quantize import command_line
 
 @click.command()
 @click.argument("source", metavar="RUN|MODEL")
-@options(*RUNTIMES)
+@options(runtimes("onnxruntime", "Runtimes to evaluate the network on; `zoo-eval doctor` lists them."), ALLOW_FALLBACK)
 @click.option("--limit", type=int, help="Evaluate the first N images.")
 @click.option("--data", type=FILE, help="Dataset root [default: the run's].")
-@options(RECIPE, SETTINGS, CALIBRATION_SIZE, RUN_OUT, REPORT, OFFLINE, *PROGRESS)
+@options(RECIPE, SETTINGS, CALIBRATION_SIZE, RUN_OUT, OFFLINE, REPORT, *PROGRESS)
 def deploy(*, source: str, as_json: bool, verbose: bool, quiet: bool, **given: Any) -> int:
     """Evaluate the optimized quantized network of RUN on runtimes; MODEL is quantized first.
 

@@ -113,24 +113,22 @@ RUNTIME = (
     ),
     click.option("--backend", type=click.Choice(FLOAT_RUNTIMES), hidden=True, expose_value=False, callback=_renamed),
 )
-RUNTIMES = (
-    click.option(
-        "--runtimes",
-        metavar="NAME,NAME",
-        callback=_names,
-        help="Also evaluate the exported network on these runtimes; `zoo-eval doctor` lists them.",
-    ),
-    click.option(
-        "--allow-fallback",
-        is_flag=True,
-        help="Let a runtime compute nodes elsewhere than on its own device; the record lists them.",
-    ),
+ALLOW_FALLBACK = click.option(
+    "--allow-fallback",
+    is_flag=True,
+    help="Let a runtime compute nodes elsewhere than on its own device; the record lists them.",
 )
+
+
+def runtimes(default: str | None, text: str) -> Option:
+    """Return the option that names runtimes for the exported network."""
+    return click.option(
+        "--runtimes", metavar="NAME,NAME", default=default, show_default=True, callback=_names, help=text
+    )
+
+
 DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Device to run on."
-)
-REPORT = click.option(
-    "--report/--no-report", default=True, show_default=True, help="Write report.html into the run directory."
 )
 SEED = click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed of the choice of calibration images and of every step."
@@ -144,6 +142,9 @@ CALIBRATION_SIZE = click.option(
 )
 EXPORT_FORMAT = click.option(
     "--format", "kind", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Files to write."
+)
+REPORT = click.option(
+    "--report/--no-report", default=True, show_default=True, help="Write report.html into the run directory."
 )
 RUN_OUT = click.option("--out", type=FILE, help="Run directory [default: runs/<model>/<UTC time>-<short id>].")
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from zoo_core import api
-from zoo_core.cli.options import FILE, QUANTIZING, REPORT, RUNTIME, RUNTIMES, options
+from zoo_core.cli.options import ALLOW_FALLBACK, FILE, QUANTIZING, REPORT, RUNTIME, options, runtimes
 from zoo_core.cli.progress import TerminalReporter
 from zoo_core.cli.quantize import command_line, print_quantized
 
@@ -42,7 +42,9 @@ def _numbers(_context: click.Context, _param: click.Parameter, text: str | None)
 @click.option("--split", help="Evaluated split [default: the model's].")
 @click.option("--ids", "ids_file", type=FILE, help="Evaluate the image ids in this file, one per line.")
 @click.option("--limit", type=int, help="Evaluate the first N images.")
-@options(*RUNTIME, *RUNTIMES)
+@options(
+    *RUNTIME, runtimes(None, "Also evaluate the exported network on these runtimes, e.g. onnxruntime."), ALLOW_FALLBACK
+)
 @click.option(
     "--batch-sizes",
     metavar="N,N",

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo_core.cli.terminal import make_console
-from zoo_core.comparison.deployed import runtime_notes, runtime_table
+from zoo_core.comparison.deployed import CAPTION, runtime_notes, runtime_table, shown_rate
 from zoo_core.comparison.stages import BASELINE
 from zoo_core.comparison.verdict import change_cell, verdict
 from zoo_core.display import DASH, MINUS, percent, points
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from zoo_core.runs.record import MetricsRecord, RunRecord
 
 NUM_WORST_CLASSES = 3
-
-RUNTIMES_CAPTION = "each layer is fed the simulation's own integers; times are of one image, in a process of its own"
 
 
 def table_console(width: int = 100) -> Console:
@@ -71,7 +69,7 @@ def print_runtimes(record: RunRecord, metrics: MetricsRecord, console: Console) 
     runtimes, rows = runtime_table(record.stages, metrics.stages)
     if not rows:
         return
-    table = Table(title="the exported network on runtimes", caption=RUNTIMES_CAPTION)
+    table = Table(title="the exported network on runtimes", caption=CAPTION)
     for index, name in enumerate(("", *runtimes)):
         table.add_column(Text(name), justify="left" if index == 0 else "right")
     for row in rows:
@@ -110,7 +108,7 @@ def stage_table(record: RunRecord, metrics: MetricsRecord, measured: str) -> Tab
         table.add_column(name, justify="right")
     for name, stage in metrics.stages.items():
         cost = record.stages.get(stage.same_as or name)
-        rate = cost.images_per_second if cost is not None else None
+        rate = shown_rate(cost)
         table.add_row(
             Text(f"{name} (= {stage.same_as})" if stage.same_as else name),
             percent(stage.scores[protocol].headline),

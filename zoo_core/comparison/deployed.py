@@ -13,6 +13,13 @@ if TYPE_CHECKING:
     from zoo_core.runs.parts import DeploymentRecord, LatencyRecord, SimulationChange, StageRecord, StageScores
 
 
+CAPTION = (
+    "change and predictions: against the simulation of the same network; layers: their integers against the "
+    "simulation's, each layer fed the simulation's own; ms: p50 (p90) of one image, and of fp32 on the same runtime"
+)
+"""Explains the rows of ``runtime_table``."""
+
+
 def runtime_table(
     stages: Mapping[str, StageRecord], scores: Mapping[str, StageScores]
 ) -> tuple[list[str], list[list[str]]]:
@@ -36,18 +43,24 @@ def _cells(deployment: DeploymentRecord, simulation: SimulationChange | None) ->
     cost = deployment.cost
     change = None if simulation is None else simulation.change
     return {
-        "against the simulation, points": "" if change is None else points_cell(change),
-        "predictions against the simulation": "" if simulation is None else _changes(simulation),
-        "layers with the simulation's integers": layers_text(deployment),
-        "products in integers, %": percent(deployment.integer_coverage, digits=1),
+        "change, points": "" if change is None else points_cell(change),
+        "predictions": "" if simulation is None else _changes(simulation),
+        "layers": layers_text(deployment),
+        "integer products, %": percent(deployment.integer_coverage, digits=1),
         **{
             quantity: cell
             for latency in (() if cost is None else cost.latency)
             for quantity, cell in _latency(latency).items()
         },
-        "peak memory, MB": _megabytes(None if cost is None else cost.peak_rss_bytes),
-        "file, MB": _megabytes(deployment.model_bytes, digits=2),
+        "peak MB": _megabytes(None if cost is None else cost.peak_rss_bytes),
+        "file MB": _megabytes(deployment.model_bytes, digits=2),
     }
+
+
+def shown_rate(stage: StageRecord | None) -> float | None:
+    """Return the images per second of a stage for a table; None where not known, and for an emulator."""
+    emulated = stage is not None and stage.deployment is not None and stage.deployment.emulated
+    return None if stage is None or emulated else stage.images_per_second
 
 
 def runtime_notes(stages: Mapping[str, StageRecord]) -> Iterator[str]:
@@ -118,7 +131,7 @@ def _latency(latency: LatencyRecord) -> dict[str, str]:
     threads = f"ms, {latency.num_threads} thread{'s' if latency.num_threads > 1 else ''}"
     floats = latency.float_p50_ms is not None and latency.float_p90_ms is not None
     return {
-        f"{threads}: p50 (p90)": f"{latency.p50_ms:.1f} ({latency.p90_ms:.1f})",
+        threads: f"{latency.p50_ms:.1f} ({latency.p90_ms:.1f})",
         f"{threads}, fp32": f"{latency.float_p50_ms:.1f} ({latency.float_p90_ms:.1f})" if floats else "",
     }
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core import artifacts
 from zoo_core.datatypes import RECORDED_PACKAGES
+from zoo_core.errors import PluginError
 from zoo_core.runs.provenance import installed_version
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class InstallationCheck:
 
 def check_installation(host: PluginHost) -> Sequence[InstallationCheck]:
     """Check every plugin, library, the devices and the cache."""
-    return [*_plugins(host), *_libraries(), _cache()]
+    return [*_plugins(host), *_runtimes(host), *_libraries(), _cache()]
 
 
 def _plugins(host: PluginHost) -> Iterator[InstallationCheck]:
@@ -49,6 +50,19 @@ def _plugins(host: PluginHost) -> Iterator[InstallationCheck]:
         else:
             models = sorted(name for name, entry in catalog.items() if entry.plugin == plugin_id)
             yield InstallationCheck(name=name, ok=True, message=f"models {', '.join(models) or 'none'}")
+
+
+def _runtimes(host: PluginHost) -> Iterator[InstallationCheck]:
+    """List the runtimes; one that is not installed is no fault of the installation."""
+    try:
+        known = host.runtimes()
+    except PluginError as error:
+        yield InstallationCheck(name="runtimes", ok=False, message=error.fact)
+        return
+    for name, owned in known.items():
+        found = owned.runtime.availability()
+        message = str(found.version) if found.reason is None else f"not here: {found.reason} To use it: {found.fix}"
+        yield InstallationCheck(name=f"runtime {name}", ok=True, message=message)
 
 
 def _libraries() -> Iterator[InstallationCheck]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo_core.comparison.deployed import layers_text, runtime_notes
+from zoo_core.comparison.deployed import CAPTION, layers_text, runtime_notes
 from zoo_core.comparison.deployed import runtime_table as table_of_runtimes
 from zoo_core.display import DASH, counted
 from zoo_core.report.layers import LayerGroup
@@ -13,10 +13,9 @@ from zoo_core.report.sections import Table
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun
-    from zoo_core.runs.parts import DeploymentRecord, ParityRecord
+    from zoo_core.runs.parts import DeploymentRecord, ExecutedNodeRecord, ParityRecord
 
 _NUM_WORST = 8
-_NUM_FLOAT = 20
 
 
 def runtime_table(run: LoadedRun) -> Table | None:
@@ -27,8 +26,8 @@ def runtime_table(run: LoadedRun) -> Table | None:
     return Table(
         columns=("", *runtimes),
         rows=tuple(tuple(row) for row in rows),
-        caption="Each layer is fed the simulation's own integers. Times are of one image, beside fp32 on the same "
-        "runtime; they and the peak memory are measured in processes that only run the network.",
+        caption=f"{CAPTION[0].upper()}{CAPTION[1:]}. Times and peak memory are measured in processes that only run the "
+        "network.",
     )
 
 
@@ -38,23 +37,30 @@ def runtime_sentences(run: LoadedRun) -> list[str]:
 
 
 def float_nodes(run: LoadedRun) -> Table | None:
-    """List the nodes that runtimes computed in float or elsewhere, those with the most products first; None if none."""
-    rows = []
+    """Count the nodes that runtimes computed in float or elsewhere, by reason; None if there are none."""
+    groups: dict[tuple[str, str, str, str], list[ExecutedNodeRecord]] = {}
     for stage in run.record.stages.values():
-        deployment = stage.deployment
-        nodes = () if deployment is None else sorted(deployment.nodes, key=lambda node: -node.macs)
-        for node in nodes[:_NUM_FLOAT]:
+        for node in () if stage.deployment is None else stage.deployment.nodes:
             where = f"{node.precision} on {node.device or 'an unknown device'}"
-            runtime = "" if deployment is None else deployment.runtime
-            rows.append((runtime, node.name, node.operation, where, f"{node.macs / 1e6:.2f}", node.reason or DASH))
-        if len(nodes) > _NUM_FLOAT and deployment is not None:
-            rows.append((deployment.runtime, f"and {counted(len(nodes) - _NUM_FLOAT, 'node')} more", *(DASH,) * 4))
-    if not rows:
+            key = (stage.deployment.runtime if stage.deployment else "", node.operation, where, node.reason or DASH)
+            groups.setdefault(key, []).append(node)
+    if not groups:
         return None
+    rows = tuple(
+        (
+            runtime,
+            f"{len(nodes)} {operation}",
+            where,
+            f"{sum(node.macs for node in nodes) / 1e6:.1f}",
+            max(nodes, key=lambda node: node.macs).name,
+            reason,
+        )
+        for (runtime, operation, where, reason), nodes in groups.items()
+    )
     return Table(
-        columns=("runtime", "node", "operation", "computed in", "million products", "reason"),
-        rows=tuple(rows),
-        caption="Nodes of the exported network that a runtime computed in float, or elsewhere than on its own device.",
+        columns=("runtime", "nodes", "computed in", "million products", "the largest", "reason"),
+        rows=rows,
+        caption="What a runtime computed in float, or elsewhere than on its own device; run.json names every node.",
     )
 
 
@@ -66,17 +72,23 @@ def parity_groups(run: LoadedRun) -> list[LayerGroup]:
 
 def _group(stage: str, deployment: DeploymentRecord, parity: ParityRecord) -> LayerGroup:
     names = [layer.name for layer in parity.layers]
-    plot = layer_plot(
-        f"parity-{stage}",
-        f"Integers of {stage} that differ from the simulation's, and by how much",
-        "differing, %; largest, LSB",
-        names,
-        {
-            "differing, %": [100.0 * layer.differing_inside for layer in parity.layers],
-            "largest, LSB": [float(layer.max_lsb) for layer in parity.layers],
-        },
-        log=False,
-    )
+    plots = [
+        layer_plot(f"parity-{stage}-{key}", title, unit, names, {key: values}, log=False)
+        for key, title, unit, values in (
+            (
+                "differing",
+                f"Share of the integers of {stage} that differ from the simulation's",
+                "differing, %",
+                [100.0 * layer.differing_inside for layer in parity.layers],
+            ),
+            (
+                "largest",
+                f"Largest difference of two integers between {stage} and the simulation",
+                "largest difference, LSB",
+                [float(layer.max_lsb) for layer in parity.layers],
+            ),
+        )
+    ]
     order = sorted(range(len(names)), key=lambda index: (-parity.layers[index].max_lsb, -_share(parity, index)))
     worst = [index for index in order if parity.layers[index].max_lsb][:_NUM_WORST]
     rows = tuple(
@@ -87,8 +99,8 @@ def _group(stage: str, deployment: DeploymentRecord, parity: ParityRecord) -> La
     return LayerGroup(
         heading=f"Parity of {stage} with the simulation",
         text=f"{layers_text(deployment)}, on {counted(len(parity.images), 'image')}. Each layer gets the simulation's "
-        f"own integers, so a layer that differs is wrong itself. {_end_to_end(parity)}",
-        plots=[plot],
+        f"own integers, so its differences are its own. {_end_to_end(parity)}",
+        plots=plots,
         worst=table if rows else None,
     )
 
@@ -106,5 +118,5 @@ def _end_to_end(parity: ParityRecord) -> str:
     ]
     return (
         f"End to end, signal to difference: {', '.join(parts)}; this depends on which rounding boundaries are crossed "
-        "on the way and does not show whether a layer is wrong."
+        "on the way, and does not name a layer."
     )

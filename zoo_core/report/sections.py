@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from zoo_core.comparison.deployed import shown_rate
 from zoo_core.comparison.stages import BASELINE
 from zoo_core.comparison.verdict import change_cell
 from zoo_core.datatypes import Measure, measure
@@ -104,15 +105,15 @@ def stage_table(run: LoadedRun) -> Table:
         ),
         rows=rows,
         caption=f"{name_of_value} under {protocol}; the change is the stage minus fp32, so negative is worse. "
-        "Quantized stages are simulated: their speed is not that of a device. The size counts each parameter "
-        "at the bits of its quantizer, and at its float width if it has none.",
+        "Quantized stages without a runtime in their name are simulated: their speed is not that of a device. The size "
+        "counts each parameter at the bits of its quantizer, and at its float width if it has none.",
     )
 
 
 def _costs(cost: StageRecord | None) -> tuple[str, str, str]:
     if cost is None:
         return (DASH, DASH, DASH)
-    rate, seconds, network = cost.images_per_second, cost.seconds, cost.network_seconds
+    rate, seconds, network = shown_rate(cost), cost.seconds, cost.network_seconds
     per_image = 1e3 * network / (rate * seconds) if rate and seconds and network is not None else None
     return (
         DASH if rate is None else f"{rate:.1f}",

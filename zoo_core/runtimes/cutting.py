@@ -10,8 +10,11 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 GIVEN = ".given"
 """The input of the cut graph for the quantized tensor ``t`` is called ``t.given``."""
 
-UNCLIPPED = ".unclipped"
-"""The quantized tensor ``t.unclipped`` is ``t`` before the clip of its layer; the simulation has no such tensor."""
+UNCLIPPED, MOVED = ".unclipped", ".moved"
+"""Ends of the names of quantized tensors that the simulation does not have: before a clip, and behind a Flatten.
+
+Their integers follow from those behind the clip, or before the Flatten, so they are no layers of their own.
+"""
 
 
 def cut_at_quantizers(model: bytes) -> bytes:
@@ -50,9 +53,9 @@ def cut_at_quantizers(model: bytes) -> bytes:
 
 
 def quantized_tensors(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the quantized activations, in the order of the graph; not those before a clip."""
+    """Return the names of the quantized activations, in the order of the graph, as the simulation has them."""
     return [
         node.output[0]
         for node in model.graph.node
-        if node.op_type == QUANTIZE and not node.output[0].endswith(UNCLIPPED)
+        if node.op_type == QUANTIZE and not node.output[0].endswith((UNCLIPPED, MOVED))
     ]

@@ -10,10 +10,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from zoo_core.quantization.export.tracing import ACTIVATION, DOMAIN, WEIGHT
-from zoo_core.runtimes.cutting import UNCLIPPED
+from zoo_core.runtimes.cutting import MOVED, UNCLIPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -107,7 +107,7 @@ class QdqGraph:
         while self._remove_clip():
             pass
         self._round_before_clips()
-        self._move_values_in_integers()
+        self._round_behind_moves()
         if self._int32_bias:
             self._quantize_biases()
         self._finish()
@@ -221,22 +221,30 @@ class QdqGraph:
             if first is not None and node is not None and node.op_type in _WITH_PRODUCTS and fills_type:
                 self._insert_pair(quantizer, node, first)
 
-    def _move_values_in_integers(self) -> None:
-        """Let operations that only move values read integers, so that the layer behind reads a dequantizer.
+    def _round_behind_moves(self) -> None:
+        """Put a Q/DQ pair of the same grid behind operations that only move values, before a layer with products.
 
-        Runtimes compute a layer in integers where its inputs are dequantizers, which a Flatten between them hides.
+        Runtimes compute a layer in integers where its inputs are dequantizers, which a Flatten between them hides. The
+        pair rounds values to the grid on which they lie.
         """
         producers = {output: node for node in self._nodes for output in node.output}
-        for node in self._nodes:
-            pair = producers.get(node.input[0]) if node.op_type in _MOVING else None
-            if pair is None or pair.op_type != DEQUANTIZE or pair.input[0] not in self._grids:
-                continue
-            if len(self._readers(pair.output[0])) != 1 or any(map(self._is_output, (*node.output, *pair.output))):
-                continue
-            moved = f"{pair.input[0]}/{node.op_type}"
-            node.input[0], pair.input[0], pair.output[0], node.output[0] = pair.input[0], moved, node.output[0], moved
-            self._nodes.remove(pair)
-            self._nodes.insert(self._nodes.index(node) + 1, pair)
+        for layer in [node for node in self._nodes if node.op_type in _WITH_PRODUCTS]:
+            for name in layer.input[:2]:
+                moves, node = [], producers.get(name)
+                while node is not None and node.op_type in _MOVING:
+                    moves.append(node)
+                    node = producers.get(node.input[0])
+                if node is not None and node.op_type == DEQUANTIZE and node.input[0] in self._grids:
+                    for move in moves:
+                        self._add_pair_behind(move, node)
+
+    def _add_pair_behind(self, move: onnx.NodeProto, rounded: onnx.NodeProto) -> None:
+        source, name = move.output[0], f"{move.output[0]}{MOVED}"
+        if self._is_output(source) or any(node.output[0] == name for node in self._nodes):
+            return
+        self._replace(source, f"{name}.dequantized")
+        at = self._nodes.index(move) + 1
+        self._nodes[at:at] = _pair(source, name, rounded.input[1:])
 
     def _is_plain_clip(self, node: onnx.NodeProto) -> bool:
         """Return True for a clip with constant bounds whose values nothing else reads."""
@@ -244,17 +252,12 @@ class QdqGraph:
         return alone and self._bounds(node) is not None
 
     def _insert_pair(self, quantizer: onnx.NodeProto, layer: onnx.NodeProto, clip: onnx.NodeProto) -> None:
-        source, name, (scale, zero) = layer.output[0], f"{quantizer.output[0]}{UNCLIPPED}", quantizer.input[1:]
+        source, name = layer.output[0], f"{quantizer.output[0]}{UNCLIPPED}"
         if len(self._readers(source)) != 1 or self._is_output(source):
             return
-        rounded = f"{name}.dequantized"
-        pair = (
-            helper.make_node(QUANTIZE, [source, scale, zero], [name], name=f"{name}/{QUANTIZE}"),
-            helper.make_node(DEQUANTIZE, [name, scale, zero], [rounded], name=f"{name}/{DEQUANTIZE}"),
-        )
-        clip.input[:] = [rounded if one == source else one for one in clip.input]
+        clip.input[:] = [f"{name}.dequantized" if one == source else one for one in clip.input]
         at = self._nodes.index(clip)
-        self._nodes[at:at] = pair
+        self._nodes[at:at] = _pair(source, name, quantizer.input[1:])
 
     def _implied_behind(self, node: onnx.NodeProto) -> tuple[float, float] | None:
         """Return the range to which clips and the quantizer behind ``node`` clip; None if others read its values."""
@@ -336,6 +339,14 @@ class QdqGraph:
         self._model.opset_import.append(helper.make_opsetid("", opset))
         self._model.ir_version = 10 if wide else 8
         onnx.checker.check_model(self._model, full_check=True)
+
+
+def _pair(source: str, name: str, grid: Sequence[str]) -> Sequence[onnx.NodeProto]:
+    """Return nodes that round ``source`` to the tensor ``name`` and dequantize it, with scale and zero point."""
+    return (
+        helper.make_node(QUANTIZE, [source, *grid], [name], name=f"{name}/{QUANTIZE}"),
+        helper.make_node(DEQUANTIZE, [name, *grid], [f"{name}.dequantized"], name=f"{name}/{DEQUANTIZE}"),
+    )
 
 
 def _name(node: onnx.NodeProto) -> str:
