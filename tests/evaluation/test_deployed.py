@@ -26,7 +26,7 @@ from evaluation.interrupted import record
 from runtimes import pretending
 from zoo_core import api, artifacts, inference
 from zoo_core.datatypes import Runtime
-from zoo_core.errors import RecipeError, RunCrashError, RunError, RuntimeUnsupportedError
+from zoo_core.errors import DataError, RecipeError, RunCrashError, RunError, RuntimeUnsupportedError
 from zoo_core.evaluation.request import SilentReporter
 from zoo_core.evaluation.result import EvaluationResult
 from zoo_core.quantization import pipeline
@@ -479,3 +479,53 @@ def test_deploy_with_a_runtime_that_is_missing_copies_nothing(simulated: Path, t
     with pytest.raises(RuntimeUnsupportedError, match="libmissing"):
         deploy(simulated, tmp_path / "deployed", pretending.Missing())
     assert not (tmp_path / "deployed").exists()
+
+
+def test_deploy_of_a_run_whose_data_moved_asks_for_them_before_it_copies_anything(
+    place: Path, simulated: Path, tmp_path: Path
+) -> None:
+    grid = shutil.copytree(place / "grid", tmp_path / "grid")
+    run = evaluate_on(place, tmp_path / "run", data=grid).run_dir
+    moved = grid.rename(tmp_path / "moved")
+
+    with pytest.raises(DataError, match="are no longer at") as caught:
+        deploy(run, tmp_path / "deployed", pretending.Emulator())
+    assert caught.value.fix == "name their place with --data."
+    assert not (tmp_path / "deployed").exists()
+
+    result = deploy(run, tmp_path / "deployed", pretending.Emulator(), data=moved)
+    assert list(result.stages) == [*STAGES, DEPLOYED]
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/hostname", "a\0b", "", "quantized/../../evil"])
+def test_deploy_copies_nothing_from_outside_of_the_run(name: str, simulated: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(simulated, tmp_path / "in" / "run")
+    (tmp_path / "evil").write_text("evil")
+    content = record(run)
+    content["files"][name] = "0" * 64
+    (run / "run.json").write_text(json.dumps(content))
+    (tmp_path / "out").mkdir()
+
+    result = deploy(run, tmp_path / "out" / "deployed", pretending.Emulator())
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil", "in", "out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["deployed"]
+    assert name not in (result.record.files or {})
+
+
+@pytest.mark.parametrize("kind", ["saved", "published"])
+def test_an_optimized_network_that_was_loaded_is_deployed_and_exported(
+    kind: str, evaluate: Evaluate, place: Path, simulated: Path, tmp_path: Path
+) -> None:
+    """``published`` are weights of the ordinary network, which the plugin loads."""
+    saved = simulated / "quantized" / "network.safetensors"
+    checkpoint = saved if kind == "saved" else place / "toy.safetensors"
+
+    result = evaluate(pretending.Emulator(), optimized_checkpoint=checkpoint)
+
+    assert result.stages[DEPLOYED].scores == result.stages[SIMULATED].scores
+    parity = deployment_of(result).parity
+    assert parity is not None
+    assert parity.first_over_threshold is None
+    exported = api.export(result.run_dir, out=tmp_path / "exported", host=host_with())
+    assert exported.model.exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo_core import plugins
-from zoo_core.errors import DataError
+from zoo_core.errors import DataError, RunError
 from zoo_core.evaluation.request import SilentReporter
 
 if TYPE_CHECKING:
@@ -38,6 +38,16 @@ def names(value: Sequence[str]) -> tuple[str, ...]:
     """Names from a list or from comma-separated text, each once."""
     parts = value.split(",") if isinstance(value, str) else value
     return tuple(dict.fromkeys(name.strip() for name in parts if name.strip()))
+
+
+def refuse_missing(source: Path | str) -> None:
+    """Refuse a path that does not exist, which would be taken for the name of a model.
+
+    Raises:
+        RunError: There is nothing at this path.
+    """
+    if "/" in str(source) and not Path(source).exists():
+        raise RunError(f"{source} does not exist.", fix="name a run directory, or a model that `zoo-eval list` shows.")
 
 
 def fraction(name: str, value: float) -> float:

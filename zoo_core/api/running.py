@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.api.arguments import fraction, joined, names, optional_path, renamed, texts, the_host, the_reporter
+from zoo_core.api.arguments import (
+    fraction,
+    joined,
+    names,
+    optional_path,
+    refuse_missing,
+    renamed,
+    texts,
+    the_host,
+    the_reporter,
+)
 from zoo_core.errors import RecipeError, RuntimeUnsupportedError
 from zoo_core.runs.request import AUTO, DEFAULT_CALIBRATION_SIZE, DEFAULT_WORKERS, EvaluationRequest
 
@@ -198,6 +208,7 @@ def deploy(
     if not names(runtimes):
         raise RuntimeUnsupportedError("No runtime was named.", fix="name one or more with --runtimes.")
     host, reporter = the_host(host), the_reporter(reporter)
+    refuse_missing(source)
     run = Path(source)
     if not is_run(run) and not run.exists():
         return evaluate(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.api.arguments import fraction, names, optional_path, texts, the_host, the_reporter
+from zoo_core.api.arguments import fraction, names, optional_path, refuse_missing, texts, the_host, the_reporter
 
 if TYPE_CHECKING:
     from zoo_core.evaluation.request import Reporter
@@ -272,6 +272,7 @@ def export(
     if int32_bias and kind != "onnx-qdq":
         raise RunError(f"{kind} has no integer biases.", fix="leave out --int32-bias, or use --format onnx-qdq.")
     run, host = Path(source), the_host(host)
+    refuse_missing(source)
     if not is_run(run) and not run.exists():
         made = quantize(str(source), data=data, recipe=recipe, settings=settings, host=host, reporter=reporter)
         run = made.run_dir

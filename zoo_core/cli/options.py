@@ -92,11 +92,27 @@ BATCH_SIZE = click.option(
 )
 
 
-def _renamed(context: click.Context, _param: click.Parameter, value: str | None) -> None:
-    """Take a value of the former ``--backend`` for ``--runtime``."""
+_BACKEND = "zoo_core.backend"
+"""Key of a context's ``meta`` with the value of the former ``--backend``."""
+
+
+def _former(context: click.Context, _param: click.Parameter, value: str | None) -> None:
+    """Keep a value of the former ``--backend`` for ``--runtime``, whose default is taken later."""
     if value is not None:
         click.echo("warning: --backend is deprecated; use --runtime.", err=True)
-        context.params["runtime"] = value
+        context.meta[_BACKEND] = value
+        if "runtime" in context.params:
+            raise click.UsageError(_TWO_NAMES, ctx=context)
+
+
+def _runtime(context: click.Context, _param: click.Parameter, value: str) -> str:
+    given = context.get_parameter_source("runtime") is not click.core.ParameterSource.DEFAULT
+    if given and _BACKEND in context.meta:
+        raise click.UsageError(_TWO_NAMES, ctx=context)
+    return str(context.meta.get(_BACKEND, value))
+
+
+_TWO_NAMES = "--backend is the former name of --runtime; give only --runtime."
 
 
 def _names(_context: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
@@ -109,9 +125,10 @@ RUNTIME = (
         type=click.Choice(FLOAT_RUNTIMES),
         default=AUTO,
         show_default=True,
+        callback=_runtime,
         help="Runtime of float stages; auto is onnxruntime where it agrees with torch on the first images.",
     ),
-    click.option("--backend", type=click.Choice(FLOAT_RUNTIMES), hidden=True, expose_value=False, callback=_renamed),
+    click.option("--backend", type=click.Choice(FLOAT_RUNTIMES), hidden=True, expose_value=False, callback=_former),
 )
 ALLOW_FALLBACK = click.option(
     "--allow-fallback",
@@ -129,9 +146,6 @@ def runtimes(default: str | None, text: str) -> Option:
 
 DEVICE = click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="Device to run on."
-)
-REPORT = click.option(
-    "--report/--no-report", default=True, show_default=True, help="Write report.html into the run directory."
 )
 SEED = click.option(
     "--seed", type=int, default=0, show_default=True, help="Seed of the choice of calibration images and of every step."

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from zoo_core import artifacts
 from zoo_core.datatypes import RECORDED_PACKAGES
 from zoo_core.errors import PluginError
+from zoo_core.guards import Naming
 from zoo_core.runs.provenance import installed_version
 
 if TYPE_CHECKING:
@@ -60,7 +61,12 @@ def _runtimes(host: PluginHost) -> Iterator[InstallationCheck]:
         yield InstallationCheck(name="runtimes", ok=False, message=error.fact)
         return
     for name, owned in known.items():
-        found = owned.runtime.availability()
+        try:
+            with Naming(owned.plugin_id, "availability of zoo_runtimes"):
+                found = owned.runtime.availability()
+        except PluginError as error:
+            yield InstallationCheck(name=f"runtime {name}", ok=False, message=error.fact)
+            continue
         message = str(found.version) if found.reason is None else f"not here: {found.reason} To use it: {found.fix}"
         yield InstallationCheck(name=f"runtime {name}", ok=True, message=message)
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from zoo_core.datatypes import RuntimeSession
+    from zoo_core.datatypes import ModelBundle, RuntimeSession
     from zoo_core.evaluation.prepare import Job
     from zoo_core.evaluation.stages import Stage
     from zoo_core.plugins import OwnedRuntime, PluginHost
@@ -116,9 +116,8 @@ class Deployment:
         self._path = run_dir.path / QUANTIZED / MODEL
         self._model = self._path.read_bytes()
         self._float_path = work_dir / "float.onnx"
-        ordinary = replace(job.bundle, network=job.bundle.network.cpu(), example_input=job.bundle.example_input.cpu())
-        checkpoint = None if job.optimized_checkpoint is None else job.optimized_checkpoint.path
-        self._bundle, self._integers = saved.load_integers(run_dir.path / QUANTIZED, ordinary, checkpoint)
+        optimized = None if job.optimized_bundle is None else _on_cpu(job.optimized_bundle)
+        self._bundle, self._integers = saved.load_integers(run_dir.path / QUANTIZED, _on_cpu(job.bundle), optimized)
 
     def load(self, stage: Stage) -> Loaded:
         """Load the network on a stage's runtime.
@@ -259,6 +258,10 @@ class Deployment:
                 logger.warning("fp32 is not measured on runtimes: %s", error.fact)
                 return []
         return [self._float_path]
+
+
+def _on_cpu(bundle: ModelBundle) -> ModelBundle:
+    return replace(bundle, network=bundle.network.cpu(), example_input=bundle.example_input.cpu())
 
 
 def _naming(owned: OwnedRuntime) -> Naming:

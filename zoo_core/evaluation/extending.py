@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from zoo_core.comparison.stages import deployed_name
-from zoo_core.errors import RunError
+from zoo_core.errors import DataError, RunError
 from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.resume import continue_run, program_changes
 from zoo_core.evaluation.run import evaluate_request
@@ -16,7 +16,7 @@ from zoo_core.evaluation.runtimes import usable_runtimes
 from zoo_core.quantization import pipeline
 from zoo_core.recipes import load_recipe
 from zoo_core.runs.directory import RunDirectory
-from zoo_core.runs.hashes import INPUTS, METRICS, MODEL, QUANTIZED
+from zoo_core.runs.hashes import INPUTS, METRICS, MODEL, QUANTIZED, is_inside
 from zoo_core.runs.record import read_record, record_text
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def deploy_run(
 
     Raises:
         RunError: The run is not complete.
+        DataError: Its data are gone.
         RuntimeUnsupportedError: A runtime cannot be used here, or cannot execute the network.
         ZooError: As ``evaluate_request``.
     """
@@ -68,6 +69,9 @@ def deploy_run(
     plan = pipeline.plan(load_recipe(request.run / INPUTS / "recipe.yaml"), host.recipe_steps())
     usable_runtimes(host, request.runtimes, plan)  # before anything is copied
     host.recorded_model(record.model, record.registry)
+    data = record.request.data
+    if request.data is None and data is not None and not data.exists():
+        raise DataError(f"The data of {request.run} are no longer at {data}.", fix="name their place with --data.")
     reason = _reason_to_run_again(request, record, host)
     if reason is not None:
         reporter.say(f"The network of {request.run} is quantized and simulated again: {reason}.")
@@ -121,12 +125,13 @@ def _extended(request: DeployRequest, record: RunRecord) -> RunRecord:
         for name, stage in record.stages.items()
         if stage.deployment is None or stage.deployment.runtime not in request.runtimes
     }
+    again = record.stages.keys() - kept.keys()
     simulated = f"optimized_w{record.recipe.param_bw}a{record.recipe.output_bw}"
     stages = dict.fromkeys([*record.settings.stages, *(deployed_name(simulated, name) for name in runtimes)])
     files = {
         name: digest
         for name, digest in (record.files or {}).items()
-        if name != METRICS and not set(PurePosixPath(name).parts) & (record.stages.keys() - kept.keys())
+        if name != METRICS and is_inside(name) and not set(PurePosixPath(name).parts) & again
     }
     return replace(
         record,
@@ -148,8 +153,7 @@ def _copy(source: Path, target: Path, record: RunRecord) -> None:
     """Copy the files of the extended record; the copy is checked against their hashes when the run goes on."""
     try:
         for name in record.files or {}:
-            parts = PurePosixPath(name).parts
-            if ".." in parts or not (source / name).is_file():
+            if not (source / name).is_file():
                 continue
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / name, target / name)

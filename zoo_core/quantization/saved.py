@@ -169,14 +169,14 @@ def load_saved(ordinary: ModelBundle, path: Path) -> ModelBundle:
 
 
 def load_integers(
-    folder: Path, ordinary: ModelBundle, optimized_checkpoint: Path | None
+    folder: Path, ordinary: ModelBundle, optimized: ModelBundle | None
 ) -> tuple[ModelBundle, IntegerNetwork]:
     """Load the quantized network that ``save_quantized`` wrote, with its encodings.
 
     Args:
         folder: Of ``save_quantized``.
         ordinary: The model with any weights, on the CPU; not modified.
-        optimized_checkpoint: Weights of a run that loaded them, of which the folder has no copy.
+        optimized: Network of a run that loaded its optimized weights, of which the folder has no copy; not modified.
 
     Returns:
         The float network that the encodings name, in the model's bundle, and both together.
@@ -190,9 +190,10 @@ def load_integers(
 
     encodings = _read_encodings(folder / "encodings.json")
     weights = folder / "network.safetensors"
-    if not weights.exists() and optimized_checkpoint is not None:
-        weights = optimized_checkpoint
-    bundle = load_saved(ordinary, weights)
+    if optimized is not None and not weights.exists():
+        bundle = dataclasses.replace(optimized, network=copy.deepcopy(optimized.network))
+    else:
+        bundle = load_saved(ordinary, weights)
     network = prepare(bundle.network.eval(), bundle.example_input)
     return bundle, IntegerNetwork.from_encodings(network, encodings)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from zoo_core.datatypes import ModelBundle
+    from zoo_core.datatypes import ModelBundle, ModelEntry
     from zoo_core.plugins import PluginHost
     from zoo_core.quantization.export import Format
     from zoo_core.quantization.export.graph import GraphSummary
@@ -116,8 +116,21 @@ def _integer_network(run: StoredRun, host: PluginHost) -> tuple[ModelBundle, Int
     record = run.record
     entry = host.recorded_model(record.model, record.registry)
     ordinary = host.load_model(entry, None, record.dataset.class_names, "cpu")
-    loaded = record.optimized_checkpoint
-    return load_integers(run.path / QUANTIZED, ordinary, None if loaded is None else Path(loaded.path))
+    return load_integers(run.path / QUANTIZED, ordinary, _loaded(run, ordinary, entry, host))
+
+
+def _loaded(run: StoredRun, ordinary: ModelBundle, entry: ModelEntry, host: PluginHost) -> ModelBundle | None:
+    """Return the network of a run's ``--optimized-checkpoint``; None for a run without one."""
+    from zoo_core.artifacts import local_checkpoint
+    from zoo_core.quantization.saved import is_saved_network, load_saved
+
+    recorded = run.record.optimized_checkpoint
+    if recorded is None:
+        return None
+    checkpoint = local_checkpoint(Path(recorded.path), optimized=True)
+    if is_saved_network(checkpoint.path):
+        return load_saved(ordinary, checkpoint.path)
+    return host.load_model(entry, checkpoint, run.record.dataset.class_names, "cpu")
 
 
 def _image(run: StoredRun, bundle: ModelBundle, host: PluginHost, data: Path | None) -> tuple[torch.Tensor, str]:

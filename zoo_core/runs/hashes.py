@@ -91,9 +91,14 @@ def file_problems(run: Path, recorded: Mapping[str, str], *, all_recorded: bool)
     return problems
 
 
+def is_inside(name: str) -> bool:
+    """Return True if a name of a record, which may have been edited, is a path inside of the run directory."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and ".." not in path.parts and not path.is_absolute() and "\0" not in name
+
+
 def _problem(run: Path, name: str, recorded: str) -> FileProblem | None:
-    parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\0" in name:
+    if not is_inside(name):
         return FileProblem(name=name, problem="unreadable", reason="it is not a path inside of the run directory")
     try:
         digest = hash_regular_file(run / name)

@@ -212,14 +212,15 @@ class QdqGraph:
         """
         producers = {output: node for node in self._nodes for output in node.output}
         for quantizer in [node for node in self._nodes if node.op_type == QUANTIZE and node.output[0] in self._grids]:
-            first, node = None, producers.get(quantizer.input[0])
+            clips, node = [], producers.get(quantizer.input[0])
             while node is not None and node.op_type in _CLIPS and self._is_plain_clip(node):
                 (source,) = (name for name in node.input if name and name not in self._initializers)
-                first, node = node, producers.get(source)
+                clips.append(node)
+                node = producers.get(source)
             grid = self._grids[quantizer.output[0]]
             fills_type = grid.highest - grid.lowest == 2 ** activation_bits(grid) - 1
-            if first is not None and node is not None and node.op_type in _WITH_PRODUCTS and fills_type:
-                self._insert_pair(quantizer, node, first)
+            if clips and node is not None and node.op_type in _WITH_PRODUCTS and fills_type:
+                self._insert_pair(quantizer, node, clips)
 
     def _round_behind_moves(self) -> None:
         """Put a Q/DQ pair of the same grid behind operations that only move values, before a layer with products.
@@ -251,13 +252,26 @@ class QdqGraph:
         alone = len(self._readers(node.output[0])) == 1 and not self._is_output(node.output[0])
         return alone and self._bounds(node) is not None
 
-    def _insert_pair(self, quantizer: onnx.NodeProto, layer: onnx.NodeProto, clip: onnx.NodeProto) -> None:
+    def _insert_pair(self, quantizer: onnx.NodeProto, layer: onnx.NodeProto, clips: Sequence[onnx.NodeProto]) -> None:
+        """Insert a pair before the last of ``clips``, and move their bounds onto the grid.
+
+        Rounded values are clipped alike by a bound and by its rounded value, which float16 does not take for the next
+        step; a bound near the middle of two steps it might.
+        """
         source, name = layer.output[0], f"{quantizer.output[0]}{UNCLIPPED}"
         if len(self._readers(source)) != 1 or self._is_output(source):
             return
-        clip.input[:] = [f"{name}.dequantized" if one == source else one for one in clip.input]
-        at = self._nodes.index(clip)
+        first = clips[-1]
+        first.input[:] = [f"{name}.dequantized" if one == source else one for one in first.input]
+        at = self._nodes.index(first)
         self._nodes[at:at] = _pair(source, name, quantizer.input[1:])
+        grid = self._grids[quantizer.output[0]]
+        for clip in clips:
+            for index, bound in enumerate(clip.input):
+                if bound in self._initializers:
+                    steps = np.rint(self._value(bound) / np.float32(grid.scale))
+                    on_grid = np.clip(steps, grid.lowest, grid.highest).astype(np.float32) * np.float32(grid.scale)
+                    clip.input[index] = self._add(f"{clip.output[0]}.bound_{index}", on_grid)
 
     def _implied_behind(self, node: onnx.NodeProto) -> tuple[float, float] | None:
         """Return the range to which clips and the quantizer behind ``node`` clip; None if others read its values."""
