@@ -13,7 +13,7 @@ from zoo_core import api, artifacts
 from zoo_core.datatypes import Runtime
 from zoo_core.evaluation.result import EvaluationResult
 from zoo_core.plugins import PluginHost
-from zoo_core.runs.parts import DeploymentRecord
+from zoo_core.runs.deployment import DeploymentRecord
 
 STAGES = ("fp32", "optimized_w8a8")
 SIMULATED, DEPLOYED = "optimized_w8a8", "optimized_w8a8@emulator"

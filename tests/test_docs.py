@@ -29,12 +29,13 @@ from zoo_core.quantization.params import QuantSimParams
 from zoo_core.quantization.steps.builtin import BUILTIN_STEPS
 from zoo_core.recipes import QUANTSIM, load_recipe
 from zoo_core.registry import load_registry
-from zoo_core.runs import parts
+from zoo_core.runs import deployment, part, parts
 from zoo_core.runs.record import MetricsRecord, RunRecord
 from zoo_core.runs.request import EvaluationRequest
 
 ROOT = Path(__file__).parents[1]
-PARTS: list[Any] = [kind for kind in vars(parts).values() if is_dataclass(kind) and kind is not parts.ScoreRecord]
+_DEFINED = {kind for module in (part, deployment, parts) for kind in vars(module).values() if is_dataclass(kind)}
+PARTS: list[Any] = sorted(_DEFINED - {parts.ScoreRecord}, key=str)
 """``ScoreRecord`` is written in another form: its values lie beside ``per_class``."""
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))

@@ -206,6 +206,7 @@ def imported_packages(path: Path) -> set[str]:
         "import zoo_torchvision_classification.hooks",
         "import zoo_aimet_steps.hooks",
         "import zoo_torchvision_detection.hooks",
+        "import zoo_efficientnet_lite.hooks",
         "import zoo_mlflow_tracker.hooks",
         "import zoo_runtime_openvino.hooks; zoo_runtime_openvino.hooks.zoo_runtimes()",
         "import zoo_runtime_qnn_htp.hooks; zoo_runtime_qnn_htp.hooks.zoo_runtimes()[0].availability()",

@@ -120,6 +120,7 @@ VARIANT = (
         ("checkpoint: {url: 'https://a.org/b', sha256_prefix: b03531}", 'sha256_prefix: "b03531" is not 8 to 63 hexa'),
         ("checkpoint: {url: 'https://a.org/b', size_bytes: 0}", "size_bytes: 0 is not a file size"),
         ("checkpoint: {url: 'https://a.org/b', size_bytes: true}", "size_bytes: expected a whole number, got true"),
+        ("checkpoint: {url: 'package:a/b', requirement: 'a b'}", 'requirement: "a b" is not a requirement of pip'),
         ("checkpoint: https://a.org/b", "checkpoint: expected a mapping, got the text"),
         ("checkpoint: {}", "checkpoint.url: the key is missing"),
         (

@@ -5,32 +5,34 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from zoo_core.runs.deployment import (
+    CostRecord,
+    DeploymentRecord,
+    ExecutedNodeRecord,
+    LatencyRecord,
+    LayerParityRecord,
+    OutputParityRecord,
+    ParityRecord,
+)
 from zoo_core.runs.migration import SCHEMA
+from zoo_core.runs.part import SourceRecord
 from zoo_core.runs.parts import (
     BatchSizeRecord,
     CalibrationRecord,
     CheckpointRecord,
-    CostRecord,
     CoverageRecord,
     DatasetRecord,
-    DeploymentRecord,
     EnvironmentRecord,
-    ExecutedNodeRecord,
     GitRecord,
-    LatencyRecord,
-    LayerParityRecord,
     LayerRecord,
     OperationRecord,
-    OutputParityRecord,
     ParameterRecord,
-    ParityRecord,
     ProtocolRecord,
     RecipeRecord,
     ResumeRecord,
     ScoreRecord,
     SettingsRecord,
     SimulationRecord,
-    SourceRecord,
     StageRecord,
     StageScores,
     StepRecord,

@@ -217,6 +217,16 @@ def _is_prefix(value: str) -> tuple[str, str] | None:
     return fact, "write the digits that are published; a whole hash belongs to sha256"
 
 
+def _is_requirement(value: str) -> tuple[str, str] | None:
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    try:
+        Requirement(value)
+    except InvalidRequirement:
+        return f"{show(value)} is not a requirement of pip", "write for example some-weights==0.1.0"
+    return None
+
+
 def _is_size(value: int) -> tuple[str, str] | None:
     return None if value > 0 else (f"{value} is not a file size", "write the bytes, or null where unknown")
 
@@ -294,6 +304,7 @@ _RULES: dict[tuple[type, str], Rule] = {
     (Artifact, "sha256_prefix"): _is_prefix,
     (Artifact, "md5"): _is_hex(32),
     (Artifact, "size_bytes"): _is_size,
+    (Artifact, "requirement"): _is_requirement,
     (DatasetEntry, "name"): _not_blank,
     (DatasetEntry, "layout"): _is_layout,
     (DatasetEntry, "label_file"): _not_blank,

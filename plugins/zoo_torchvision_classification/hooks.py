@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo_core.errors import DataError
 from zoo_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
@@ -37,22 +36,9 @@ def zoo_load_model(
 @hookimpl
 def zoo_dataset(entry: ModelEntry, request: DatasetRequest) -> EvalDataset | None:
     """Open a split of ImageNet, whose classes need no label file, or of any images sorted into folders."""
-    from zoo_torchvision_classification.imagenet import open_split
+    from zoo_core.datasets.imagenet import open_imagenet
 
-    if entry.dataset.layout == _DEMO:
-        return None
-    if request.root is None:
-        raise DataError(
-            f"{entry.model_id} evaluates on {entry.dataset.name!r}, for which no download is known.",
-            fix="give its folder with --data: <folder>/val/<wnid>/*.JPEG and <folder>/train/<wnid>/*.JPEG.",
-        )
-    return open_split(
-        request.root,
-        request.split,
-        label_file=request.label_file,
-        class_split=entry.dataset.calibration_split,
-        name=entry.dataset.name,
-    )
+    return None if entry.dataset.layout == _DEMO else open_imagenet(entry, request)
 
 
 @hookimpl
@@ -60,15 +46,13 @@ def zoo_conformance(entry: ModelEntry, directory: Path) -> ConformanceKit:
     """Draw pictures in folders named like ImageNet's; the demo's kit also has its weights, trained on the shapes."""
     import functools
 
+    from zoo_core.datasets.imagenet import imagenet_kit
     from zoo_core.datasets.kits import draw_kit
     from zoo_core.datasets.scenes import encode_classes
     from zoo_core.datasets.shapes import CLASS_NAMES
-    from zoo_torchvision_classification.imagenet import imagenet_classes
 
-    if entry.dataset.layout == _DEMO:
-        encode = functools.partial(encode_classes, num_classes=len(CLASS_NAMES))
-        weights = _HERE / "checkpoints" / "shapes.safetensors"
-        return replace(draw_kit(entry.dataset, directory), encode=encode, checkpoint=weights, least_headline=0.6)
-    wnids, _ = imagenet_classes()
-    kit = draw_kit(replace(entry.dataset, layout="image_folder"), directory, class_names=wnids)
-    return replace(kit, label_file=None, encode=functools.partial(encode_classes, num_classes=len(wnids)))
+    if entry.dataset.layout != _DEMO:
+        return imagenet_kit(entry, directory)
+    encode = functools.partial(encode_classes, num_classes=len(CLASS_NAMES))
+    weights = _HERE / "checkpoints" / "shapes.safetensors"
+    return replace(draw_kit(entry.dataset, directory), encode=encode, checkpoint=weights, least_headline=0.6)

@@ -10,9 +10,9 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from zoo_core.artifacts import cast_state_dict, load_metadata, load_state_dict
+from zoo_core.artifacts import load_classifier
 from zoo_core.datatypes import ModelBundle
-from zoo_core.errors import CheckpointError, RegistryError, closest_hint
+from zoo_core.errors import RegistryError, closest_hint
 from zoo_core.metrics.classification import rank_classes
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 _NEEDED = ("builder", "weights")
 _OPTIONS = (*_NEEDED, "builder_args", "transforms_args")
 _UNTRAINED = "The network is untrained: what it says means nothing."
-_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def load_bundle(entry: ModelEntry, checkpoint: Checkpoint | None, num_classes: i
         network = for_device(_call(entry, "builder_args", _builder(entry), arguments)).eval()
     notes: tuple[str, ...] = (_UNTRAINED,)
     if checkpoint is not None:
-        notes = load_weights(network, checkpoint)
+        notes = load_classifier(network, checkpoint)
     size = int(transforms.crop_size[0])
     example = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     return ModelBundle(
@@ -101,62 +100,6 @@ def for_device(network: nn.Module) -> nn.Module:
         elif getattr(module, "inplace", False):
             setattr(module, "inplace", False)  # noqa: B010  # no type declares it
     return network
-
-
-# --------------------------------------------------------------------------- weights
-
-
-def load_weights(network: nn.Module, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Copy weights into ``network``; return notes for the report.
-
-    Args:
-        network: Changed in place, including its structure if the weights were folded.
-        checkpoint: torchvision's own file, one in the same form, or ``quantized/network.safetensors`` of a run.
-
-    Raises:
-        CheckpointError: Keys, shapes or values are not this network's; all problems are listed together.
-    """
-    weights = load_state_dict(checkpoint.path)
-    notes: tuple[str, ...] = ()
-    if checkpoint.optimized and load_metadata(checkpoint.path).get("folded") == "true":
-        fold_structure(network, weights)
-        notes = ("The weights were loaded with batch norms folded into the convolutions.",)
-    own = network.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in weights]
-    problems += [f"{name} is not of this network" for name in weights if name not in own]
-    problems += [
-        f"{name} has shape {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in weights and weights[name].shape != value.shape
-    ]
-    problems += [f"{name} is not finite" for name, value in weights.items() if not _is_finite(value)]
-    if problems:
-        more = f", and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise CheckpointError(
-            f"{checkpoint.path} does not fit {type(network).__name__} with {_num_outputs(network)} outputs: "
-            f"{'; '.join(problems[:_SHOWN])}{more}.",
-            fix="give weights of this architecture for as many classes as the data has (--labels names the classes).",
-        )
-    network.load_state_dict(cast_state_dict(weights, own, checkpoint.path))
-    return notes
-
-
-def _is_finite(value: torch.Tensor) -> bool:
-    return bool(torch.isfinite(value if value.is_complex() else value.float()).all())
-
-
-def fold_structure(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Convert the network to the form after folding batch norms: identities, and biases if ``weights`` has them."""
-    for name, module in list(network.named_modules()):
-        parent, _, child = name.rpartition(".")
-        if isinstance(module, nn.BatchNorm2d) and f"{name}.weight" not in weights:
-            setattr(network.get_submodule(parent), child, nn.Identity())
-        elif isinstance(module, nn.Conv2d) and module.bias is None and f"{name}.bias" in weights:
-            module.bias = nn.Parameter(torch.zeros(module.out_channels))
-
-
-def _num_outputs(network: nn.Module) -> int:
-    return next((m.out_features for m in reversed(list(network.modules())) if isinstance(m, nn.Linear)), 0)
 
 
 # --------------------------------------------------------------------------- the entry's options

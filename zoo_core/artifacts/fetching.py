@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import re
+import shlex
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote, urlsplit
@@ -43,9 +45,7 @@ def fetch(artifact: Artifact, *, offline: bool = False, progress: Progress | Non
             or it is not in the cache while ``offline``.
     """
     if artifact.url.startswith(_PACKAGE_PREFIX):
-        path = package_path(artifact.url, kind="file")
-        _verify(path, artifact, artifact.sha256, origin=artifact.url)
-        return path
+        return _package_file(artifact)
     name = _cached_name(artifact.url)
     folder = cache_dir()
     target = folder / "artifacts" / name
@@ -65,6 +65,31 @@ def fetch(artifact: Artifact, *, offline: bool = False, progress: Progress | Non
             fix="free space, or set ZOO_EVAL_CACHE to a writable folder.",
         ) from error
     return target
+
+
+def _package_file(artifact: Artifact) -> Path:
+    try:
+        path = package_path(artifact.url, kind="file")
+        _verify(path, artifact, artifact.sha256, origin=artifact.url)
+    except ArtifactError as error:
+        if artifact.requirement is None:
+            raise
+        expected = f", SHA256 {artifact.sha256}" if artifact.sha256 and artifact.sha256 not in error.fact else ""
+        raise ArtifactError(
+            f"{error.fact} The file belongs to {artifact.requirement}{expected}; "
+            f"{_installed_version(artifact.requirement)} is installed.",
+            fix=f"run pip install --force-reinstall --no-deps {shlex.quote(artifact.requirement)}",
+        ) from error
+    return path
+
+
+def _installed_version(requirement: str) -> str:
+    from packaging.requirements import Requirement
+
+    try:
+        return f"version {importlib.metadata.version(Requirement(requirement).name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return "no version"
 
 
 def _is_cached(target: Path, artifact: Artifact, folder: Path) -> bool:

@@ -10,7 +10,8 @@ from zoo_core.display import DASH, percent
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from zoo_core.runs.parts import DeploymentRecord, LatencyRecord, SimulationChange, StageRecord, StageScores
+    from zoo_core.runs.deployment import DeploymentRecord, LatencyRecord
+    from zoo_core.runs.parts import SimulationChange, StageRecord, StageScores
 
 
 CAPTION = (

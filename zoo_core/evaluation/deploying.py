@@ -25,8 +25,7 @@ from zoo_core.guards import Naming
 from zoo_core.inference import load_inputs
 from zoo_core.onnx_export import INPUT, export_onnx
 from zoo_core.quantization import saved
-from zoo_core.runs.hashes import MODEL, QUANTIZED
-from zoo_core.runs.parts import (
+from zoo_core.runs.deployment import (
     CostRecord,
     DeploymentRecord,
     ExecutedNodeRecord,
@@ -35,6 +34,7 @@ from zoo_core.runs.parts import (
     OutputParityRecord,
     ParityRecord,
 )
+from zoo_core.runs.hashes import MODEL, QUANTIZED
 from zoo_core.runtimes.integer_coverage import integer_coverage
 from zoo_core.runtimes.measuring import measure_alternately
 from zoo_core.runtimes.parity import measure_parity

@@ -13,19 +13,10 @@ from zoo_core.evaluation.sources import source_name
 from zoo_core.evaluation.stages import ORIGINAL
 from zoo_core.runs import provenance
 from zoo_core.runs.coverage import simulation_warning
+from zoo_core.runs.deployment import CostRecord, DeploymentRecord, ParityRecord
 from zoo_core.runs.directory import PENDING_METRICS
 from zoo_core.runs.hashes import IMAGE_IDS, METRICS, PREDICTIONS, file_hashes
-from zoo_core.runs.parts import (
-    BatchSizeRecord,
-    CostRecord,
-    DeploymentRecord,
-    LayerRecord,
-    ParityRecord,
-    SimulationRecord,
-    StageRecord,
-    Status,
-    StepRecord,
-)
+from zoo_core.runs.parts import BatchSizeRecord, LayerRecord, SimulationRecord, StageRecord, Status, StepRecord
 from zoo_core.runs.provenance import utc_now
 from zoo_core.runs.record import MetricsRecord, RunRecord, record_text
 from zoo_core.runs.request import DEFAULT_CALIBRATION_SIZE

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo_core.runs.parts import DeploymentRecord, LatencyRecord, StageScores
+    from zoo_core.runs.deployment import DeploymentRecord, LatencyRecord
+    from zoo_core.runs.parts import StageScores
 
 
 def runtime_content(run_dir: Path, stage: str, scores: StageScores, deployment: DeploymentRecord) -> dict[str, Any]:

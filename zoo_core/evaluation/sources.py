@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zoo_core.plugins import CORE
-from zoo_core.runs.parts import SourceRecord
+from zoo_core.runs.part import SourceRecord
 from zoo_core.runs.sources import source_record
 from zoo_core.version import __version__
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo_core.display import DASH, joined
 from zoo_core.report.sections import Table
-from zoo_core.runs.parts import Part
+from zoo_core.runs.part import Part
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun

@@ -13,7 +13,7 @@ from zoo_core.report.sections import Table
 
 if TYPE_CHECKING:
     from zoo_core.report.loading import LoadedRun
-    from zoo_core.runs.parts import DeploymentRecord, ExecutedNodeRecord, ParityRecord
+    from zoo_core.runs.deployment import DeploymentRecord, ExecutedNodeRecord, ParityRecord
 
 _NUM_WORST = 8
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from zoo_core.errors import RunError
 from zoo_core.runs.migration import SCHEMA, load_object, migrated
+from zoo_core.runs.part import SourceRecord
 from zoo_core.runs.parts import (
     CalibrationRecord,
     CheckpointRecord,
@@ -26,7 +27,6 @@ from zoo_core.runs.parts import (
     ResumeRecord,
     SettingsRecord,
     SimulationRecord,
-    SourceRecord,
     StageRecord,
     StageScores,
     StepRecord,

@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, cast
 
 from zoo_core.errors import RunError
+from zoo_core.runs.part import Part, SourceRecord
 from zoo_core.runs.parts import (
     CalibrationRecord,
     CheckpointRecord,
     DatasetRecord,
     EnvironmentRecord,
     GitRecord,
-    Part,
     ProtocolRecord,
     RecipeRecord,
     ResumeRecord,
     SettingsRecord,
     SimulationRecord,
-    SourceRecord,
     StageRecord,
     StageScores,
     Status,

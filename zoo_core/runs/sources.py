@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from zoo_core.runs.parts import SourceRecord
+from zoo_core.runs.part import SourceRecord
 
 LARGE_BYTES = 64 * 1024**2
 """A larger file counts by its name and size only: a data set kept inside a package must not delay every run."""

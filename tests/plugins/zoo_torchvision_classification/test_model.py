@@ -16,11 +16,11 @@ from PIL import Image
 
 from drawn_classes import MODELS, REGISTRY, SMALL, entry
 from zoo_core import artifacts
+from zoo_core.datasets.imagenet import imagenet_classes
 from zoo_core.datatypes import Checkpoint, Classification, ImageSize
 from zoo_core.errors import CheckpointError, RegistryError
 from zoo_core.registry import load_registry
 from zoo_torchvision_classification import hooks
-from zoo_torchvision_classification.imagenet import imagenet_classes
 from zoo_torchvision_classification.model import for_device
 
 NAMES = ("a", "b", "c")

