@@ -406,24 +406,26 @@ class PluginHost:
         """Return the built-in runtimes and those of all plugins, by name.
 
         Raises:
-            PluginError: A name is claimed twice, is ``torch``, or cannot be part of a file name.
+            PluginError: A name is claimed twice, is ``torch`` or no file name, or a plugin brings what is no runtime.
         """
         self._load_all()
         found = {one.name: OwnedRuntime(plugin_id=CORE, runtime=one) for one in runtimes.built_in()}
         for plugin_id, contributed in self._ask_everyone("zoo_runtimes"):
-            for one in cast("Sequence[Runtime]", contributed):
-                if not _RUNTIME_NAME.fullmatch(one.name):
+            with Naming(plugin_id, "zoo_runtimes"):
+                named = [(one.name, one) for one in cast("Sequence[Runtime]", contributed)]
+            for name, one in named:
+                if not isinstance(name, str) or not _RUNTIME_NAME.fullmatch(name):
                     raise PluginError(
-                        f"Plugin {plugin_id!r} calls a runtime {one.name!r}.",
+                        f"Plugin {plugin_id!r} calls a runtime {name!r}.",
                         fix="use letters, digits, '.', '_' and '-' only: the name becomes part of file names.",
                     )
-                other = CORE if one.name == runtimes.TORCH else found[one.name].plugin_id if one.name in found else None
+                other = CORE if name == runtimes.TORCH else found[name].plugin_id if name in found else None
                 if other is not None:
                     raise PluginError(
-                        f"The runtime {one.name!r} is claimed twice: by {other} and by plugin {plugin_id!r}.",
+                        f"The runtime {name!r} is claimed twice: by {other} and by plugin {plugin_id!r}.",
                         fix=f"give the runtime of {plugin_id!r} another name, or uninstall the plugin.",
                     )
-                found[one.name] = OwnedRuntime(plugin_id=plugin_id, runtime=one)
+                found[name] = OwnedRuntime(plugin_id=plugin_id, runtime=one)
         return found
 
     def evaluation_finished(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -57,4 +59,27 @@ def test_a_name_that_is_claimed_twice_is_an_error_that_names_both(names: tuple[s
     with pytest.raises(
         PluginError, match=f"The runtime '{names[0]}' is claimed twice: by {owner} and by plugin 'second'"
     ):
+        host.runtimes()
+
+
+@pytest.mark.parametrize("name", ["../evil", "a b", "", "a@b", "a,b", "-x", ".hidden", "x\n", None])
+def test_a_name_that_cannot_be_part_of_a_file_name_is_an_error(name: Any) -> None:
+    host = PluginHost(installed=False)
+    host.register(Brings(name), "first")
+
+    with pytest.raises(PluginError, match=f"Plugin 'first' calls a runtime {re.escape(repr(name))}"):
+        host.runtimes()
+
+
+@pytest.mark.parametrize("contributed", [[None], ["openvino"], 3])
+def test_what_is_no_runtime_is_a_fault_of_its_plugin(contributed: Any) -> None:
+    class Wrong:
+        @hookimpl
+        def zoo_runtimes(self) -> Any:
+            return contributed
+
+    host = PluginHost(installed=False)
+    host.register(Wrong(), "first")
+
+    with pytest.raises(PluginError, match="Plugin 'first' failed in zoo_runtimes: "):
         host.runtimes()
