@@ -50,9 +50,10 @@ def cut_at_quantizers(model: bytes) -> bytes:
 
 
 def quantized_tensors(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the quantized activations, in the order of the graph; not those before a clip."""
-    return [
-        node.output[0]
-        for node in model.graph.node
-        if node.op_type == QUANTIZE and not node.output[0].endswith(UNCLIPPED)
-    ]
+    """Return the names of the quantized activations, in the order of the graph; not those before a clip.
+
+    A clip of integers has no quantizer behind it, so its result is known by the tensor before it.
+    """
+    rounded = {node.output[0]: None for node in model.graph.node if node.op_type == QUANTIZE}
+    clipped = {name: name.removesuffix(UNCLIPPED) for name in rounded}
+    return [clipped[name] for name in rounded if clipped[name] == name or clipped[name] not in rounded]
