@@ -2,8 +2,9 @@
 
 For each recipe, one calibrated simulation is exported twice, by zoo-eval and by AIMET, and ONNX Runtime's own quantizer
 gets the same float network, bit widths and kind of weights. All files, and the original network in float, then run in
-one process per runtime, batch 1, one thread, their passes in turn, so that a busy moment of the machine affects all of
-them. AdaRound is left out of the recipes: it moves integers of weights, and no graph.
+one process per runtime, batch 1, one thread, their passes alternating, so that a busy moment of the machine affects all
+of them. Times are those of the core, in random order, and of the clock, in turn; on a busy machine only the former mean
+much. AdaRound is left out of the recipes: it moves integers of weights, and changes no graph.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import json
 import logging
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +27,7 @@ import torch
 
 import ssd_mobilenetv2_lite
 from benchmarks.scenes import Scene, scene
-from benchmarks.timing import conditions
+from benchmarks.timing import Spread, conditions, in_turn, ratios, timed
 from zoo_core.datasets.voc import VocDetection
 from zoo_core.datatypes import LoadOptions, QuantNetwork, StepContext
 from zoo_core.inference import CalibrationSet, InferenceSettings, load_inputs
@@ -37,7 +40,7 @@ from zoo_core.quantization.integers import IntegerNetwork
 from zoo_core.recipes import load_recipe, override
 from zoo_core.runs.request import DEFAULT_WORKERS
 from zoo_core.runtimes.integer_coverage import integer_coverage
-from zoo_core.runtimes.measuring import Cost, measure_alternately
+from zoo_core.runtimes.measuring import NUM_WARM_UP, Cost, measure_alternately
 from zoo_core.runtimes.onnxruntime import OnnxRuntime
 from zoo_runtime_openvino.runtime import OpenVinoRuntime
 
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
 
 FLOAT = "fp32, the original network"
 OWN = "zoo-eval"
+OWN_INTEGER_CLIPS = "zoo-eval, integer clips"
 _RECIPES = Path(ssd_mobilenetv2_lite.__file__).parent / "recipes"
 _DEFAULT = "w8a8_tf_enhanced_cle_adaround"
 _CALIBRATION_IMAGES = 32
@@ -74,6 +78,9 @@ CASES: Mapping[str, Case] = {
     "ReLU6 kept, uint8 weights per tensor": Case(
         recipe=_DEFAULT,
         overrides=("relu6.policy=keep", "cross_layer_equalization.min_layer_sets=2", "quantsim.input=quantized"),
+    ),
+    "ReLU6 kept, int8 weights per channel": Case(
+        recipe="w8a8_relu6_kept_per_channel", overrides=("quantsim.input=quantized",), per_channel=True
     ),
     "clip per channel, uint8 weights per tensor": Case(recipe=_DEFAULT, overrides=("quantsim.input=quantized",)),
     "clip per channel, int8 weights per channel": Case(recipe="w8a8_per_channel_symmetric", per_channel=True),
@@ -103,10 +110,13 @@ def exported(case: Case, base: Scene, folder: Path) -> Mapping[str, Path]:
     models = {
         FLOAT: _float(base.bundle.network, x),
         OWN: export_qdq(integers, x).model,
+        OWN_INTEGER_CLIPS: export_qdq(integers, x, integer_clips=True).model,
         "AIMET": _by_aimet(sim, network, x, folder),
         "AIMET, prequantize_constants": _by_aimet(sim, network, x, folder, prequantize_constants=True),
         "onnxruntime.quantization": _by_onnxruntime(_float(network, x), images, case, folder),
     }
+    if models[OWN_INTEGER_CLIPS] == models[OWN]:
+        del models[OWN_INTEGER_CLIPS]
     files = {name: folder / f"{index}.onnx" for index, name in enumerate(models)}
     for name, file in files.items():
         file.write_bytes(models[name])
@@ -176,8 +186,16 @@ def _by_onnxruntime(model: bytes, images: CalibrationSet, case: Case, folder: Pa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One model on one runtime; ``integer_share`` of the products is None for a network without products."""
+    """One model on one runtime.
 
+    Attributes:
+        core_ms: Time of the core by pass.
+        cost: Time by the clock, in a process that does nothing else.
+        num_bytes: Of the file.
+        integer_share: Of the products; None for a network without products.
+    """
+
+    core_ms: Spread
     cost: Cost
     num_bytes: int
     integer_share: float | None
@@ -186,31 +204,44 @@ class Row:
 def measured(runtime: Runtime, files: Mapping[str, Path], x: NDArray[np.float32], num_passes: int) -> Mapping[str, Row]:
     """Measure models whose passes alternate."""
     costs = measure_alternately(runtime, list(files.values()), {INPUT: x}, num_passes=num_passes)
-    rows = {}
-    for (name, file), cost in zip(files.items(), costs, strict=True):
-        model = file.read_bytes()
-        coverage = integer_coverage(model, runtime.load(model, LoadOptions()).coverage())
-        rows[name] = Row(cost=cost, num_bytes=len(model), integer_share=coverage.share)
-    return rows
+    models = {name: file.read_bytes() for name, file in files.items()}
+    sessions = {name: runtime.load(model, LoadOptions()) for name, model in models.items()}
+    passes = {name: partial(session, {INPUT: x}) for name, session in sessions.items()}
+    in_turn(passes, NUM_WARM_UP)
+    seconds: dict[str, list[float]] = {name: [] for name in passes}
+    order = np.random.default_rng(0)
+    for _ in range(num_passes):
+        for name in order.permutation(list(passes)):  # what ran before has filled the caches
+            seconds[name].append(timed(passes[name], time.process_time))
+    return {
+        name: Row(
+            core_ms=Spread(values=tuple(1e3 * one for one in seconds[name])),
+            cost=cost,
+            num_bytes=len(models[name]),
+            integer_share=integer_coverage(models[name], sessions[name].coverage()).share,
+        )
+        for name, cost in zip(files, costs, strict=True)
+    }
 
 
 def _print(title: str, rows: Mapping[str, Row]) -> None:
     print(f"\n{title}")
-    print(f"  {'':<30}{'p50 (p90), ms':>18}{'min, ms':>9}{'integer, %':>12}{'file, MB':>10}{'load, ms':>10}")
+    times = "".join(f"{f'{clock} p50 (p90), ms':>21}{'min':>7}" for clock in ("core", "clock"))
+    print(f"  {'':<30}{times}{'integer, %':>12}{'MB':>7}{'load, ms':>10}")
     for name, row in rows.items():
-        times = f"{row.cost.p50_ms:.2f} ({row.cost.p90_ms:.2f})"
+        core, cost = row.core_ms.values, row.cost
+        p50, p90 = np.percentile(core, [50, 90])
         share = "-" if row.integer_share is None else f"{100 * row.integer_share:.1f}"
+        core_text, clock_text = f"{p50:.2f} ({p90:.2f})", f"{cost.p50_ms:.2f} ({cost.p90_ms:.2f})"
         print(
-            f"  {name:<30}{times:>18}{row.cost.min_ms:>9.2f}{share:>12}{row.num_bytes / 1e6:>10.2f}"
-            f"{row.cost.load_ms:>10.0f}"
+            f"  {name:<30}{core_text:>21}{min(core):>7.2f}{clock_text:>21}{cost.min_ms:>7.2f}{share:>12}"
+            f"{row.num_bytes / 1e6:>7.2f}{cost.load_ms:>10.0f}"
         )
-    others = {name: row.cost for name, row in rows.items() if name not in (OWN, FLOAT)}
-    best = min(others, key=lambda name: others[name].p50_ms)
-    own = rows[OWN].cost
-    print(
-        f"  {OWN} over the fastest other export ({best}): {own.p50_ms / others[best].p50_ms:.2f} by median, "
-        f"{own.min_ms / others[best].min_ms:.2f} by minimum"
-    )
+    others = {name: row.core_ms for name, row in rows.items() if name not in (OWN, OWN_INTEGER_CLIPS, FLOAT)}
+    best = min(others, key=lambda name: others[name].median)
+    ratio = ratios(rows[OWN].core_ms.values, others[best].values)
+    least = min(rows[OWN].core_ms.values) / min(others[best].values)
+    print(f"  core time of {OWN} over that of {best}: {ratio.median:.2f} (median), {least:.2f} (minimum)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -228,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures: dict[str, Any] = {"conditions": conditions()}
     with scene(None, None, 1) as base, tempfile.TemporaryDirectory() as temporary:
         x = np.stack([one for one, _ in load_inputs(base.dataset, base.dataset.ids[:1], base.bundle.preprocess, 0)])
-        print(f"{base.what}; batch 1, one thread, {options.passes} passes of each model in turn")
+        print(f"{base.what}; batch 1, one thread, {options.passes} passes of each model")
         for index, (title, case) in enumerate(CASES.items()):
             if options.only and options.only not in title:
                 continue
@@ -243,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     continue
                 rows = measured(runtime, files, x, options.passes)
                 _print(f"{title}, {runtime.name} {available.version}", rows)
+                sys.stdout.flush()
                 figures[title][runtime.name] = {name: asdict(row) for name, row in rows.items()}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))

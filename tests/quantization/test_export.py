@@ -180,6 +180,26 @@ def test_a_clip_per_channel_keeps_its_ceilings_and_loses_its_floor() -> None:
     assert export_qdq(own, image()).summary.num_clips == 0  # the lowest ceiling is 0.1
 
 
+def test_clips_of_integers_give_the_integers_of_the_simulation() -> None:
+    clip = ChannelClip(5)
+    clip.rescale(torch.tensor([1.0, 2.0, 3.0, 4.0, 60.0]))  # the ceilings are 6, 3, 2, 1.5 and 0.1
+    own = integers(convolution(clip), {"1": encoding(0, 2.9), "2": encoding(-1, 1)})
+    exported = export_qdq(own, image(), integer_clips=True)
+
+    graph = onnx.load_model_from_string(exported.model).graph
+    clips = [node for node in graph.node if node.op_type in ("Min", "Max")]
+    stored = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    assert clips
+    assert all(stored[name].dtype == np.uint8 for node in clips for name in node.input if name in stored)
+    found = layers(exported, own, image())
+    assert list(found) == ["1", "2"]
+    assert all(one.num_differing == 0 for one in found.values())
+    assert int(own.integers(image())["1"][:, 4].max()) == 9  # the image does reach the ceiling: 0.1 * 255 / 2.9 = 8.8
+    plain = OnnxSession(export_qdq(own, image()).model, optimize=False)({"input": image().numpy()})
+    same = OnnxSession(exported.model, optimize=False)({"input": image().numpy()})
+    assert np.array_equal(plain["output"], same["output"])
+
+
 def test_a_grid_of_fewer_bits_than_its_type_keeps_a_clip() -> None:
     own = integers(convolution(nn.ReLU6()), {"1": encoding(0, 0.3, 6)})
     exported = export_qdq(own, image())

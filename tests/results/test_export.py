@@ -79,11 +79,13 @@ def test_encodings_are_written_beside_a_float_graph(
 
 
 @pytest.mark.parametrize("kind", ["encodings-1.0.0", "encodings-2.0.0"])
-def test_integer_biases_are_refused_where_the_format_has_none(
-    run: Path, host: PluginHost, tmp_path: Path, kind: Any
+@pytest.mark.parametrize(("option", "what"), [("int32_bias", "biases"), ("integer_clips", "clips")])
+def test_integer_biases_and_clips_are_refused_where_the_format_has_none(
+    run: Path, host: PluginHost, tmp_path: Path, kind: Any, option: str, what: str
 ) -> None:
-    with pytest.raises(RunError, match=f"{kind} has no integer biases"):
-        api.export(run, kind=kind, int32_bias=True, out=tmp_path / "out", host=host)
+    options: dict[str, Any] = {option: True}
+    with pytest.raises(RunError, match=f"{kind} has no integer {what}"):
+        api.export(run, kind=kind, out=tmp_path / "out", host=host, **options)
     assert not (tmp_path / "out").exists()
 
 

@@ -143,7 +143,8 @@ class _Changed(Wrapped):
             return np.add(output, np.float32(self.value), dtype=np.float32)
         limits = np.iinfo(output.dtype)
         shifted = np.clip(output.astype(np.int64) + int(self.value), limits.min, limits.max)
-        return np.asarray(shifted, output.dtype)
+        narrow: NDArray[Any] = shifted.astype(output.dtype)
+        return narrow
 
 
 class Saturating(Emulator):

@@ -239,6 +239,7 @@ def export(
     kind: Format = "onnx-qdq",
     batch_size: int | None = 1,
     int32_bias: bool = False,
+    integer_clips: bool = False,
     out: Path | str | None = None,
     data: Path | str | None = None,
     recipe: Path | str | None = None,
@@ -254,6 +255,8 @@ def export(
             float graph with a file of encodings in AIMET's format.
         batch_size: Images per pass; None for any number, with which some runtimes leave their integer device.
         int32_bias: Store biases as int32, as integer devices add them; only for ``onnx-qdq``.
+        integer_clips: Let clips per channel behind a layer read its integers, which is fast on ONNX Runtime and refused
+            by onnxruntime-qnn; only for ``onnx-qdq``.
         out: Folder for the files, new or empty; None for ``<run directory's name>-<kind>``.
         data: Root of the dataset; None for the run's.
         recipe: Of a model: name or path of a recipe; None for the model's.
@@ -271,6 +274,8 @@ def export(
 
     if int32_bias and kind != "onnx-qdq":
         raise RunError(f"{kind} has no integer biases.", fix="leave out --int32-bias, or use --format onnx-qdq.")
+    if integer_clips and kind != "onnx-qdq":
+        raise RunError(f"{kind} has no integer clips.", fix="leave out --integer-clips, or use --format onnx-qdq.")
     run, host = Path(source), the_host(host)
     refuse_missing(source)
     if not is_run(run) and not run.exists():
@@ -284,6 +289,7 @@ def export(
         kind=kind,
         batch_size=batch_size,
         int32_bias=int32_bias,
+        integer_clips=integer_clips,
         data=optional_path(data),
     )
 

@@ -36,6 +36,11 @@ class BatchSize(click.ParamType):  # type: ignore[type-arg]  # generic in some v
 @click.argument("source", metavar="RUN|MODEL")
 @click.option("--batch", "batch_size", type=BatchSize(), default=1, show_default=True, help="Images per pass.")
 @click.option("--int32-bias", is_flag=True, help="onnx-qdq: store biases as int32, as integer devices add them.")
+@click.option(
+    "--integer-clips",
+    is_flag=True,
+    help="onnx-qdq: let clips per channel read integers, for ONNX Runtime; Qualcomm's HTP refuses them.",
+)
 @click.option("--out", type=FILE, help="Folder for the files [default: <run>-<format>].")
 @click.option("--data", type=FILE, help="Dataset root [default: the run's].")
 @options(EXPORT_FORMAT, RECIPE, SETTINGS, *PROGRESS)

@@ -59,6 +59,7 @@ def export_run(
     kind: Format = "onnx-qdq",
     batch_size: int | None = 1,
     int32_bias: bool = False,
+    integer_clips: bool = False,
     data: Path | None = None,
 ) -> Exported:
     """Export the optimized quantized network of a run.
@@ -70,6 +71,7 @@ def export_run(
         kind: Format of the files.
         batch_size: Images per pass; None for any number.
         int32_bias: Store biases as int32; only for ``onnx-qdq``.
+        integer_clips: Let clips per channel behind a layer read its integers; only for ``onnx-qdq``.
         data: Root of the dataset, for the image on which the layers are compared; None for the run's.
 
     Raises:
@@ -96,7 +98,9 @@ def export_run(
             layers=(),
             compared_on="",
         )
-    graph = export_qdq(integers, bundle.example_input, batch_size=batch_size, int32_bias=int32_bias)
+    graph = export_qdq(
+        integers, bundle.example_input, batch_size=batch_size, int32_bias=int32_bias, integer_clips=integer_clips
+    )
     x, what = _image(run, bundle, host, data)
     layers = _layers(graph.model, integers, x.expand(batch_size or 1, *x.shape[1:]))
     return Exported(

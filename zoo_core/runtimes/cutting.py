@@ -53,9 +53,14 @@ def cut_at_quantizers(model: bytes) -> bytes:
 
 
 def quantized_tensors(model: onnx.ModelProto) -> list[str]:
-    """Return the names of the quantized activations, in the order of the graph, as the simulation has them."""
-    return [
-        node.output[0]
-        for node in model.graph.node
-        if node.op_type == QUANTIZE and not node.output[0].endswith((UNCLIPPED, MOVED))
-    ]
+    """Return the names of the quantized activations, in the order of the graph, as the simulation has them.
+
+    A clip of integers has no quantizer behind it, so its result is known by the tensor before it.
+    """
+    rounded = [node.output[0] for node in model.graph.node if node.op_type == QUANTIZE]
+    found = []
+    for own in rounded:
+        name = own.removesuffix(UNCLIPPED)
+        if not own.endswith(MOVED) and (name == own or name not in rounded):
+            found.append(name)
+    return found

@@ -76,7 +76,12 @@ def export_encodings(
 
 
 def export_qdq(
-    integers: IntegerNetwork, example_input: torch.Tensor, *, batch_size: int | None = 1, int32_bias: bool = False
+    integers: IntegerNetwork,
+    example_input: torch.Tensor,
+    *,
+    batch_size: int | None = 1,
+    int32_bias: bool = False,
+    integer_clips: bool = False,
 ) -> ExportedGraph:
     """Export a quantized network as an ONNX graph of Q/DQ pairs with integer weights.
 
@@ -85,6 +90,8 @@ def export_qdq(
         example_input: ``(1, C, H, W)``, on the network's device.
         batch_size: Images per pass; None for any number.
         int32_bias: Store biases as int32, as integer devices add them; the simulation adds them in float.
+        integer_clips: Let clips per channel behind a layer read its integers, which is fast on ONNX Runtime and refused
+            by onnxruntime-qnn.
 
     Raises:
         RecipeError: A bit width has no type in ONNX.
@@ -106,5 +113,5 @@ def export_qdq(
     opset = _TRACED_WIDE_OPSET if wide else _TRACED_OPSET
     x = example_input.expand(batch_size or 1, *example_input.shape[1:])
     model = traced(integers, x, opset=opset, dynamic_batch=batch_size is None)
-    summary = QdqGraph(model, integers.weights, grids, int32_bias=int32_bias).rewrite()
+    summary = QdqGraph(model, integers.weights, grids, int32_bias=int32_bias, integer_clips=integer_clips).rewrite()
     return ExportedGraph(model=model.SerializeToString(), summary=summary)

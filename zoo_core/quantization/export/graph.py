@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from zoo_core.quantization.export.tracing import ACTIVATION, DOMAIN, WEIGHT
@@ -72,6 +73,7 @@ class QdqGraph:
         weights: By parameter name.
         grids: By the name of the quantized tensor.
         int32_bias: Store biases as int32 at the scale of input times weight, as integer devices add them.
+        integer_clips: Let ``Min`` and ``Max`` behind a layer read integers.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class QdqGraph:
         grids: Mapping[str, Grid],
         *,
         int32_bias: bool,
+        integer_clips: bool,
     ) -> None:
         self._model = model
         self._weights = weights
         self._grids = grids
         self._int32_bias = int32_bias
+        self._integer_clips = integer_clips
         self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         self._nodes: list[onnx.NodeProto] = []
         self._num_clips_removed = self._num_repeats_removed = 0
@@ -219,7 +223,13 @@ class QdqGraph:
                 node = producers.get(source)
             grid = self._grids[quantizer.output[0]]
             fills_type = grid.highest - grid.lowest == 2 ** activation_bits(grid) - 1
-            if clips and node is not None and node.op_type in _WITH_PRODUCTS and fills_type:
+            if not clips or node is None or node.op_type not in _WITH_PRODUCTS or not fills_type:
+                continue
+            if len(self._readers(node.output[0])) != 1 or self._is_output(node.output[0]):
+                continue
+            if self._integer_clips and all(clip.op_type in ("Min", "Max") for clip in clips):
+                self._clip_integers(quantizer, node, clips[::-1])
+            else:
                 self._insert_pair(quantizer, node, clips)
 
     def _round_behind_moves(self) -> None:
@@ -259,8 +269,6 @@ class QdqGraph:
         step; a bound near the middle of two steps it might.
         """
         source, name = layer.output[0], f"{quantizer.output[0]}{UNCLIPPED}"
-        if len(self._readers(source)) != 1 or self._is_output(source):
-            return
         first = clips[-1]
         first.input[:] = [f"{name}.dequantized" if one == source else one for one in first.input]
         at = self._nodes.index(first)
@@ -272,6 +280,21 @@ class QdqGraph:
                     steps = np.rint(self._value(bound) / np.float32(grid.scale))
                     on_grid = np.clip(steps, grid.lowest, grid.highest).astype(np.float32) * np.float32(grid.scale)
                     clip.input[index] = self._add(f"{clip.output[0]}.bound_{index}", on_grid)
+
+    def _clip_integers(self, quantizer: onnx.NodeProto, layer: onnx.NodeProto, clips: Sequence[onnx.NodeProto]) -> None:
+        """Put the quantizer before the clips, and their bounds on its grid; the integers stay the same, see above."""
+        tensor, (scale, zero) = quantizer.output[0], quantizer.input[1:]
+        grid, source = self._grids[tensor], f"{tensor}{UNCLIPPED}"
+        rounding = helper.make_node(QUANTIZE, [layer.output[0], scale, zero], [source], name=f"{source}/{QUANTIZE}")
+        self._nodes.insert(self._nodes.index(clips[0]), rounding)
+        for clip in clips:
+            (bound,) = (name for name in clip.input if name in self._initializers)
+            steps = np.rint(grid(torch.from_numpy(self._value(bound).copy())).numpy() / np.float32(grid.scale))
+            clipped = tensor if clip is clips[-1] else f"{clip.output[0]}.quantized"
+            stored = self._add(f"{clip.output[0]}.bound", steps - grid.lowest, self._initializers[zero].data_type)
+            clip.input[:], clip.output[:] = [source, stored], [clipped]
+            source = clipped
+        self._nodes.remove(quantizer)
 
     def _implied_behind(self, node: onnx.NodeProto) -> tuple[float, float] | None:
         """Return the range to which clips and the quantizer behind ``node`` clip; None if others read its values."""
