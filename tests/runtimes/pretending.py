@@ -140,7 +140,8 @@ class _Changed(Wrapped):
 
     def _shifted(self, output: NDArray[Any]) -> NDArray[Any]:
         if output.dtype.kind == "f":
-            return np.add(output, np.float32(self.value), dtype=np.float32)
+            moved: NDArray[Any] = np.add(output, np.float32(self.value), dtype=np.float32)
+            return moved
         limits = np.iinfo(output.dtype)
         shifted = np.clip(output.astype(np.int64) + int(self.value), limits.min, limits.max)
         narrow: NDArray[Any] = shifted.astype(output.dtype)
