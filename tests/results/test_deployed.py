@@ -340,7 +340,7 @@ def test_the_report_shows_what_the_runtime_made_of_the_network(host: PluginHost,
     page = render_report(deployed, host=host)
 
     assert "emulator 1.0" in page
-    assert f"Integers of {DEPLOYED} that differ from the simulation&#39;s" in page
+    assert f"Share of the integers of {DEPLOYED} that differ from the simulation&#39;s" in page
     assert f"Parity of {DEPLOYED} with the simulation" in page
     assert "/pool/Conv" in page
     assert "an emulator, whose times and memory are not those of the device" in page
