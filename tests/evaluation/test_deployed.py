@@ -136,6 +136,16 @@ def test_onnx_runtime_has_latency_and_memory_beside_those_of_fp32(evaluate: Eval
     assert result.runtimes()["onnxruntime"]["latency_ms"] == {"p50": first.p50_ms, "p90": first.p90_ms}
 
 
+def test_a_runtime_that_refuses_the_float_network_is_measured_without_it(evaluate: Evaluate) -> None:
+    result = evaluate(pretending.OnlyQuantized())
+
+    cost = deployment_of(result, "optimized_w8a8@only-quantized").cost
+    assert cost is not None
+    assert cost.latency[0].p50_ms > 0
+    assert (cost.latency[0].float_p50_ms, cost.float_peak_rss_bytes) == (None, None)
+    assert "fp32 is not measured on only-quantized: " in (result.run_dir / "log.txt").read_text(encoding="utf-8")
+
+
 def test_a_second_run_gives_the_same_bytes_on_the_runtime(evaluate: Evaluate) -> None:
     runs = [evaluate(pretending.Emulator(), name=name).run_dir for name in ("one", "other")]
 

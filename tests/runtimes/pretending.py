@@ -148,6 +148,17 @@ class _Changed(Wrapped):
         return narrow
 
 
+class OnlyQuantized(OnnxRuntime):
+    """Refuses networks without quantizers; its cost is measured."""
+
+    name = "only-quantized"
+
+    def load(self, model: bytes, options: LoadOptions) -> Any:
+        if b"QuantizeLinear" not in model:
+            raise RuntimeUnsupportedError("Node /stem/Conv is in float.", fix="quantize it.")
+        return super().load(model, options)
+
+
 class Saturating(Emulator):
     """Wrong 8-bit products unless exact ones are asked for."""
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
-    from zoo_core.datatypes import ModelBundle, RuntimeSession
+    from zoo_core.datatypes import ModelBundle, Runtime, RuntimeSession
     from zoo_core.evaluation.prepare import Job
     from zoo_core.evaluation.stages import Stage
     from zoo_core.plugins import OwnedRuntime, PluginHost
@@ -214,22 +214,19 @@ class Deployment:
         if runtime.emulated:
             return CostRecord(latency=(), peak_rss_bytes=None, float_peak_rss_bytes=None)
         inputs = {INPUT: self._images()[:1]}
-        models = [self._path, *self._float_model()]
-        costs = [
-            measure_alternately(
-                runtime,
-                models,
-                inputs,
-                num_threads=num_threads,
-                exact_products=loaded.options.exact_products,
-                allow_fallback=True,  # also of the float network, which a runtime for integers may not take as a whole
-            )
-            for num_threads in dict.fromkeys((1, os.cpu_count() or 1))
-        ]
+        floats = self._float_model()
+        try:
+            costs = _measured(runtime, [self._path, *floats], inputs, loaded.options)
+        except RuntimeUnsupportedError as error:
+            if not floats:
+                raise
+            logger.warning("fp32 is not measured on %s: %s", runtime.name, error.fact)
+            costs = _measured(runtime, [self._path], inputs, loaded.options)
+        quantized, *others = costs[0]
         return CostRecord(
             latency=tuple(_latency(own) for own in costs),
-            peak_rss_bytes=costs[0][0].peak_rss_bytes,
-            float_peak_rss_bytes=costs[0][1].peak_rss_bytes if len(models) > 1 else None,
+            peak_rss_bytes=quantized.peak_rss_bytes,
+            float_peak_rss_bytes=others[0].peak_rss_bytes if others else None,
         )
 
     def _owned(self, name: str) -> OwnedRuntime:
@@ -266,6 +263,23 @@ def _on_cpu(bundle: ModelBundle) -> ModelBundle:
 
 def _naming(owned: OwnedRuntime) -> Naming:
     return Naming(owned.plugin_id, f"runtime {owned.runtime.name!r} of zoo_runtimes")
+
+
+def _measured(
+    runtime: Runtime, models: Sequence[Path], inputs: Mapping[str, NDArray[Any]], options: LoadOptions
+) -> list[Sequence[Cost]]:
+    """Return the costs of the models with one thread, then with all cores."""
+    return [
+        measure_alternately(
+            runtime,
+            models,
+            inputs,
+            num_threads=num_threads,
+            exact_products=options.exact_products,
+            allow_fallback=True,  # also of the float network, which a runtime for integers may not take as a whole
+        )
+        for num_threads in dict.fromkeys((1, os.cpu_count() or 1))
+    ]
 
 
 def _latency(costs: Sequence[Cost]) -> LatencyRecord:
