@@ -125,6 +125,20 @@ def test_every_parameter_of_every_step_is_described() -> None:
             assert field.description, f"{step.name}.{name}"
 
 
+def test_loading_aimet_closes_no_handler_of_other_libraries() -> None:
+    code = (
+        "import logging, io; stream = io.StringIO(); closed = []\n"
+        "class Handler(logging.StreamHandler):\n"
+        "    def close(self): closed.append(self)\n"
+        "handler = Handler(stream); logging.getLogger('other').addHandler(handler)\n"
+        "from zoo_core.quantization.aimet import library; library.load()\n"
+        "logging.getLogger('other').warning('still here'); assert not closed\n"
+        "assert stream.getvalue() == 'still here\\n', stream.getvalue()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_recipe_is_checked_without_loading_torch_or_aimet() -> None:
     code = (
         "import sys, zoo_core.quantization.pipeline; "

@@ -12,6 +12,7 @@ import io
 import logging
 import warnings
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +26,8 @@ def load() -> ModuleType:
     """Import aimet_torch once, quietly, and redirect its loggers."""
     root = logging.getLogger()
     handlers = list(root.handlers)
-    with quiet():
+    # AIMET configures logging, which closes the handlers of all other libraries; absl's closes stderr with it.
+    with quiet(), mock.patch("logging.shutdown"):
         import aimet_torch
         import aimet_torch.adaround.adaround_weight
         import aimet_torch.batch_norm_fold
