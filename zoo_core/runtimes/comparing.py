@@ -19,18 +19,19 @@ MAX_DIFFERING = 0.15
 """Largest share of the values inside the grid that rounding explains; measured on the drawn demos at 8 bits.
 
 Without a fault, the largest share of a layer was 0.042 on ONNX Runtime (1 of 24 values; 0.017 in larger layers), 0.0001
-on OpenVINO in float32, and 0.077 on the HTP emulator where it computes integers, but for one layer. With an activation's zero point off by
-one it was at least 0.996, and rounding down instead of to nearest would change half of the values. A weight's zero
-point off by one changed more than this too, except in two small layers on so coarse a grid that less than a tenth of
-their values changed by 1: no threshold tells that from rounding. Other arithmetic is over the threshold: bfloat16 on
-OpenVINO with 0.21, and the float16 in which the emulator computes a convolution before a clip of the graph with 0.57.
+on OpenVINO in float32, and 0.077 on the HTP emulator where it computes integers, but for one layer. With an
+activation's zero point off by one it was at least 0.996, and rounding down instead of to nearest would change half of
+the values. A weight's zero point off by one changed more than this too, except in two small layers on so coarse a grid
+that less than a tenth of their values changed by 1: no threshold tells that from rounding. Other arithmetic is over the
+threshold: bfloat16 on OpenVINO with 0.21, and the float16 in which the emulator computes a convolution before a clip of
+the graph with 0.57.
 """
 
 MAX_LSB = 3
 """Largest difference of two integers that rounding explains; measured likewise.
 
-Without a fault it was 1 on ONNX Runtime and OpenVINO, and 3 on the emulator, where one layer had 4. Swapped scales of two
-channels made it 13 or more, a transposed kernel 79 or more. A step of 16-bit activations is 256 times finer: ONNX
+Without a fault it was 1 on ONNX Runtime and OpenVINO, and 3 on the emulator, where one layer had 4. Swapped scales of
+two channels made it 13 or more, a transposed kernel 79 or more. A step of 16-bit activations is 256 times finer: ONNX
 Runtime stays at 1, the emulator reaches 26.
 """
 
