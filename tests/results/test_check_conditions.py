@@ -12,6 +12,7 @@ import pytest
 
 from results.conftest import MakeRun, edit_json
 from results.gated import QUANTIZED, entry, reference, write_gated_run
+from typed_records import DEPLOYMENT
 from zoo_core.cli.run import run as run_command
 from zoo_core.datatypes import Artifact, ModelEntry, Reference
 from zoo_core.plugins import PluginHost
@@ -62,6 +63,15 @@ def loaded(record: Record) -> None:
 
 def resumed(record: Record) -> None:
     record["resumed"][0]["warnings"] = ["The run was resumed on another processor."]
+
+
+def wrong_layer(record: Record) -> None:
+    """A stage is an exported network, of which a runtime computes the first layer wrong."""
+    parity = DEPLOYMENT.parity
+    assert parity is not None
+    layers = (dataclasses.replace(parity.layers[0], max_lsb=90), *parity.layers[1:])
+    wrong = dataclasses.replace(DEPLOYMENT, parity=dataclasses.replace(parity, layers=layers))
+    record["stages"]["w8a8"]["deployment"] = dataclasses.asdict(wrong)
 
 
 def stages_of(*stages: str) -> Callable[[Record], None]:
@@ -122,6 +132,7 @@ OPTIONS: dict[str, list[tuple[str, Callable[[Record], None], str]]] = {
     "--batch-size": [("notes", changes(settings={"batch_size": 8}), "The batch size was 8")],
     "--device": [("notes", changes(settings={"device": "cuda:0", "batch_size": 64}), "The run was computed on cuda:0")],
     "--seed": [("notes", changes(settings={"seed": 3}), "The seed was 3")],
+    "--runtimes": [("refuses", wrong_layer, "layer stem differs from the simulation in .* by up to 90")],
     "--resume": [("notes", resumed, "resumed on another processor")],
     "--stages": [("fails", stages_of("fp32"), "w8a8 .* was not measured")],
 }
@@ -129,7 +140,7 @@ OPTIONS |= {
     option: [("ignores", IGNORED, "")]
     for option in (
         *("--registry", "--batch-sizes", "--workers", "--cache", "--offline", "--out", "--require-full-quantization"),
-        *("--report", "--json", "--verbose", "--quiet"),
+        *("--report", "--json", "--verbose", "--quiet", "--allow-fallback"),
     )
 }
 CASES = [(option, *case) for option, cases in OPTIONS.items() for case in cases]
@@ -181,7 +192,8 @@ def test_the_page_states_the_effect_of_every_option() -> None:
 
 
 def test_no_option_of_run_is_left_out() -> None:
-    assert {param.opts[0] for param in run_command.params if param.opts[0].startswith("--")} == set(OPTIONS)
+    shown = [param for param in run_command.params if not getattr(param, "hidden", False)]
+    assert {param.opts[0] for param in shown if param.opts[0].startswith("--")} == set(OPTIONS)
 
 
 # --------------------------------------------------------------------------- conditions that are no option

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE
 from zoo_core.runs.request import AUTO
+from zoo_core.runtimes import TORCH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +86,7 @@ def notes(run: StoredRun, entry: ModelEntry) -> list[str]:
     settings, request = record.settings, record.request
     if request.labels is not None:
         found.append(f"The {len(record.dataset.class_names)} classes of the run are those of --labels.")
-    if settings.runtime != AUTO:
+    if settings.runtime not in (AUTO, TORCH):
         found.append(f"Float stages were computed with {settings.runtime}.")
     device = settings.device.split(":")[0]
     if device != "cpu":
