@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import ctypes
 import importlib
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,11 +36,20 @@ def devices() -> Sequence[Any]:
             library.register_execution_provider_library(PROVIDER, onnxruntime_qnn.get_library_path())
             with _stdout_discarded():
                 ctypes.CDLL(onnxruntime_qnn.get_qnn_htp_path())
+            atexit.register(_discard_c_output)
         return _registered()
 
 
 def _registered() -> list[Any]:
     return [device for device in onnxruntime().get_ep_devices() if device.ep_name == PROVIDER]
+
+
+def _discard_c_output() -> None:
+    """Discard what the emulator's threads have left in C's buffer of stdout, which would be written at exit."""
+    with contextlib.suppress(OSError, ValueError):  # stdout is closed, or its reader has left
+        sys.stdout.flush()
+    with _stdout_discarded():
+        pass
 
 
 @contextmanager
@@ -53,6 +65,7 @@ def _stdout_discarded() -> Iterator[None]:
     try:
         yield
     finally:
+        ctypes.CDLL(None).fflush(None)  # to nothing as well: C writes its buffer later otherwise
         os.dup2(saved, 1)
         os.close(saved)
         os.close(null)

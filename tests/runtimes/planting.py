@@ -66,7 +66,9 @@ class Graph:
         return value
 
     def change(self, name: str, value: NDArray[Any]) -> None:
-        self.initializers[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        self.initializers[name].CopyFrom(
+            numpy_helper.from_array(np.ascontiguousarray(value).reshape(np.shape(value)), name)
+        )
 
     def serialized(self) -> bytes:
         content: bytes = self.model.SerializeToString()

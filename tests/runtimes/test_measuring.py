@@ -128,11 +128,15 @@ def test_an_interrupt_ends_the_other_process(model: Path, tmp_path: Path) -> Non
             time.sleep(0.01)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        measure(scripted.Sleeping(), model, {"pid": np.array(str(started))})
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            measure(scripted.Sleeping(), model, {"pid": np.array(str(started))})
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
 
