@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import os
 import signal
+import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -120,25 +119,25 @@ def test_a_module_in_the_current_folder_does_not_hide_another(
     check(measure(OnnxRuntime(), model, INPUT, num_passes=1), 1)
 
 
-def test_an_interrupt_ends_the_other_process(model: Path, tmp_path: Path) -> None:
-    started = tmp_path / "pid"
+def test_an_interrupt_ends_the_other_process(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, others = tmp_path / "pid", []
 
-    def interrupt() -> None:
-        while not (started.exists() and started.read_text()):
+    def interrupted(process: subprocess.Popen[str], job: str) -> None:
+        """Stand in for a Ctrl-C that arrives once the runtime computes; a signal could reach another test."""
+        others.append(process)
+        assert process.stdin is not None
+        process.stdin.write(job)
+        process.stdin.close()
+        while not started.exists():
             time.sleep(0.01)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    try:
-        thread = threading.Thread(target=interrupt)
-        thread.start()
-        with pytest.raises(KeyboardInterrupt):
-            measure(scripted.Sleeping(), model, {"pid": np.array(str(started))})
-        thread.join()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(started.read_text()), 0)
+    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(scripted.Sleeping(), model, {"pid": np.array(str(started))})
+
+    (other,) = others
+    assert other.returncode == -signal.SIGKILL
 
 
 def test_no_passes_are_refused(model: Path) -> None:
