@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from importlib.metadata import Distribution
 
     from zoo_core.datatypes import (
+        Availability,
         Checkpoint,
         ConformanceKit,
         DatasetRequest,
@@ -77,6 +78,11 @@ class OwnedRuntime:
 
     plugin_id: str
     runtime: Runtime
+
+    def availability(self) -> Availability:
+        """Return whether the runtime can be used here; an unexpected error names the plugin."""
+        with Naming(self.plugin_id, "availability of zoo_runtimes"):
+            return self.runtime.availability()
 
 
 def _manager() -> pluggy.PluginManager:

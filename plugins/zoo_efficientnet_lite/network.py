@@ -1,4 +1,4 @@
-"""EfficientNet-Lite, written anew from its published structure.
+"""EfficientNet-Lite, written from its published structure.
 
 Source of the structure: github.com/tensorflow/tpu, models/official/efficientnet/lite/efficientnet_lite_builder.py at
 22d5cab9cb59c1255589ac4401e5f3a47c01787a (Apache-2.0), and Tan and Le, EfficientNet, ICML 2019, table 1. The modules are

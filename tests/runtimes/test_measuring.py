@@ -123,7 +123,7 @@ def test_an_interrupt_ends_the_other_process(model: Path, tmp_path: Path, monkey
     started, others = tmp_path / "pid", []
 
     def interrupted(process: subprocess.Popen[str], job: str) -> None:
-        """Stand in for a Ctrl-C that arrives once the runtime computes; a signal could reach another test."""
+        """Simulate a Ctrl-C that arrives once the runtime computes; a signal could reach another test."""
         others.append(process)
         assert process.stdin is not None
         process.stdin.write(job)

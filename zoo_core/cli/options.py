@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import click
 
+from zoo_core.api.arguments import names
 from zoo_core.errors import DataError
 from zoo_core.evaluation.request import DEFAULT_BATCH_SIZE, FLOAT_RUNTIMES
 from zoo_core.files import path_problem
@@ -116,7 +117,7 @@ _TWO_NAMES = "--backend is the former name of --runtime; give only --runtime."
 
 
 def _names(_context: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name.strip() for name in (value or "").split(",") if name.strip()))
+    return names(value or "")
 
 
 RUNTIME = (

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from zoo_core import artifacts
 from zoo_core.datatypes import RECORDED_PACKAGES
 from zoo_core.errors import PluginError
-from zoo_core.guards import Naming
 from zoo_core.runs.provenance import installed_version
 
 if TYPE_CHECKING:
@@ -62,8 +61,7 @@ def _runtimes(host: PluginHost) -> Iterator[InstallationCheck]:
         return
     for name, owned in known.items():
         try:
-            with Naming(owned.plugin_id, "availability of zoo_runtimes"):
-                found = owned.runtime.availability()
+            found = owned.availability()
         except PluginError as error:
             yield InstallationCheck(name=f"runtime {name}", ok=False, message=error.fact)
             continue

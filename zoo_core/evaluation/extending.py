@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from zoo_core.comparison.stages import deployed_name
+from zoo_core.comparison.stages import deployed_name, is_optimized
 from zoo_core.errors import DataError, RunError
 from zoo_core.evaluation.replay import recorded_request
 from zoo_core.evaluation.resume import continue_run, program_changes
@@ -92,7 +92,7 @@ def _reason_to_run_again(request: DeployRequest, record: RunRecord, host: Plugin
         return f"the run has {record.dataset.num_images} images, and {request.limit} are asked for"
     if request.data is not None:
         return "other data are given"
-    if not any(stage.startswith("optimized_w") for stage in record.settings.stages):
+    if not any(is_optimized(stage) for stage in record.settings.stages):
         return "the run has no optimized quantized stage"
     if f"{QUANTIZED}/{MODEL}" not in (record.files or {}):
         return "the run has no exported network"
@@ -126,7 +126,7 @@ def _extended(request: DeployRequest, record: RunRecord) -> RunRecord:
         if stage.deployment is None or stage.deployment.runtime not in request.runtimes
     }
     again = record.stages.keys() - kept.keys()
-    simulated = f"optimized_w{record.recipe.param_bw}a{record.recipe.output_bw}"
+    simulated = next(filter(is_optimized, record.settings.stages))
     stages = dict.fromkeys([*record.settings.stages, *(deployed_name(simulated, name) for name in runtimes)])
     files = {
         name: digest

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import RecipeError, RuntimeUnsupportedError, closest_hint
-from zoo_core.guards import Naming
 from zoo_core.quantization.configuration import configuration_of
 from zoo_core.runtimes import TORCH
 
@@ -33,8 +32,7 @@ def usable_runtimes(host: PluginHost, names: Sequence[str], plan: Plan) -> Mappi
     for name in names:
         _check_name(name, known)
         owned = known[name]
-        with Naming(owned.plugin_id, "availability of zoo_runtimes"):
-            available = owned.runtime.availability()
+        available = owned.availability()
         if available.reason is not None:
             raise RuntimeUnsupportedError(
                 f"The runtime {name!r} cannot be used here: {available.reason}", fix=available.fix

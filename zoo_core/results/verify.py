@@ -14,7 +14,6 @@ from zoo_core.errors import ArtifactError, ZooError
 from zoo_core.evaluation.prepare import fingerprint
 from zoo_core.evaluation.sources import runtime_source, source_name, sources_here
 from zoo_core.evaluation.starting import hash_of_ids
-from zoo_core.guards import Naming
 from zoo_core.recipes import config_path, load_recipe, override
 from zoo_core.results.expected import differences, expected_metrics
 from zoo_core.runs import provenance
@@ -234,8 +233,7 @@ def _runtimes(run: StoredRun, host: PluginHost) -> Iterator[Check]:
             continue
         owned = known[one.runtime]
         try:
-            with Naming(owned.plugin_id, "availability of zoo_runtimes"):
-                version = owned.runtime.availability().version
+            version = owned.availability().version
         except ZooError as error:
             yield Check(what=what, state="unchecked", message=error.fact)
             continue
