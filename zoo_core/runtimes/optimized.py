@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from zoo_core.datatypes import ExecutedNode
+from zoo_core.runtimes.cutting import DEQUANTIZE, QUANTIZE
 from zoo_core.runtimes.products import has_products
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     from zoo_core.datatypes import Precision
 
-_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _INTEGER_PRODUCTS = re.compile(r"QLinear|QGemm|QAttention|.*Integer|DynamicQuantize")
 """Operations with integer products: ``QLinearConv``, ``QGemm``, ``MatMulInteger``, ``MatMulIntegerToFloat``, ..."""
 
@@ -82,7 +82,7 @@ def _weights(model: onnx.ModelProto, node: onnx.NodeProto) -> Iterator[str]:
     constants = {tensor.name for tensor in model.graph.initializer}
     for name in node.input:
         producer = producers.get(name)
-        stored = producer.input[0] if producer is not None and producer.op_type == _DEQUANTIZE else name
+        stored = producer.input[0] if producer is not None and producer.op_type == DEQUANTIZE else name
         if stored in constants and not stored.endswith((".scale", ".zero_point")):
             yield from (name, stored)
 
@@ -93,9 +93,9 @@ def _integer_tensors(optimized: onnx.ModelProto) -> Mapping[str, bool]:
     kinds |= {value.name: _is_integer(value.type.tensor_type.elem_type) for value in optimized.graph.input}
     for node in optimized.graph.node:
         kind = kinds.get(node.input[0], False) if node.input else False
-        if node.op_type == _QUANTIZE or node.op_type.startswith(("QLinear", "QGemm")):
+        if node.op_type == QUANTIZE or node.op_type.startswith(("QLinear", "QGemm")):
             kind = True
-        elif node.op_type == _DEQUANTIZE or _INTEGER_PRODUCTS.match(node.op_type):
+        elif node.op_type == DEQUANTIZE or _INTEGER_PRODUCTS.match(node.op_type):
             kind = node.op_type in ("MatMulInteger", "ConvInteger")
         kinds.update(dict.fromkeys(node.output, kind))
     return kinds
@@ -104,7 +104,7 @@ def _integer_tensors(optimized: onnx.ModelProto) -> Mapping[str, bool]:
 def _precision(node: onnx.NodeProto, integers: Mapping[str, bool]) -> Precision:
     if _INTEGER_PRODUCTS.match(node.op_type):
         return "integer"
-    if node.op_type in (_QUANTIZE, _DEQUANTIZE) or _PRODUCTS.match(node.op_type):
+    if node.op_type in (QUANTIZE, DEQUANTIZE) or _PRODUCTS.match(node.op_type):
         return "float"
     return "integer" if _first(node.input, integers) else "float"
 

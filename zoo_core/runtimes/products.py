@@ -6,6 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from zoo_core.errors import RuntimeUnsupportedError
+from zoo_core.runtimes.cutting import DEQUANTIZE, QUANTIZE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     import onnx
 
 _WITH_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
 def has_products(node: onnx.NodeProto) -> bool:
@@ -84,13 +84,13 @@ def float_reason(model: onnx.ModelProto, node: onnx.NodeProto) -> str:
         producer = producers.get(name)
         if producer is None:
             return f"its {what} is not quantized"
-        if producer.op_type != _DEQUANTIZE:
+        if producer.op_type != DEQUANTIZE:
             return f"its {what} comes from {producer.op_type} in float"
     readers = [one for one in model.graph.node if node.output[0] in one.input]
     if not readers:
         return "its output is not quantized"
     for reader in readers:
-        if reader.op_type != _QUANTIZE:
+        if reader.op_type != QUANTIZE:
             return f"its output goes to {reader.op_type} in float"
     weight = producers[node.input[1]]
     if len(weight.input) > 2 and weight.input[2] in stored and _has_nonzero(stored[weight.input[2]]):

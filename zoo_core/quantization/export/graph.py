@@ -11,7 +11,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from zoo_core.quantization.export.tracing import ACTIVATION, DOMAIN, WEIGHT
-from zoo_core.runtimes.cutting import MOVED, UNCLIPPED
+from zoo_core.runtimes.cutting import DEQUANTIZE, MOVED, QUANTIZE, UNCLIPPED
+from zoo_core.runtimes.products import has_products
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from zoo_core.quantization.aimet.plain import Grid
     from zoo_core.quantization.integers import IntegerWeight
 
-QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _CLIPS = ("Clip", "Min", "Max", "Relu")
-_WITH_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _MOVING = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _WITH_BIAS = ("Conv", "ConvTranspose", "Gemm")
 
@@ -223,7 +222,7 @@ class QdqGraph:
                 node = producers.get(source)
             grid = self._grids[quantizer.output[0]]
             fills_type = grid.highest - grid.lowest == 2 ** activation_bits(grid) - 1
-            if not clips or node is None or node.op_type not in _WITH_PRODUCTS or not fills_type:
+            if not clips or node is None or not has_products(node) or not fills_type:
                 continue
             if len(self._readers(node.output[0])) != 1 or self._is_output(node.output[0]):
                 continue
@@ -239,7 +238,7 @@ class QdqGraph:
         pair rounds values to the grid on which they lie.
         """
         producers = {output: node for node in self._nodes for output in node.output}
-        for layer in [node for node in self._nodes if node.op_type in _WITH_PRODUCTS]:
+        for layer in [node for node in self._nodes if has_products(node)]:
             for name in layer.input[:2]:
                 moves, node = [], producers.get(name)
                 while node is not None and node.op_type in _MOVING:
